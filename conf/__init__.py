@@ -1,0 +1,1 @@
+"""The Hydra configs that ship with frostline, packaged as `frostline.conf`."""

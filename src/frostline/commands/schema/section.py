@@ -1,0 +1,15 @@
+"""What every part of the config schema is built from.
+
+The YAML files in `conf/` hold the values, so that `--cfg job` shows them all; the schema holds what a value means:
+its type, its range and a help text, which feeds `--help`, `docs/configuration.md` and the error messages alike.
+Nothing in this package imports torch.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A node of the config: every key typed and described, every other key an error."""
+
+    # strict: "0.1" is no float and 1.5 is no int; only int -> float passes, as in YAML `lr: 1`.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
