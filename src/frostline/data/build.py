@@ -1,0 +1,125 @@
+"""From the `data` and `augment` sections of a config to a source and a datamodule: by name, or a user's own class."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.source import ImageSource
+from frostline.data.transforms import Augmentation
+
+# Imported when chosen: scikit-learn and torchvision's datasets are slow to import.
+SOURCES: Mapping[str, str] = {
+    "random": "frostline.data.random_noise.RandomNoise",
+    "synthetic": "frostline.data.synthetic.Synthetic",
+    "digits": "frostline.data.digits.Digits",
+    "fashion_mnist": "frostline.data.fashion_mnist.FashionMNIST",
+    "image_folder": "frostline.data.image_folder.ImageFolder",
+    "csv": "frostline.data.csv_table.CsvTable",
+    "torchvision": "frostline.data.torchvision_source.TorchvisionSource",
+}
+# Keys of the `data` section that are the datamodule's, not the source's.
+SHARED_KEYS = (
+    "image_size",
+    "batch_size",
+    "resize",
+    "horizontal_flip",
+    "sampling",
+    "mean",
+    "std",
+    "workers",
+    "loader_timeout",
+)
+
+
+def source_class(config: Mapping[str, Any]) -> type:
+    """The class that `name`, or a user's own `_target_: "module.Class"`, stands for.
+
+    Raises:
+        ValueError: neither or both are given, no such name, or nothing to import there.
+    """
+    if ("name" in config) == ("_target_" in config):
+        raise ValueError(f"A data source takes either name ({', '.join(SOURCES)}) or _target_ (module.Class).")
+    if "name" in config:
+        name = str(config["name"])
+        if name not in SOURCES:
+            raise ValueError(f"Unknown data source {name!r}.{_meant(name, SOURCES)}")
+        target = SOURCES[name]
+    else:
+        target = str(config["_target_"])
+    module, _, attribute = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"data._target_={target}: cannot be imported ({error}). It is `module.Class`, the module on PYTHONPATH."
+        ) from error
+    if not inspect.isclass(found):
+        raise ValueError(f"data._target_={target} is no class but a {type(found).__name__}.")
+    return found
+
+
+def build_source(config: Mapping[str, Any]) -> ImageSource:
+    """A source from `name` or `_target_` and the keys of its constructor.
+
+    Raises:
+        ValueError: no such source; an unknown or missing key; a user's class without `classes` or `dataset`.
+    """
+    cls = source_class(config)
+    title = config.get("name", config.get("_target_"))
+    keys = {key: value for key, value in config.items() if key not in ("name", "_target_")}
+    parameters = inspect.signature(cls).parameters
+    accepts_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    known = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
+    for key in keys:
+        if key not in known and not accepts_all:
+            raise ValueError(f"data.{key}: {title} has no such key.{_meant(key, known)}")
+    for name in known:
+        if name not in keys and parameters[name].default is inspect.Parameter.empty:
+            raise ValueError(f"data.{name} is required by {title}. It takes: {', '.join(known)}.")
+    missing = [member for member in ("classes", "dataset") if not hasattr(cls, member)]
+    source = cls(**keys)
+    missing = [member for member in missing if not hasattr(source, member)]
+    if missing or not callable(source.dataset):
+        raise ValueError(
+            f"{title} is no data source: it lacks {' and '.join(missing) or 'a method `dataset`'}. A source has "
+            "`classes` (names) and `dataset(split)` (see frostline.data.source)."
+        )
+    built: ImageSource = source
+    return built
+
+
+def build_datamodule(*, data: Mapping[str, Any], augment: Mapping[str, Any], seed: int) -> ImageDataModule:
+    """A datamodule from the two config sections and the run's seed.
+
+    Raises:
+        ValueError: as `build_source`; a shared key is missing; the values do not fit together.
+    """
+    shared = {key: value for key, value in data.items() if key in SHARED_KEYS}
+    missing = [key for key in SHARED_KEYS if key not in shared]
+    if missing:
+        raise ValueError(f"The data section lacks {', '.join(f'data.{key}' for key in missing)}.")
+    own = {key: value for key, value in data.items() if key not in SHARED_KEYS}
+    if "image_size" in inspect.signature(source_class(own)).parameters:
+        own["image_size"] = shared["image_size"]
+    workers = shared["workers"]
+    return ImageDataModule(
+        source=build_source(own),
+        image_size=shared["image_size"],
+        batch_size=shared["batch_size"],
+        resize=shared["resize"],
+        augment=Augmentation(**{**augment, "horizontal_flip": shared["horizontal_flip"]}),
+        sampling=shared["sampling"],
+        mean=shared["mean"],
+        std=shared["std"],
+        loading=Loading(workers=None if workers == "auto" else workers, timeout=shared["loader_timeout"]),
+        seed=seed,
+    )
+
+
+def _meant(word: str, choices: Iterable[str]) -> str:
+    names = list(choices)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f" Did you mean {close[0]!r}? Choices: {', '.join(names)}." if close else f" Choices: {', '.join(names)}."

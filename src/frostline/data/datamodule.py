@@ -1,0 +1,294 @@
+"""The datamodule: one source's splits as loaders whose batches depend on the seed and the step, and on nothing else."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch.utils.data import DataLoader
+
+from frostline.data.batches import EvaluationImages, ResumableLoader, TrainingCollate, TrainingImages, stack
+from frostline.data.order import SAMPLING, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
+from frostline.data.source import SPLITS, ImageSource, LabelledImages
+from frostline.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    checked_normalisation,
+    evaluation_transform,
+    training_transform,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How batches are fetched.
+
+    Attributes:
+        workers: processes per rank and loader; None chooses: none on two cores or for fewer than 1,000 images (forks
+            and pipes then cost more than they save), else one less than the rank's share of the cores, at most 8.
+        timeout: seconds to wait for a worker before the run fails, 0 for ever. A worker stuck on a dead network drive
+            would otherwise hang the run silently.
+    """
+
+    workers: int | None = None
+    timeout: float = 120.0
+
+
+class ImageDataModule(lightning.LightningDataModule):
+    """Loaders for training, validation and test over one source.
+
+    A batch is `(images, targets)`: images uint8 `(batch, 3, image_size, image_size)`, or float32 where the source gives
+    float images, not normalised (`mean` and `std` are for the model, on the device); targets int64 `(batch,)`, or
+    float32 `(batch, classes)` where labels are soft or mixed.
+
+    Training batches are a pure function of (seed, epoch, place in the epoch), and each new iterator starts at the batch
+    that follows the trainer's `global_step`: see `frostline.data.order`.
+
+    Args:
+        source: see `frostline.data.source`.
+        image_size: height and width in pixels.
+        batch_size: global; divided among the ranks.
+        resize: evaluation resizes the shorter side to `image_size * resize` before it takes the centre.
+        sampling: `shuffled`, or `balanced`: every class equally often.
+        mean, std: red, green, blue, on the scale [0, 1]; None for the source's own, else ImageNet's.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: ImageSource,
+        image_size: int = 64,
+        batch_size: int = 32,
+        resize: float = 1.0,
+        augment: Augmentation = Augmentation(),  # noqa: B008 - frozen
+        sampling: str = "shuffled",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        loading: Loading = Loading(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if sampling not in SAMPLING:
+            raise ValueError(f"Unknown sampling {sampling!r}; choose from {', '.join(SAMPLING)}.")
+        if image_size < 1 or batch_size < 1:
+            raise ValueError(f"image_size={image_size} and batch_size={batch_size} must be at least 1.")
+        if resize < 1:
+            raise ValueError(f"resize={resize} must be at least 1: the centre crop would reach beyond the image.")
+        self.source = source
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.resize = resize
+        self.augment = augment
+        self.sampling = sampling
+        self.mean = checked_normalisation(mean, getattr(source, "mean", IMAGENET_MEAN), "mean")
+        self.std = checked_normalisation(std, getattr(source, "std", IMAGENET_STD), "std")
+        self.loading = loading
+        self.seed = seed
+        self._splits: dict[str, LabelledImages | None] = {}
+        self._epochs_by_hand = 0
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; the place is the label."""
+        return [str(name) for name in self.source.classes]
+
+    def images(self, split: str) -> LabelledImages | None:
+        """A split's images before any transform, or None where the source has none.
+
+        Raises:
+            ValueError: a label lies outside the class list.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"Unknown split {split!r}; choose from {', '.join(SPLITS)}.")
+        if split not in self._splits:
+            images = self.source.dataset(split)
+            if images is not None and not len(images):
+                images = None
+            labels = None if images is None else images.labels
+            if labels is not None:
+                worst = max(labels, key=lambda label: abs(label - (len(self.classes) - 1) / 2))
+                if not 0 <= worst < len(self.classes):
+                    raise ValueError(
+                        f"The {split} images have the label {worst}, but there are {len(self.classes)} classes "
+                        f"(labels 0 to {len(self.classes) - 1})."
+                    )
+            self._splits[split] = images
+        return self._splits[split]
+
+    @property
+    def class_counts(self) -> list[int] | None:
+        """Training images of each class, or None where labels are soft."""
+        images = self.images("train")
+        if images is None or images.labels is None:
+            return None
+        return torch.bincount(torch.as_tensor(images.labels), minlength=len(self.classes)).tolist()
+
+    def class_weights(self) -> torch.Tensor:
+        """Weights `(classes,)` for the loss: inverse frequency in the training images, with mean 1.
+
+        Raises:
+            ValueError: labels are soft, or a class has no training image.
+        """
+        counts = self.class_counts
+        if counts is None:
+            raise ValueError("Class weights need one class per training image, and these labels are soft.")
+        if 0 in counts:
+            raise ValueError(f"Class {self.classes[counts.index(0)]!r} has no training image, so it has no weight.")
+        inverse = 1.0 / torch.tensor(counts, dtype=torch.float64)
+        return (inverse / inverse.mean()).float()
+
+    def describe(self) -> dict[str, Any]:
+        """What an image classifier must carry to be used: plain values, enough for `transforms.eval_transform`."""
+        return {
+            "classes": self.classes,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "image_size": self.image_size,
+            "resize": self.resize,
+        }
+
+    @property
+    def order_key(self) -> dict[str, int | str]:
+        """What the order of samples depends on: a run resumed under another key would see other samples."""
+        images = self.images("train")
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "sampling": self.sampling,
+            "training images": 0 if images is None else len(images),
+        }
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of one epoch, after the trainer's `limit_train_batches`."""
+        images = self._required("train")
+        batches = max(1, len(images) // self.batch_size)
+        if self.trainer is None:
+            return batches
+        limit = self.trainer.limit_train_batches
+        return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch: an epoch's last batch ends a step, however few batches it accumulated."""
+        accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return -(-self.batches_per_epoch // accumulate)
+
+    def setup(self, stage: str) -> None:
+        """Read the splits that the stage needs, so that their errors come before the first step."""
+        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
+            self.images(split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        images = self._required("train")
+        rank, world_size = self._place()
+        self._check_trainer()
+        if self.sampling == "balanced" and images.labels is None:
+            raise ValueError("data.sampling=balanced needs one class per image; these labels are soft. Use shuffled.")
+        batches = EpochBatches(
+            order=self._order,
+            length=len(images),
+            batch_size=self.batch_size,
+            position=self._position,
+            rank=rank,
+            world_size=world_size,
+        )
+        transform = training_transform(self.augment, image_size=self.image_size, resize=self.resize)
+        workers = self._workers(len(images))
+        return ResumableLoader(
+            TrainingImages(images, transform=transform, seed=self.seed),
+            batch_sampler=batches,
+            collate_fn=TrainingCollate(augment=self.augment, classes=len(self.classes), seed=self.seed),
+            **self._fetching(workers),
+        )
+
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Each sample exactly once over all ranks; an empty list where the source has no such split."""
+        images = self.images(split)
+        if images is None:
+            return []
+        rank, world_size = self._place()
+        if len(images) < world_size:
+            raise ValueError(f"There are {len(images)} {split} images for {world_size} ranks; each needs at least one.")
+        transform = evaluation_transform(image_size=self.image_size, resize=self.resize)
+        return DataLoader(
+            EvaluationImages(images, transform=transform),
+            sampler=EverySampleOnce(images, rank=rank, world_size=world_size),
+            batch_size=per_rank(self.batch_size, world_size=world_size),
+            collate_fn=stack,
+            **self._fetching(self._workers(len(images))),
+        )
+
+    def _required(self, split: str) -> LabelledImages:
+        images = self.images(split)
+        if images is None:
+            raise ValueError(f"{type(self.source).__name__} has no {split} images.")
+        return images
+
+    def _order(self, epoch: int) -> list[int]:
+        images = self._required("train")
+        labels = images.labels if self.sampling == "balanced" else None
+        return epoch_order(epoch, length=len(images), sampling=self.sampling, labels=labels, seed=self.seed)
+
+    def _position(self) -> tuple[int, int]:
+        if self.trainer is None:
+            # A loop written by hand: each new iterator is the next epoch.
+            self._epochs_by_hand += 1
+            return self._epochs_by_hand - 1, 0
+        return position_after(
+            self.trainer.global_step,
+            batches=self.batches_per_epoch,
+            accumulate=self.trainer.accumulate_grad_batches,
+        )
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _check_trainer(self) -> None:
+        """Refuse the trainer options under which the position in the run is not what `global_step` says."""
+        trainer = self.trainer
+        if trainer is None:
+            return
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError(
+                "Build the Trainer with use_distributed_sampler=False: the datamodule divides the samples among ranks "
+                "itself, and Lightning's sampler would divide them again and pad the evaluation."
+            )
+        if getattr(trainer, "overfit_batches", 0):
+            raise ValueError("overfit_batches is not supported; use limit_train_batches and a smaller source instead.")
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "GradientAccumulationScheduler is not supported: steps per epoch must not change in a run."
+            )
+        if not trainer.lightning_module.automatic_optimization:
+            raise ValueError("Manual optimization is not supported: the position in the run is counted in its steps.")
+
+    def _workers(self, length: int) -> int:
+        if self.loading.workers is not None:
+            return self.loading.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ranks_here = 1 if self.trainer is None else max(1, self.trainer.num_devices)
+        if cores <= 2 or length < 1000:
+            return 0
+        return max(0, min(8, cores // ranks_here - 1))
+
+    def _fetching(self, workers: int) -> dict[str, Any]:
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "timeout": self.loading.timeout if workers else 0,
+            "pin_memory": torch.cuda.is_available(),
+            # A loader draws a seed for its workers at each new iterator; by default from the global generator, which
+            # would then depend on how often a run was interrupted.
+            "generator": torch.Generator().manual_seed(self.seed),
+        }

@@ -1,0 +1,132 @@
+"""Images to tensors of one size: one way for training, by one word, and one for evaluation.
+
+uint8 stays uint8: a batch crosses to the device as bytes, and is normalised there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+AUGMENTATIONS = ("none", "light", "standard", "trivial")
+
+Transform = Callable[[Image.Image | torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What training does to images.
+
+    Attributes:
+        name: `none`; `light`: shifts by up to an eighth, flip; `standard`: a random crop of 25 to 100 % of the
+            area at aspect ratio 3:4 to 4:3, flip, mild colour changes; `trivial`: one random operation of random
+            strength (TrivialAugmentWide, arXiv 2103.10158) on the cropped image, flip.
+        horizontal_flip: False where left and right mean something, as in digits.
+        mixup: alpha of mixup (arXiv 1710.09412), 0 for none.
+        cutmix: alpha of CutMix (arXiv 1905.04899), 0 for none; with both, each batch gets one of them at random.
+    """
+
+    name: str = "light"
+    horizontal_flip: bool = True
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in AUGMENTATIONS:
+            raise ValueError(f"Unknown augmentation {self.name!r}; choose from {', '.join(AUGMENTATIONS)}.")
+        if min(self.mixup, self.cutmix) < 0:
+            raise ValueError(f"mixup={self.mixup} and cutmix={self.cutmix} must be at least 0.")
+
+
+def evaluation_transform(*, image_size: int, resize: float = 1.0) -> Transform:
+    """Shorter side to `image_size * resize`, then the centre; to a tensor `(3, image_size, image_size)`.
+
+    A float image that has the size already passes unchanged.
+    """
+    transform: Transform = v2.Compose(_centre(image_size, resize))
+    return transform
+
+
+def training_transform(augment: Augmentation, *, image_size: int, resize: float = 1.0) -> Transform:
+    """The same, with the augmentation's random changes; randomness comes from torch's global generator."""
+    steps: list[Any]
+    if augment.name == "none":
+        return evaluation_transform(image_size=image_size, resize=resize)
+    if augment.name == "light":
+        steps = [
+            *_centre(image_size, resize),
+            v2.RandomCrop(image_size, padding=max(1, image_size // 8), padding_mode="reflect"),
+        ]
+    elif augment.name == "standard":
+        steps = [
+            v2.ToImage(),
+            v2.RandomResizedCrop(image_size, scale=(0.25, 1.0), antialias=True),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+        ]
+    else:
+        steps = [*_centre(image_size, resize), v2.TrivialAugmentWide()]
+    if augment.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip())
+    transform: Transform = v2.Compose([*steps, v2.ToPureTensor()])
+    return transform
+
+
+def _centre(image_size: int, resize: float) -> list[Any]:
+    return [
+        v2.ToImage(),
+        v2.Resize(round(image_size * resize), antialias=True),
+        v2.CenterCrop(image_size),
+        v2.ToPureTensor(),
+    ]
+
+
+def eval_transform(description: Mapping[str, Any]) -> Transform:
+    """The evaluation transform that `ImageDataModule.describe` describes: for images after training.
+
+    Raises:
+        ValueError: the description lacks a key.
+    """
+    missing = [key for key in ("image_size", "resize") if key not in description]
+    if missing:
+        raise ValueError(f"The description of the data lacks {', '.join(missing)}; it has {', '.join(description)}.")
+    return evaluation_transform(image_size=int(description["image_size"]), resize=float(description["resize"]))
+
+
+def mix_batch(
+    images: torch.Tensor, targets: torch.Tensor, *, augment: Augmentation, classes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixup or CutMix on a batch: images `(batch, 3, height, width)`, targets `(batch,)` or `(batch, classes)`.
+
+    Returns:
+        Images of the same type, and soft targets float32 `(batch, classes)`.
+    """
+    ways: list[Any] = []
+    if augment.mixup:
+        ways.append(v2.MixUp(alpha=augment.mixup, num_classes=classes))
+    if augment.cutmix:
+        ways.append(v2.CutMix(alpha=augment.cutmix, num_classes=classes))
+    if not ways:
+        return images, targets
+    kind = images.dtype
+    # MixUp blends in floating point; on uint8 it would truncate.
+    mixed, soft = v2.RandomChoice(ways)(images.float(), targets)
+    if kind == torch.uint8:
+        mixed = mixed.round().to(torch.uint8)
+    return mixed, soft
+
+
+def checked_normalisation(values: Sequence[float] | None, default: Sequence[float], name: str) -> list[float]:
+    """Three channel values as floats, or the default.
+
+    Raises:
+        ValueError: not three values, or a standard deviation that is not positive.
+    """
+    chosen = [float(value) for value in (default if values is None else values)]
+    if len(chosen) != 3 or (name == "std" and min(chosen) <= 0):
+        raise ValueError(f"data.{name} takes three {'positive ' * (name == 'std')}values (red, green, blue): {chosen}.")
+    return chosen
