@@ -52,6 +52,13 @@ def stages_of(network: nn.Module) -> dict[str, tuple[str, ...]]:
     return view
 
 
+def bare(network: nn.Module) -> nn.Module:
+    """The network itself, out of the wrapper that `torch.compile(network)` puts around it, which renames everything."""
+    while isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+        network = inner
+    return network
+
+
 def in_stage(name: str, modules: Sequence[str]) -> bool:
     """Whether a parameter, buffer or module name lies in a stage given by its module names."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)

@@ -1,0 +1,101 @@
+"""Make a network obey a phase: flags, gradients and modes. Nothing else in the house touches any of the three."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.compiler import is_compiling
+from torch.utils.hooks import RemovableHandle
+
+from frostline.freezing.resolved import ResolvedPhase
+from frostline.freezing.stages import bare
+
+
+def apply_phase(network: nn.Module, phase: ResolvedPhase) -> None:
+    """Bring a network into a phase, from whatever state it is in, and into training mode as the phase means it.
+
+    What is frozen loses its gradient altogether: momentum and weight decay move a parameter whose gradient is zero, and
+    leave alone one that has none.
+    """
+    network = bare(network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in phase.trainable)
+        if name not in phase.trainable:
+            parameter.grad = None
+    release_modes(network)
+    network.train()
+    hold_modes(network, phase)
+
+
+def set_modes(network: nn.Module, phase: ResolvedPhase) -> None:
+    """Put what the phase holds into eval mode, module by module; everything else keeps its mode."""
+    _hold(bare(network), phase.held)
+
+
+def hold_modes(network: nn.Module, phase: ResolvedPhase) -> None:
+    """Keep the phase's frozen modules in eval mode from now on, whoever calls `train()`.
+
+    The keeper stands at the network's own `train()` and, against whoever goes past it (`network.layer1.train()`), at
+    its `forward()`. It is an attribute of this one object: copies and pickles carry it along, state dicts do not, and
+    no class is changed. Calling again replaces it.
+    """
+    network = bare(network)
+    release_modes(network)
+    keeper = _Keeper(network=network, held=phase.held)
+    keeper.handle = network.register_forward_pre_hook(keeper.before_forward)
+    # Past nn.Module.__setattr__, which mypy knows only for parameters, buffers and modules.
+    network.__dict__["train"] = keeper
+    set_modes(network, phase)
+
+
+def release_modes(network: nn.Module) -> None:
+    """Let the network's modes go: `train()` means again what torch says."""
+    network = bare(network)
+    keeper = network.__dict__.get("train")
+    if isinstance(keeper, _Keeper):
+        del network.__dict__["train"]
+        if keeper.handle is not None:
+            keeper.handle.remove()
+
+
+def misplaced_flags(network: nn.Module, phase: ResolvedPhase) -> list[str]:
+    """Names of the parameters whose `requires_grad` is not what the phase says: somebody else set it."""
+    return [
+        name
+        for name, parameter in bare(network).named_parameters()
+        if parameter.requires_grad != (name in phase.trainable)
+    ]
+
+
+def frozen_tensors(network: nn.Module, phase: ResolvedPhase) -> list[str]:
+    """Names of the parameters and buffers that must not move in a phase: all that does not train, and the buffers of
+    what is held in eval mode (running statistics and `num_batches_tracked` among them)."""
+    network = bare(network)
+    still = [name for name, _ in network.named_parameters() if name not in phase.trainable]
+    return still + [name for name, _ in network.named_buffers() if name.rpartition(".")[0] in phase.held]
+
+
+@dataclass(eq=False, repr=False)
+class _Keeper:
+    """Stands in for one network's `train` method."""
+
+    network: nn.Module
+    held: frozenset[str]
+    handle: RemovableHandle | None = None
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        type(self.network).train(self.network, mode)
+        _hold(self.network, self.held)
+        return self.network
+
+    def before_forward(self, module: nn.Module, _: Any) -> None:
+        # Inside torch.compile the modes are part of the graph's guards and must not be written; `train` has seen to it.
+        if not is_compiling() and module.training:
+            _hold(module, self.held)
+
+
+def _hold(network: nn.Module, held: Iterable[str]) -> None:
+    for name in held:
+        # The flag itself, not eval(): each name is listed, and eval() would go down the whole subtree every time.
+        network.get_submodule(name).training = False

@@ -1,0 +1,95 @@
+"""Parameter groups for an optimizer that lives through every phase of a freezing policy.
+
+The groups are fixed and named from the first step and hold every parameter that trains in any phase. A frozen
+parameter has no gradient, costs neither time nor optimizer state, and is skipped. Nothing is ever added later:
+LambdaLR, OneCycleLR and others break when a group appears, and a checkpoint would no longer fit.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from frostline.freezing.resolved import ResolvedPolicy
+from frostline.freezing.stages import bare, stage_of
+
+
+def parameter_groups(
+    network: nn.Module,
+    *,
+    resolved: ResolvedPolicy,
+    lr: float,
+    weight_decay: float = 0.0,
+    exclude_from_decay: bool = False,
+) -> list[dict[str, Any]]:
+    """One group per stage, split in two where biases and norms are left out of weight decay.
+
+    A stage whose parameters differ within some phase (one trains and another does not, or at another rate) has one
+    group for each kind, so that within a group all train together, at one rate, in every phase. Groups are named after
+    their stage (`layer4`, `layer4/no_decay`, `layer4/2`) and come in execution order.
+
+    Every group holds the same `lr`: factors of stages and phases are applied by `FreezingSchedule` around each
+    optimizer step, so that schedulers never see them (`group_factors` gives them to whoever does without).
+
+    Args:
+        exclude_from_decay: leave parameters of at most one dimension (biases, and scale and shift of norms) out of
+            weight decay.
+
+    Raises:
+        ValueError: the policy was resolved for another network.
+    """
+    own = dict(bare(network).named_parameters())
+    if foreign := sorted(resolved.trainable - own.keys()):
+        raise ValueError(f"The policy was resolved for another network: this one has no parameter `{foreign[0]}`.")
+    groups: dict[tuple[str, bool, tuple[float | None, ...]], dict[str, Any]] = {}
+    stages = list(resolved.stages)
+    order = sorted(
+        (name for name in own if name in resolved.trainable),
+        key=lambda name: (stages.index(stage_of(name, resolved.stages)), _spared(own[name], exclude_from_decay)),
+    )
+    for name in order:
+        stage, spared = stage_of(name, resolved.stages), _spared(own[name], exclude_from_decay)
+        # None where it is frozen: parameters that thaw at different times warm up at different times.
+        factors = tuple(phase.lr[name] if name in phase.trainable else None for phase in resolved.phases)
+        group = groups.setdefault(
+            (stage, spared, factors), {"params": [], "lr": lr, "weight_decay": 0.0 if spared else weight_decay}
+        )
+        group["params"].append(own[name])
+    taken: dict[str, int] = {}
+    for (stage, spared, _), group in groups.items():
+        label = f"{stage}/no_decay" if spared else stage
+        taken[label] = taken.get(label, 0) + 1
+        group["name"] = label if taken[label] == 1 else f"{label}/{taken[label]}"
+    partition = [id(parameter) for group in groups.values() for parameter in group["params"]]
+    assert sorted(partition) == sorted(id(own[name]) for name in resolved.trainable), "not an exact partition"
+    return list(groups.values())
+
+
+def group_factors(network: nn.Module, groups: list[dict[str, Any]], factors: Mapping[str, float]) -> list[float | None]:
+    """For each parameter group the learning-rate factor of its parameters; None where none of them has one.
+
+    Args:
+        factors: parameter name -> factor, such as `resolved.phases[0].lr`.
+
+    Raises:
+        ValueError: parameters of one group have different factors, which one learning rate cannot serve.
+    """
+    names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
+    found: list[float | None] = []
+    for index, group in enumerate(groups):
+        inside = {
+            names[id(entry)]: factors[names[id(entry)]] for entry in group["params"] if names.get(id(entry)) in factors
+        }
+        if len(set(inside.values())) > 1:
+            low, high = min(inside, key=inside.__getitem__), max(inside, key=inside.__getitem__)
+            raise ValueError(
+                f"Parameter group {group.get('name', index)!r} holds `{low}` (learning-rate factor {inside[low]:g}) "
+                f"and `{high}` ({inside[high]:g}), but a group has one learning rate. Build the optimizer from "
+                "frostline.optim.parameter_groups(network, resolved=policy.resolve(network), lr=…)."
+            )
+        found.append(next(iter(inside.values()), None))
+    return found
+
+
+def _spared(parameter: nn.Parameter, exclude_from_decay: bool) -> bool:
+    return exclude_from_decay and parameter.ndim <= 1
