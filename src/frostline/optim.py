@@ -5,13 +5,15 @@ parameter has no gradient, costs neither time nor optimizer state, and is skippe
 LambdaLR, OneCycleLR and others break when a group appears, and a checkpoint would no longer fit.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.freezing.stages import bare, stage_of
+
+Spared = Literal["bias", "norm"]
 
 
 def parameter_groups(
@@ -20,7 +22,7 @@ def parameter_groups(
     resolved: ResolvedPolicy,
     lr: float,
     weight_decay: float = 0.0,
-    exclude_from_decay: bool = False,
+    exclude_from_decay: Collection[Spared] = (),
 ) -> list[dict[str, Any]]:
     """One group per stage, split in two where biases and norms are left out of weight decay.
 
@@ -32,23 +34,25 @@ def parameter_groups(
     optimizer step, so that schedulers never see them (`group_factors` gives them to whoever does without).
 
     Args:
-        exclude_from_decay: leave parameters of at most one dimension (biases, and scale and shift of norms) out of
-            weight decay.
+        exclude_from_decay: what weight decay leaves out: `bias` (every bias), `norm` (scale and shift of
+            normalisation layers, whose biases are biases, too).
 
     Raises:
-        ValueError: the policy was resolved for another network.
+        ValueError: the policy was resolved for another network, or `exclude_from_decay` has another word.
     """
+    if unknown := set(exclude_from_decay) - set(get_args(Spared)):
+        raise ValueError(f"`exclude_from_decay` knows {', '.join(get_args(Spared))}; got {sorted(unknown)}.")
     own = dict(bare(network).named_parameters())
     if foreign := sorted(resolved.trainable - own.keys()):
         raise ValueError(f"The policy was resolved for another network: this one has no parameter `{foreign[0]}`.")
     groups: dict[tuple[str, bool, tuple[float | None, ...]], dict[str, Any]] = {}
-    stages = list(resolved.stages)
+    stages, without_decay = list(resolved.stages), _spared(network, exclude_from_decay)
     order = sorted(
         (name for name in own if name in resolved.trainable),
-        key=lambda name: (stages.index(stage_of(name, resolved.stages)), _spared(own[name], exclude_from_decay)),
+        key=lambda name: (stages.index(stage_of(name, resolved.stages)), name in without_decay),
     )
     for name in order:
-        stage, spared = stage_of(name, resolved.stages), _spared(own[name], exclude_from_decay)
+        stage, spared = stage_of(name, resolved.stages), name in without_decay
         # None where it is frozen: parameters that thaw at different times warm up at different times.
         factors = tuple(phase.lr[name] if name in phase.trainable else None for phase in resolved.phases)
         group = groups.setdefault(
@@ -91,5 +95,15 @@ def group_factors(network: nn.Module, groups: list[dict[str, Any]], factors: Map
     return found
 
 
-def _spared(parameter: nn.Parameter, exclude_from_decay: bool) -> bool:
-    return exclude_from_decay and parameter.ndim <= 1
+def _spared(network: nn.Module, exclude_from_decay: Collection[Spared]) -> set[str]:
+    """Names of the parameters that weight decay leaves out."""
+    spared: set[str] = set()
+    for name, module in bare(network).named_modules():
+        for own, _ in module.named_parameters(recurse=False):
+            # `bias`, and multi-head attention's `in_proj_bias`.
+            is_bias = own.endswith("bias")
+            # By class name: norms have no common class in torch (LayerNorm, GroupNorm, RMSNorm, _BatchNorm …).
+            is_norm = any("Norm" in cls.__name__ for cls in type(module).__mro__)
+            if ("bias" in exclude_from_decay and is_bias) or ("norm" in exclude_from_decay and is_norm):
+                spared.add(f"{name}.{own}" if name else own)
+    return spared
