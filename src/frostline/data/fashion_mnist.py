@@ -1,0 +1,157 @@
+"""Fashion-MNIST from its four files: 60,000 training and 10,000 test images of 28 x 28 pixels (arXiv 1708.07747)."""
+
+import gzip
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from frostline.data.source import ArrayImages, LabelledImages
+from frostline.data.splitting import stratified_subset
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+CACHE_FOLDER = Path("~/.cache/frostline/fashion_mnist")
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+class FashionMNIST:
+    """Fashion-MNIST; validation is a seeded stratified part of the training images.
+
+    Args:
+        path: folder with the four files (`train-images-idx3-ubyte`, … with or without `.gz`), in it or where
+            torchvision puts them below it; None for Debian's folder, else the cache folder.
+        download: fetch them with torchvision where they are not found.
+        train_length: use only so many training images, the same share of each class; None for all.
+        val_length: training images kept for validation.
+
+    Raises:
+        FileNotFoundError: the files are nowhere, and may not be downloaded.
+        ValueError: a file is damaged, or more images are asked for than there are.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        download: bool = False,
+        train_length: int | None = None,
+        val_length: int = 5000,
+        split_seed: int = 0,
+    ) -> None:
+        folder = _folder(None if path is None else Path(path).expanduser(), download)
+        images, labels = read_pair(folder, "train")
+        held = train = list(range(len(labels)))
+        if val_length:
+            held = stratified_subset(labels, length=val_length, seed=split_seed)
+            train = sorted(set(train) - set(held))
+        else:
+            held = []
+        if train_length is not None:
+            chosen = stratified_subset([labels[index] for index in train], length=train_length, seed=split_seed + 1)
+            train = [train[index] for index in chosen]
+        if not train:
+            raise ValueError(f"data.val_length={val_length} leaves no image of {len(labels):,} to train on.")
+        self._splits = {
+            "train": ArrayImages(images=images[train], labels=[labels[index] for index in train]),
+            "val": ArrayImages(images=images[held], labels=[labels[index] for index in held]) if held else None,
+        }
+        images, labels = read_pair(folder, "t10k")
+        self._splits["test"] = ArrayImages(images=images, labels=labels)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return CLASSES
+
+    def dataset(self, split: str) -> LabelledImages | None:
+        return self._splits[split]
+
+
+def read_pair(folder: Path, part: str) -> tuple[torch.Tensor, list[int]]:
+    """Images uint8 `(n, height, width)` and labels of the part `train` or `t10k`.
+
+    Raises:
+        ValueError: the two files do not fit together, or one is damaged.
+    """
+    images = read_idx(_file(folder, f"{part}-images-idx3-ubyte"))
+    labels = read_idx(_file(folder, f"{part}-labels-idx1-ubyte"))
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        raise ValueError(
+            f"{folder}: {part} images of shape {images.shape} and labels of shape {labels.shape} do not fit together."
+        )
+    if labels.size and labels.max() >= len(CLASSES):
+        raise ValueError(f"{folder}: {part} has the label {labels.max()}; Fashion-MNIST has 0 to {len(CLASSES) - 1}.")
+    return torch.from_numpy(images), labels.tolist()
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file of bytes (http://yann.lecun.com/exdb/mnist): two zeros, type 8, rank, sizes big-endian, values.
+
+    Raises:
+        ValueError: it is not one, or its length is not what its sizes say.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path}: damaged ({error}).") from error
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
+        raise ValueError(f"{path}: not an IDX file of bytes.")
+    rank = content[3]
+    shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
+    if values.size != int(np.prod(shape)):
+        raise ValueError(f"{path}: damaged: {values.size:,} values where its sizes {shape} need {np.prod(shape):,}.")
+    return values.reshape(shape).copy()
+
+
+def _file(folder: Path, name: str) -> Path:
+    return next(path for path in (folder / name, folder / f"{name}.gz") if path.is_file())
+
+
+def _folders(path: Path | None) -> Iterator[Path]:
+    places = [DEBIAN_FOLDER, CACHE_FOLDER.expanduser()] if path is None else [path]
+    for place in places:
+        yield from (place, place / "FashionMNIST" / "raw", place / "raw")
+
+
+def _complete(folder: Path) -> bool:
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in names)
+
+
+def _folder(path: Path | None, download: bool) -> Path:
+    for folder in _folders(path):
+        if _complete(folder):
+            return folder
+    if not download:
+        where = f"data.path={path}" if path else f"{DEBIAN_FOLDER} or {CACHE_FOLDER}"
+        raise FileNotFoundError(
+            f"Fashion-MNIST's four files (train-images-idx3-ubyte.gz, …) are not in {where}. Three ways out: "
+            "data.path=FOLDER where they are; on Debian, apt-get install dataset-fashion-mnist (and leave data.path "
+            "out); data.download=true, which needs the network."
+        )
+    from torchvision.datasets import FashionMNIST as Downloader
+
+    target = path or CACHE_FOLDER.expanduser()
+    target.mkdir(parents=True, exist_ok=True)
+    # Several ranks of one machine start at the same time.
+    with FileLock(target / ".download.lock"):
+        try:
+            Downloader(str(target), download=True)
+        except Exception as error:
+            raise FileNotFoundError(f"Fashion-MNIST could not be downloaded to {target} ({error}).") from error
+    return target / "FashionMNIST" / "raw"

@@ -1,0 +1,126 @@
+"""Images in files: the labelled ones of a source, and whatever a user names for prediction."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from frostline.data.decoding import EXTENSIONS, MAX_PIXELS, UnreadableImage, decode_image
+from frostline.data.source import LabelledImage, LabelledImages
+from frostline.data.splitting import stratified_split
+from frostline.data.transforms import Transform
+
+
+class LabelledFile(NamedTuple):
+    """A path and its class index."""
+
+    path: str
+    label: int
+
+
+class FileImages(LabelledImages):
+    """One split of labelled files, decoded when they are asked for.
+
+    Raises:
+        UnreadableImage: on reading a broken file; names it.
+    """
+
+    def __init__(self, files: Sequence[LabelledFile], *, max_pixels: int = MAX_PIXELS) -> None:
+        self.paths = [file.path for file in files]
+        self._labels = [file.label for file in files]
+        self.max_pixels = max_pixels
+
+    @property
+    def labels(self) -> Sequence[int]:
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return decode_image(self.paths[index], max_pixels=self.max_pixels), self._labels[index]
+
+
+class ImageFiles(Dataset[tuple[torch.Tensor | None, str, str]]):
+    """Unlabelled files for prediction: `(image, path, reason)`; a broken one has None for image and says why."""
+
+    def __init__(self, paths: Sequence[Path], *, transform: Transform, max_pixels: int = MAX_PIXELS) -> None:
+        self.paths = [str(path) for path in paths]
+        self.transform = transform
+        self.max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, str, str]:
+        path = self.paths[index]
+        try:
+            return self.transform(decode_image(path, max_pixels=self.max_pixels)), path, ""
+        except UnreadableImage as error:
+            return None, path, error.reason
+
+
+def divide(
+    given: Mapping[str, Sequence[LabelledFile]],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    classes: Sequence[str],
+) -> dict[str, list[LabelledFile]]:
+    """Complete the splits that the user laid out.
+
+    Args:
+        given: split -> files. `all` alone is divided into train, val and test; `train` without `val` gives up
+            `val_fraction` of itself.
+    """
+    splits = {split: list(files) for split, files in given.items()}
+    if "all" in splits:
+        whole, fractions = splits.pop("all"), {"val": val_fraction, "test": test_fraction}
+    elif splits.get("val"):
+        return splits
+    else:
+        whole, fractions = splits["train"], {"val": val_fraction}
+    parts = stratified_split([file.label for file in whole], fractions=fractions, seed=seed, classes=classes)
+    return splits | {part: [whole[index] for index in indices] for part, indices in parts.items()}
+
+
+def images_under(folder: Path) -> Iterator[Path]:
+    """The image files in a folder and the folders in it, sorted; hidden files and folders are passed over."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield Path(parent) / name
+
+
+def find_images(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files that the inputs name, each once: files as they are, folders with all images in them, glob patterns.
+
+    Raises:
+        FileNotFoundError: an input does not exist.
+        ValueError: an input names no image, or there are no inputs.
+    """
+    found: dict[Path, None] = {}
+    for item in inputs:
+        path = Path(item).expanduser()
+        if path.is_dir():
+            matches = list(images_under(path))
+        elif path.exists():
+            # A file named by its own name is taken whatever it is called: prediction says what is wrong with it.
+            matches = [path]
+        elif glob.has_magic(str(item)):
+            named = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - absolute patterns
+            matches = [name for name in named if name.is_file() and name.suffix.lower() in EXTENSIONS]
+        else:
+            raise FileNotFoundError(f"{item}: no such file or folder.")
+        if not matches:
+            raise ValueError(f"{item}: no images there (looked for {', '.join(sorted(EXTENSIONS))}).")
+        found.update(dict.fromkeys(matches))
+    if not found:
+        raise ValueError("No inputs were given: name files, folders or glob patterns.")
+    return list(found)
