@@ -1,0 +1,89 @@
+"""What each stage of an observed network costs, and whether the backward path reaches it."""
+
+from dataclasses import dataclass
+
+from frostline.autograd.observe import LOSS, Observation
+from frostline.freezing.stages import in_stage, stage_of, stages_of
+
+
+@dataclass(frozen=True)
+class Block:
+    """One stage.
+
+    tensors, parameters: parameter tensors and the numbers in them; trainable_*: those with `requires_grad`.
+    nodes: nodes of the autograd graph that its forward made; none where backward does not come.
+    kept_bytes: activations its operations keep for backward.
+    flops: of its forward for one image, None where not counted.
+    shape: of its output, None where it is not one tensor.
+    """
+
+    stage: str
+    tensors: int
+    trainable_tensors: int
+    parameters: int
+    trainable_parameters: int
+    nodes: int
+    kept_bytes: int
+    flops: int | None
+    shape: tuple[int, ...] | None
+
+    @property
+    def state(self) -> str:
+        if self.trainable_tensors == 0:
+            return "frozen" if self.tensors else "no parameters"
+        return "trainable" if self.trainable_tensors == self.tensors else "partly trainable"
+
+
+def blocks_of(observation: Observation) -> list[Block]:
+    """The network's stages in execution order.
+
+    A node made between stages (a functional call in the network's own forward) belongs to the stage it reads from.
+    """
+    stages = stages_of(observation.network)
+    nodes_in, kept_in = dict.fromkeys((*stages, LOSS), 0), dict.fromkeys((*stages, LOSS), 0)
+    for index, stage in _stage_of_nodes(observation, list(stages)).items():
+        nodes_in[stage] += 1
+        kept_in[stage] += observation.graph.nodes[index].kept_bytes
+    parameters = dict(observation.network.named_parameters())
+    blocks = []
+    for stage, modules in stages.items():
+        own = [parameter for name, parameter in parameters.items() if in_stage(name, modules)]
+        training = [parameter for parameter in own if parameter.requires_grad]
+        flops = observation.flops
+        blocks.append(
+            Block(
+                stage=stage,
+                tensors=len(own),
+                trainable_tensors=len(training),
+                parameters=sum(parameter.numel() for parameter in own),
+                trainable_parameters=sum(parameter.numel() for parameter in training),
+                nodes=nodes_in[stage],
+                kept_bytes=kept_in[stage],
+                flops=None if flops is None else sum(flops.get(module, 0) for module in modules),
+                shape=next(
+                    (observation.shapes[name] for name in reversed(modules) if name in observation.shapes), None
+                ),
+            )
+        )
+    return blocks
+
+
+def _stage_of_nodes(observation: Observation, order: list[str]) -> dict[int, str]:
+    """Node index -> stage, or "loss"."""
+    graph, stages = observation.graph, stages_of(observation.network)
+    reads: dict[int, list[int]] = {node.index: [] for node in graph.nodes}
+    for source, target in graph.edges:
+        reads[source].append(target)
+    found: dict[int, str] = {}
+    for node in reversed(graph.nodes):  # what a node reads from comes after it
+        if node.parameter is not None:
+            found[node.index] = stage_of(node.parameter, stages)
+        elif node.module == LOSS or node.module is None:
+            found[node.index] = LOSS
+        else:
+            try:
+                found[node.index] = stage_of(node.module, stages)
+            except KeyError:
+                below = [found[target] for target in reads[node.index] if found[target] in order]
+                found[node.index] = max(below, key=order.index, default=order[-1])
+    return found

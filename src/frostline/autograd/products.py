@@ -1,0 +1,134 @@
+"""The vector-Jacobian product Jᵀv, which is all that backward computes, in four independent ways.
+
+For a function y = f(x) with Jacobian J (J_ij = ∂y_i/∂x_j) and a vector v of y's shape, Jᵀv has x's shape; it is the
+gradient of the number v·f(x). Functions here take any number of tensors and return one tensor; the product is a tuple
+with one tensor for each input.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev, vjp
+
+Function = Callable[..., torch.Tensor]
+Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One way's product beside backward's; error: max |difference| / max(1, max |backward's|) over all inputs."""
+
+    way: str
+    product: Tensors
+    error: float
+
+
+def by_backward(function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor) -> Tensors:
+    """What `y.backward(gradient=v)` leaves in the `.grad` of copies of the inputs; zeros where y does not depend on one."""
+    leaves = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
+    output = _checked(function(*leaves), v)
+    output.backward(gradient=v)
+    return tuple(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves)
+
+
+def by_vjp(function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor) -> Tensors:
+    """`torch.func.vjp`: the same reverse mode without `.grad` and without leaves."""
+    returned = vjp(function, *(tensor.detach() for tensor in inputs))
+    output, pull_back = returned[0], returned[1]
+    _checked(output, v)
+    return tuple(pull_back(v))
+
+
+def by_jacobian(function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor) -> Tensors:
+    """The full Jacobian by `torch.func.jacrev`, of shape (*y.shape, *x.shape), times v. Needs y.numel() * x.numel()
+    numbers."""
+    tensors = tuple(tensor.detach() for tensor in inputs)
+    _checked(function(*tensors), v)
+    jacobians = jacrev(function, argnums=tuple(range(len(tensors))))(*tensors)
+    return tuple(torch.tensordot(v, jacobian, dims=v.dim()) for jacobian in jacobians)
+
+
+def by_finite_difference(
+    function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor, *, step: float = 6e-6
+) -> Tensors:
+    """Central differences of v·f(x), one coordinate at a time: two evaluations for each number in the inputs.
+
+    The default step is the cube root of float64's epsilon, where the error of the formula (step²) and that of rounding
+    (epsilon/step) are about equal.
+
+    Raises:
+        ValueError: an input is not float64; in float32 the difference would lose half its digits.
+    """
+    if any(tensor.dtype != torch.float64 for tensor in inputs):
+        raise ValueError("Finite differences need float64 inputs; call .double() on the tensors (and the module).")
+    points = [tensor.detach().clone() for tensor in inputs]
+    products = []
+    with torch.no_grad():
+        _checked(function(*points), v)
+        for point in points:
+            product, flat = torch.zeros_like(point), point.view(-1)
+            for index in range(flat.numel()):
+                centre, values = flat[index].item(), []
+                for moved in (centre + step, centre - step):
+                    flat[index] = moved
+                    values.append(float((function(*points) * v).sum()))
+                flat[index] = centre
+                product.view(-1)[index] = (values[0] - values[1]) / (2 * step)
+            products.append(product)
+    return tuple(products)
+
+
+WAYS: dict[str, Callable[[Function, Sequence[torch.Tensor], torch.Tensor], Tensors]] = {
+    "backward": by_backward,
+    "torch.func.vjp": by_vjp,
+    "full Jacobian": by_jacobian,
+    "finite difference": by_finite_difference,
+}
+
+
+def compare(function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor) -> list[Comparison]:
+    """Jᵀv by all four ways, in float64, each beside backward's answer."""
+    inputs = tuple(tensor.detach().double() for tensor in inputs)
+    v = v.double()
+    products = {way: compute(function, inputs, v) for way, compute in WAYS.items()}
+    exact = products["backward"]
+    scale = max(1.0, *(float(tensor.abs().max()) for tensor in exact))
+    return [
+        Comparison(
+            way,
+            product,
+            max(float((ours - theirs).abs().max()) for ours, theirs in zip(product, exact, strict=True)) / scale,
+        )
+        for way, product in products.items()
+    ]
+
+
+def function_of_parameters(module: nn.Module, *arguments: torch.Tensor) -> tuple[Function, tuple[str, ...], Tensors]:
+    """A module's output as a function of its parameters: (function, the parameters' names, their values), in float64.
+
+    The module itself is left as it is, and its buffers enter as constants.
+    """
+    names = tuple(name for name, _ in module.named_parameters())
+    values = tuple(parameter.detach().double() for parameter in module.parameters())
+    buffers = {name: _double(buffer) for name, buffer in module.named_buffers()}
+    constants = tuple(_double(argument) for argument in arguments)
+
+    def function(*parameters: torch.Tensor) -> torch.Tensor:
+        state = {**buffers, **dict(zip(names, parameters, strict=True))}
+        output = functional_call(module, state, constants)
+        assert isinstance(output, torch.Tensor)
+        return output
+
+    return function, names, values
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().double() if tensor.is_floating_point() else tensor
+
+
+def _checked(output: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    if output.shape != v.shape:
+        raise ValueError(f"v has shape {tuple(v.shape)}, but the output has {tuple(output.shape)}; they must be equal.")
+    return output
