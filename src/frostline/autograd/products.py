@@ -26,7 +26,7 @@ class Comparison:
 
 
 def by_backward(function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor) -> Tensors:
-    """What `y.backward(gradient=v)` leaves in the `.grad` of copies of the inputs; zeros where y does not depend on one."""
+    """What `y.backward(gradient=v)` leaves in `.grad`, on copies of the inputs; 0 where y does not depend on one."""
     leaves = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
     output = _checked(function(*leaves), v)
     output.backward(gradient=v)
