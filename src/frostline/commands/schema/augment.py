@@ -1,0 +1,19 @@
+"""The group `augment`: what training does to images, by one word."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from frostline.commands.schema.section import Section
+
+
+class Augment(Section):
+    """Augmentation of training images."""
+
+    name: Literal["none", "light", "standard", "trivial"] = Field(
+        description="none; light: small shifts and flip; standard: random crop, flip and mild colour changes; trivial: "
+        "one random operation of random strength (TrivialAugmentWide) and flip. data.horizontal_flip=false leaves "
+        "the flip out"
+    )
+    mixup: float = Field(ge=0, description="alpha of mixup, which blends pairs of images and labels; 0 for none")
+    cutmix: float = Field(ge=0, description="alpha of CutMix, which pastes patches between images; 0 for none")

@@ -1,0 +1,242 @@
+"""The group `data`: where images come from, and how they become batches."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from frostline.commands.schema.section import OwnClass, Section
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Three = Annotated[list[float], Field(min_length=3, max_length=3)]
+Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
+
+PILLOWS_LIMIT = 178_956_970  # pixels; Pillow refuses to open more
+
+IMAGE_SIZE = "height and width in pixels of what the network sees"
+BATCH_SIZE = "images in one batch over all devices together"
+RESIZE = "evaluation resizes the shorter side to image_size x resize and takes the centre; ImageNet's habit is 1.143"
+HORIZONTAL_FLIP = "let augmentation mirror images; false where left and right mean something, as in digits"
+SAMPLING = "shuffled: each image once an epoch; balanced: with replacement, each class equally often"
+MEAN = "red, green and blue mean to normalise with, on the scale 0 to 1; null for the source's own, else ImageNet's"
+STD = "red, green and blue standard deviation to normalise with; null for the source's own, else ImageNet's"
+WORKERS = "loader processes per device; auto: none on two cores or for fewer than 1,000 images"
+TIMEOUT = "seconds to wait for a batch from a worker before the run fails; 0 waits for ever"
+
+
+class Data(Section):
+    """What every source shares: from images to batches."""
+
+    image_size: int = Field(ge=1, description=IMAGE_SIZE)
+    batch_size: int = Field(ge=1, description=BATCH_SIZE)
+    resize: float = Field(ge=1, description=RESIZE)
+    horizontal_flip: bool = Field(description=HORIZONTAL_FLIP)
+    sampling: Literal["shuffled", "balanced"] = Field(description=SAMPLING)
+    mean: Three | None = Field(description=MEAN)
+    std: Three | None = Field(description=STD)
+    workers: Workers = Field(description=WORKERS)
+    loader_timeout: float = Field(ge=0, description=TIMEOUT)
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: list[float] | None) -> list[float] | None:
+        return positive(std)
+
+
+class SplitOff(Data):
+    """A source whose validation and test images may have to be split off."""
+
+    val_fraction: Fraction = Field(description="part of each class kept for validation, where it is not given apart")
+    test_fraction: Fraction = Field(description="part of each class kept for the test, where nothing is given apart")
+    split_seed: int = Field(ge=0, description="seed of that split; not the run's, so that runs share their test images")
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> "SplitOff":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {self.val_fraction:g} and test_fraction {self.test_fraction:g} leave nothing to train "
+                "on: they must sum to less than 1"
+            )
+        return self
+
+
+class Random(Data):
+    """Uniform noise and uniform soft labels: nothing to learn, for looking at gradients."""
+
+    name: Literal["random"] = Field(description="the source's name")
+    length: int = Field(ge=1, description="training images")
+    val_length: int = Field(ge=0, description="validation images")
+    test_length: int = Field(ge=0, description="test images")
+    classes: int = Field(ge=1, description="length of a label row")
+    seed: int = Field(ge=0, description="seed of the noise")
+    sampling: Literal["shuffled"] = Field(description="each image once an epoch; soft labels cannot be balanced")
+
+
+class Synthetic(Data):
+    """Procedural images that can be learned, made when they are asked for."""
+
+    name: Literal["synthetic"] = Field(description="the source's name")
+    length: int = Field(ge=1, description="training images")
+    val_length: int = Field(ge=0, description="validation images")
+    test_length: int = Field(ge=0, description="test images")
+    classes: int = Field(ge=2, description="number of classes")
+    difficulty: float = Field(ge=0, le=1, description="0: clean and centred; 1: moved, turned, recoloured, noisy")
+    seed: int = Field(ge=0, description="seed of the classes' looks and of the images")
+
+
+class Digits(SplitOff):
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; needs no download."""
+
+    name: Literal["digits"] = Field(description="the source's name")
+
+
+class FashionMNIST(Data):
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28 x 28 pixels."""
+
+    name: Literal["fashion_mnist"] = Field(description="the source's name")
+    path: str | None = Field(
+        description="folder with the four idx files; null for those of Debian's package dataset-fashion-mnist"
+    )
+    download: bool = Field(description="fetch the files where they are not found")
+    train_length: Annotated[int, Field(ge=10, le=60_000)] | None = Field(
+        description="use only so many training images, the same share of each class; null for all"
+    )
+    val_length: int = Field(ge=0, lt=60_000, description="training images kept for validation")
+    split_seed: int = Field(ge=0, description="seed of the choice of validation and training images")
+
+    @field_validator("path")
+    @classmethod
+    def _exists(cls, path: str | None) -> str | None:
+        return path if path is None else existing(path, folder=True)
+
+    @model_validator(mode="after")
+    def _enough(self) -> "FashionMNIST":
+        if (self.train_length or 0) + self.val_length > 60_000:
+            raise ValueError(
+                f"train_length {self.train_length:,} and val_length {self.val_length:,} are more than the 60,000 "
+                "training images that there are"
+            )
+        return self
+
+
+class ImageFolder(SplitOff):
+    """Images in folders named like their classes, with or without train, val and test folders above them."""
+
+    name: Literal["image_folder"] = Field(description="the source's name")
+    path: str | None = Field(description="the folder: path/class/image, or path/train|val|test/class/image")
+    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description="refuse larger images, before they are decoded")
+
+    @field_validator("path")
+    @classmethod
+    def _exists(cls, path: str | None) -> str:
+        return existing(path, folder=True)
+
+
+class Csv(SplitOff):
+    """Images listed in a CSV file with the columns path, label and, if wanted, split."""
+
+    name: Literal["csv"] = Field(description="the source's name")
+    path: str | None = Field(description="the CSV file; paths in it start at its folder")
+    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description="refuse larger images, before they are decoded")
+
+    @field_validator("path")
+    @classmethod
+    def _exists(cls, path: str | None) -> str:
+        return existing(path, folder=False)
+
+
+TorchvisionName = Literal[
+    "CIFAR10",
+    "CIFAR100",
+    "Caltech101",
+    "Caltech256",
+    "Country211",
+    "DTD",
+    "EuroSAT",
+    "FER2013",
+    "FGVCAircraft",
+    "FakeData",
+    "FashionMNIST",
+    "Flowers102",
+    "Food101",
+    "GTSRB",
+    "ImageNet",
+    "Imagenette",
+    "KMNIST",
+    "MNIST",
+    "OxfordIIITPet",
+    "RenderedSST2",
+    "SEMEION",
+    "STL10",
+    "SUN397",
+    "SVHN",
+    "StanfordCars",
+    "USPS",
+]
+
+
+class Torchvision(SplitOff):
+    """One of torchvision's classification datasets."""
+
+    name: Literal["torchvision"] = Field(description="the source's name")
+    dataset: TorchvisionName = Field(description="the class in torchvision.datasets")
+    root: str = Field(description="folder with its files, as torchvision lays them out")
+    download: bool = Field(description="fetch the files where they are missing")
+    options: dict[str, Any] = Field(description="further keys of the class's constructor, checked against it")
+
+
+class OwnSource(OwnClass):
+    """A source of your own: a class with `classes` (names) and `dataset(split)`; see frostline.data.source."""
+
+    # Defaults, so that a user's file need not repeat what it does not change.
+    image_size: int = Field(default=224, ge=1, description=IMAGE_SIZE)
+    batch_size: int = Field(default=32, ge=1, description=BATCH_SIZE)
+    resize: float = Field(default=1.0, ge=1, description=RESIZE)
+    horizontal_flip: bool = Field(default=True, description=HORIZONTAL_FLIP)
+    sampling: Literal["shuffled", "balanced"] = Field(default="shuffled", description=SAMPLING)
+    mean: Three | None = Field(default=None, description=MEAN)
+    std: Three | None = Field(default=None, description=STD)
+    workers: Workers = Field(default="auto", description=WORKERS)
+    loader_timeout: float = Field(default=120.0, ge=0, description=TIMEOUT)
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: list[float] | None) -> list[float] | None:
+        return positive(std)
+
+
+DATA: dict[str, type[Data]] = {
+    "random": Random,
+    "synthetic": Synthetic,
+    "digits": Digits,
+    "fashion_mnist": FashionMNIST,
+    "image_folder": ImageFolder,
+    "csv": Csv,
+    "torchvision": Torchvision,
+}
+
+
+def existing(path: str | None, *, folder: bool) -> str:
+    """The path, if it is there.
+
+    Raises:
+        ValueError: it is not given, or there is no such file or folder.
+    """
+    kind = "folder" if folder else "file"
+    if path is None:
+        raise ValueError(f"is required: type data.path={kind.upper()}")
+    place = Path(path).expanduser()
+    if not (place.is_dir() if folder else place.is_file()):
+        raise ValueError(f"no such {kind}: {place.absolute()}")
+    return path
+
+
+def positive(std: list[float] | None) -> list[float] | None:
+    """The standard deviations, if each is above 0.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if std is not None and min(std) <= 0:
+        raise ValueError("each standard deviation must be above 0: images are divided by it")
+    return std
