@@ -5,7 +5,7 @@ parameter has no gradient, costs neither time nor optimizer state, and is skippe
 LambdaLR, OneCycleLR and others break when a group appears, and a checkpoint would no longer fit.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -31,7 +31,7 @@ def parameter_groups(
     their stage (`layer4`, `layer4/no_decay`, `layer4/2`) and come in execution order.
 
     Every group holds the same `lr`: factors of stages and phases are applied by `FreezingSchedule` around each
-    optimizer step, so that schedulers never see them (`group_factors` gives them to whoever does without).
+    optimizer step, so that schedulers never see them.
 
     Args:
         exclude_from_decay: what weight decay leaves out: `bias` (every bias), `norm` (scale and shift of
@@ -67,32 +67,6 @@ def parameter_groups(
     partition = [id(parameter) for group in groups.values() for parameter in group["params"]]
     assert sorted(partition) == sorted(id(own[name]) for name in resolved.trainable), "not an exact partition"
     return list(groups.values())
-
-
-def group_factors(network: nn.Module, groups: list[dict[str, Any]], factors: Mapping[str, float]) -> list[float | None]:
-    """For each parameter group the learning-rate factor of its parameters; None where none of them has one.
-
-    Args:
-        factors: parameter name -> factor, such as `resolved.phases[0].lr`.
-
-    Raises:
-        ValueError: parameters of one group have different factors, which one learning rate cannot serve.
-    """
-    names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
-    found: list[float | None] = []
-    for index, group in enumerate(groups):
-        inside = {
-            names[id(entry)]: factors[names[id(entry)]] for entry in group["params"] if names.get(id(entry)) in factors
-        }
-        if len(set(inside.values())) > 1:
-            low, high = min(inside, key=inside.__getitem__), max(inside, key=inside.__getitem__)
-            raise ValueError(
-                f"Parameter group {group.get('name', index)!r} holds `{low}` (learning-rate factor {inside[low]:g}) "
-                f"and `{high}` ({inside[high]:g}), but a group has one learning rate. Build the optimizer from "
-                "frostline.optim.parameter_groups(network, resolved=policy.resolve(network), lr=…)."
-            )
-        found.append(next(iter(inside.values()), None))
-    return found
 
 
 def _spared(network: nn.Module, exclude_from_decay: Collection[Spared]) -> set[str]:

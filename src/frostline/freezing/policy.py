@@ -128,6 +128,11 @@ class FreezePolicy:
                 raise ValueError(
                     f"Phase `{phase.name}` has no `until`, so `{names[names.index(phase.name) + 1]}` would never begin."
                 )
+        shares = [phase.until.fraction for phase in self.phases[:-1] if phase.until and phase.until.fraction]
+        if sum(shares) >= 1.0:
+            raise ValueError(
+                f"The phases before `{names[-1]}` take {sum(shares):g} of the run; nothing is left for it."
+            )
         if self.phases[-1].until is not None:
             raise ValueError(
                 f"Phase `{names[-1]}` is the last and lasts until the end of the run: leave out its `until`. "

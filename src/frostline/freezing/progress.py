@@ -1,0 +1,129 @@
+"""Where a run stands in its policy, and when the next phase is due. Plain numbers; knows no trainer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from frostline.freezing.policy import FreezePolicy, Until
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The current phase, and what decides when it ends.
+
+    index: the current phase's place in the policy.
+    starts: for each phase entered so far, the optimizer step and the epoch at which it began.
+    best, stale: best value of the phase's metric so far, and evaluations in a row that did not improve on it.
+    evaluated_at: optimizer step of the last evaluation counted, so that none counts twice after a resume.
+    """
+
+    index: int = 0
+    starts: list[tuple[int, int]] = field(default_factory=list)
+    best: float | None = None
+    stale: int = 0
+    evaluated_at: int = -1
+
+    def begin(self, index: int, *, step: int, epoch: int) -> None:
+        """Enter a phase."""
+        assert len(self.starts) == index, "phases begin in order, each once"
+        self.index, self.best, self.stale = index, None, 0
+        self.starts.append((step, epoch))
+
+    def due(self, policy: FreezePolicy, *, step: int, epoch: int, total_steps: float) -> str | None:
+        """Why the next phase should begin now, or None.
+
+        Args:
+            step: optimizer steps done.
+            epoch: the epoch about to go on.
+            total_steps: optimizer steps of the whole run.
+        """
+        until = policy.phases[self.index].until
+        if until is None:
+            return None
+        first_step, first_epoch = self.starts[self.index]
+        steps, epochs = step - first_step, epoch - first_epoch
+        if until.epochs is not None and epochs >= until.epochs:
+            return f"{until.epochs} epochs have passed"
+        if until.steps is not None and steps >= until.steps:
+            return f"{until.steps} steps have passed"
+        if until.fraction is not None and steps >= fraction_steps(until.fraction, total_steps):
+            return f"{until.fraction:g} of the run has passed"
+        if until.metric is not None and until.patience is not None and self.stale >= until.patience:
+            return f"{until.metric} has not improved on {self.best:g} in {self.stale} evaluations"
+        if until.max_epochs is not None and epochs >= until.max_epochs:
+            return f"{until.max_epochs} epochs have passed, the most that waiting for {until.metric} may take"
+        return None
+
+    def evaluate(self, until: Until, value: float, *, step: int) -> None:
+        """Count one evaluation of the phase's metric; a value that is no number is no improvement."""
+        if step == self.evaluated_at:
+            return
+        self.evaluated_at = step
+        if self.best is None and value == value:
+            better = True
+        elif self.best is None:
+            better = False
+        elif until.mode == "min":
+            better = value < self.best - until.min_delta
+        else:
+            better = value > self.best + until.min_delta
+        if better:
+            self.best, self.stale = value, 0
+        else:
+            self.stale += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "starts": [list(start) for start in self.starts],
+            "best": self.best,
+            "stale": self.stale,
+            "evaluated_at": self.evaluated_at,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Progress":
+        return cls(**{**plain, "starts": [(step, epoch) for step, epoch in plain["starts"]]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """When a phase begins in a run, in optimizer steps; `latest` where an earlier phase waits for a metric."""
+
+    name: str
+    first_step: int
+    latest: bool
+
+
+def timeline(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) -> list[Span]:
+    """When each phase begins, as far as it can be known beforehand; one that begins at `total_steps` or later never
+    does."""
+    spans, step, latest = [], 0, False
+    for phase in policy.phases:
+        spans.append(Span(name=phase.name, first_step=step, latest=latest))
+        until, epoch = phase.until, step // steps_per_epoch
+        if until is None:
+            break
+        latest = latest or until.metric is not None
+        epochs = until.epochs or until.max_epochs
+        if until.steps is not None:
+            step += until.steps
+        elif until.fraction is not None:
+            step += fraction_steps(until.fraction, total_steps)
+        elif epochs is not None:
+            step = (epoch + epochs) * steps_per_epoch
+    return spans
+
+
+def fraction_steps(fraction: float, total_steps: float) -> int:
+    """A share of the run in whole optimizer steps, at least one.
+
+    Raises:
+        ValueError: nobody knows how long the run is.
+    """
+    if not 0 < total_steps < float("inf"):
+        raise ValueError(
+            "A phase lasts a fraction of the run, but the run's length is unknown (max_epochs=-1, or a loader without "
+            "length): say `steps` or `epochs`, or give the trainer max_steps."
+        )
+    return max(1, round(fraction * total_steps))

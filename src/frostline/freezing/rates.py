@@ -1,0 +1,126 @@
+"""Learning rates across phases: rate = what the scheduler says x the phase's factor x the warm-up since the thaw.
+
+The scheduler's own rate stays in the parameter groups; the factors are multiplied in for the duration of one optimizer
+step and taken out again. So every scheduler works, also those that compute the next rate from the last one
+(ExponentialLR, ReduceLROnPlateau) and those that set it outright (OneCycleLR), and a checkpoint holds the scheduler's
+rates.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.optim import Optimizer
+
+from frostline.freezing.resolved import ResolvedPolicy
+from frostline.freezing.stages import bare
+
+Value = TypeVar("Value")
+
+
+def thaw_phase(resolved: ResolvedPolicy, name: str, index: int) -> int:
+    """The phase since which a parameter that trains in phase `index` has trained without a break."""
+    while index > 0 and name in resolved.phases[index - 1].trainable:
+        index -= 1
+    return index
+
+
+def warmup_factor(steps_since_thaw: int, warmup_steps: int) -> float:
+    """Rises linearly from 1/warmup_steps at the first step to 1 at step `warmup_steps - 1`, and stays there."""
+    return min(1.0, (steps_since_thaw + 1) / warmup_steps) if warmup_steps else 1.0
+
+
+def by_group(
+    network: nn.Module, groups: Sequence[Mapping[str, Any]], values: Mapping[str, Value]
+) -> list[Value | None]:
+    """For each parameter group the value that its parameters have in common; None where none of them has one.
+
+    Args:
+        values: parameter name -> value.
+
+    Raises:
+        ValueError: parameters of one group have different values, which one learning rate cannot serve.
+    """
+    names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
+    found: list[Value | None] = []
+    for index, group in enumerate(groups):
+        inside = [names[id(entry)] for entry in group["params"] if names.get(id(entry)) in values]
+        for name in inside:
+            if values[name] != values[inside[0]]:
+                raise ValueError(
+                    f"Parameter group {group.get('name', index)!r} holds `{inside[0]}` and `{name}`, which train at "
+                    "different learning rates (factor, or warm-up since the thaw); a group has one. Build the "
+                    "optimizer from frostline.optim.parameter_groups(network, resolved=policy.resolve(network), lr=…)."
+                )
+        found.append(values[inside[0]] if inside else None)
+    return found
+
+
+class GroupRates:
+    """The factor of each parameter group of one optimizer, in any phase at any step."""
+
+    def __init__(self, *, network: nn.Module, groups: Sequence[Mapping[str, Any]], resolved: ResolvedPolicy) -> None:
+        self._resolved = resolved
+        self._table = []
+        for phase in resolved.phases:
+            thaws = {name: thaw_phase(resolved, name, phase.index) for name in phase.trainable}
+            # Without a warm-up it does not matter when something thawed.
+            values = {
+                name: (phase.lr[name], thaw if resolved.phases[thaw].phase.warmup_steps else -1)
+                for name, thaw in thaws.items()
+            }
+            self._table.append(by_group(network, groups, values))
+
+    def factors(self, index: int, starts: Sequence[tuple[int, int]], step: int) -> list[float]:
+        """One factor per group; 1 for a group in which nothing trains.
+
+        Args:
+            index: the current phase.
+            starts: step and epoch at which each phase so far began.
+            step: optimizer steps done.
+        """
+        factors = []
+        for entry in self._table[index]:
+            factor, thaw = entry or (1.0, -1)
+            if thaw >= 0:
+                factor *= warmup_factor(step - starts[thaw][0], self._resolved.phases[thaw].phase.warmup_steps)
+            factors.append(factor)
+        return factors
+
+
+class RateLayer:
+    """Multiplies an optimizer's learning rates for the duration of each step.
+
+    An error inside a step leaves the factors in; they are taken out before the next step, and before anybody reads the
+    optimizer's state for a checkpoint.
+    """
+
+    def __init__(self, *, optimizer: Optimizer, factors: Callable[[], list[float]]) -> None:
+        self._optimizer = optimizer
+        self._factors = factors
+        self._own: list[Any] | None = None
+        self._handles = [
+            optimizer.register_step_pre_hook(lambda *_: self._multiply()),
+            optimizer.register_step_post_hook(lambda *_: self.restore()),
+            optimizer.register_state_dict_pre_hook(lambda *_: self.restore()),
+        ]
+
+    def restore(self) -> None:
+        """Put the scheduler's own rates back."""
+        if self._own is not None:
+            for group, lr in zip(self._optimizer.param_groups, self._own, strict=True):
+                group["lr"] = lr
+            self._own = None
+
+    def remove(self) -> None:
+        """Restore, and leave the optimizer alone from now on."""
+        self.restore()
+        for handle in self._handles:
+            handle.remove()
+
+    def _multiply(self) -> None:
+        self.restore()
+        self._own = [group["lr"] for group in self._optimizer.param_groups]
+        for group, factor in zip(self._optimizer.param_groups, self._factors(), strict=True):
+            if factor != 1.0:
+                group["lr"] = group["lr"] * factor

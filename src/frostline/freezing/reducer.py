@@ -1,0 +1,69 @@
+"""What a change of phase means to the trainer's strategy. All that reaches into Lightning and DDP stands here.
+
+DDP reduces the gradients of those parameters that required one when it was wrapped around the module. What thaws later
+is reduced by nobody: without an error, without a warning, the ranks train different networks.
+"""
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+
+def check_strategy(trainer: "pl.Trainer", *, phases: int) -> None:
+    """Refuse a strategy under which freezing would not hold what it promises.
+
+    Raises:
+        ValueError: with the reason, and what to use instead.
+    """
+    strategy = trainer.strategy
+    instead = "Use strategy='ddp'."
+    if isinstance(strategy, DeepSpeedStrategy):
+        raise ValueError(
+            "FreezingSchedule does not run under DeepSpeed: it flattens parameters into buffers of its own when it "
+            f"starts, so what thaws later is neither reduced nor stepped. {instead}"
+        )
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(
+            "FreezingSchedule does not run under FSDP1 (FSDPStrategy): it flattens frozen and trainable parameters "
+            "into one, which cannot be frozen in part and cannot be audited. Use strategy='ddp', or FSDP2 by "
+            "ModelParallelStrategy."
+        )
+    if isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph") and phases > 1:
+        raise ValueError(
+            "DDP with static_graph=True assumes that the same parameters train in every step, but this policy has "
+            f"{phases} phases: leave out static_graph, or use a policy of one phase."
+        )
+    if not isinstance(strategy, DDPStrategy | ModelParallelStrategy | SingleDeviceStrategy):
+        raise ValueError(f"FreezingSchedule does not know what a thaw means to {type(strategy).__name__}. {instead}")
+
+
+def rebuild_reducer(trainer: "pl.Trainer") -> bool:
+    """Wrap the module into DDP anew, so that what trains now is reduced; every rank must call it.
+
+    Costs about one broadcast of the model. Does nothing where no DDP is in play (FSDP2 reduces whatever trains).
+    """
+    strategy = trainer.strategy
+    wrapped = getattr(strategy, "model", None)
+    if not isinstance(strategy, DDPStrategy) or not isinstance(wrapped, DistributedDataParallel):
+        return False
+    # Otherwise the old reducer's hooks fire, too, and reduce every gradient a second time.
+    wrapped._remove_autograd_hooks()
+    strategy.model = trainer.lightning_module
+    strategy.configure_ddp()
+    return True
+
+
+def accumulates(trainer: "pl.Trainer") -> bool:
+    """Whether the current batch ends without an optimizer step, so that DDP leaves its gradients unreduced."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def skips_backward(trainer: "pl.Trainer") -> bool:
+    """Whether StochasticWeightAveraging runs its last epoch, which trains nothing."""
+    return trainer.fit_loop._skip_backward
