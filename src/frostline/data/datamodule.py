@@ -207,12 +207,12 @@ class ImageDataModule(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        return self._evaluation_loader("val")
+        return self.evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        return self._evaluation_loader("test")
+        return self.evaluation_loader("test")
 
-    def _evaluation_loader(self, split: str) -> DataLoader[Any] | list[DataLoader[Any]]:
+    def evaluation_loader(self, split: str) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Each sample exactly once over all ranks; an empty list where the source has no such split."""
         images = self.images(split)
         if images is None:
@@ -235,7 +235,7 @@ class ImageDataModule(lightning.LightningDataModule):
             raise ValueError(f"{type(self.source).__name__} has no {split} images.")
         return images
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> torch.Tensor:
         images = self._required("train")
         labels = images.labels if self.sampling == "balanced" else None
         return epoch_order(epoch, length=len(images), sampling=self.sampling, labels=labels, seed=self.seed)

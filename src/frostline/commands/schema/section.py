@@ -5,7 +5,7 @@ its type, its range and a help text, which feeds `--help`, `docs/configuration.m
 Nothing in this package imports torch.
 """
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -13,3 +13,11 @@ class Section(BaseModel):
 
     # strict: "0.1" is no float and 1.5 is no int; only int -> float passes, as in YAML `lr: 1`.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class OwnClass(Section):
+    """A class of the user's own, named by its path; its further keys are checked against its signature."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, protected_namespaces=(), populate_by_name=False)
+
+    target: str = Field(alias="_target_", description="dotted path of the class, such as my_package.MyClass")

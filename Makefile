@@ -1,0 +1,58 @@
+# `make help` lists the targets. Variables can be overridden: make train PYTHON=python3.12 ARGS="freeze=head"
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install format lint type test test-all check train docs constraints wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## set up $(VENV) with everything pinned; a second call does nothing
+
+# uv compiles the bytecode: without it each start of torch and Lightning costs seconds more.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "frostline needs Python 3.10 or newer")'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt --group dev -e .
+	@touch $@
+
+train: $(INSTALLED) ## train on handwritten digits: no download, no GPU, about a minute (ARGS="key=value …")
+	$(BIN)/python train.py $(ARGS)
+
+test: $(INSTALLED) ## run the tests (ARGS="-k name")
+	$(BIN)/pytest $(ARGS)
+
+test-all: $(INSTALLED) ## run the slow, cluster and browser tests as well
+	$(BIN)/pytest -m "not gpu" $(ARGS)
+
+format: $(INSTALLED) ## format and mend what the linter can mend
+	$(BIN)/ruff check --fix src tests scripts train.py
+	$(BIN)/ruff format src tests scripts train.py
+
+lint: $(INSTALLED) ## lint and check the format
+	$(BIN)/ruff check src tests scripts train.py
+	$(BIN)/ruff format --check src tests scripts train.py
+
+type: $(INSTALLED) ## check the types of src
+	$(BIN)/mypy
+
+check: lint type test ## lint, types, tests
+
+docs: $(INSTALLED) ## write the generated parts of docs/
+	$(BIN)/python scripts/write_configuration_docs.py
+
+constraints: $(INSTALLED) ## pin the newest versions that fit, for every supported Python
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --upgrade \
+	  --group dev pyproject.toml -o constraints.txt
+	$(BIN)/uv --version | awk '{print "uv==" $$2}' >> constraints.txt
+
+wheel: $(INSTALLED) ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --installer uv --outdir dist .
+
+clean: ## remove what was built; not the runs
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

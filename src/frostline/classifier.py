@@ -1,0 +1,284 @@
+"""ImageClassifier: the LightningModule that trains a network under a freezing policy."""
+
+import errno
+import pickle
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from frostline.freezing.apply import apply_phase
+from frostline.freezing.policy import FreezePolicy
+from frostline.freezing.schedule import FreezingSchedule
+from frostline.losses import CrossEntropy
+from frostline.metrics import Evaluation
+from frostline.models.network import build_network
+from frostline.optim import Spared, parameter_groups
+from frostline.schedulers import SchedulerBuilder, constant
+
+CHECKPOINT_KEY = "frostline"
+CHECKPOINT_FORMAT = 1
+PREFIX = "network."
+CHECK_EVERY_N_BATCHES = 50
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+OptimizerBuilder: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
+
+
+class ImageClassifier(lightning.LightningModule):
+    """Trains a network that maps images (batch, 3, height, width) to logits (batch, classes).
+
+    Args:
+        network: its parameters keep their names in the checkpoint, so that a torchvision network's weights load into
+            plain torchvision.
+        images: what `ImageDataModule.describe()` says of the images: classes, mean, std, image_size, resize.
+        policy: what of the network trains when; None trains all of it.
+        loss: maps logits and labels to a scalar; None is the cross-entropy.
+        optimizer: builds the optimizer from named parameter groups; a partial of a torch optimizer will do. None is SGD
+            with momentum 0.9 at 0.01.
+        scheduler: builds the learning-rate schedule, stepped once per optimizer step.
+        must_train: names or globs of what trains whatever the policy says: a head that starts from random weights.
+        recipe: plain values from which the network can be built again (`model`, `head`); None for a network that only
+            you can build, whose checkpoint then holds its weights but cannot be opened by `load_classifier`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        images: Mapping[str, Any],
+        policy: FreezePolicy | None = None,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerBuilder | None = None,
+        scheduler: SchedulerBuilder | None = None,
+        must_train: Sequence[str] = (),
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.images = dict(images)
+        self.policy = policy or FreezePolicy.static("all")
+        self.must_train = tuple(must_train)
+        self.resolved = self.policy.resolve(network, must_train=self.must_train)
+        self.loss = loss or CrossEntropy()
+        self.recipe = None if recipe is None else dict(recipe)
+        self.settings: dict[str, Any] = {}  # the resolved config of the run, for its checkpoints
+        self.exclude_from_decay: Collection[Spared] = ()
+        self.optimizer_holds_frozen = False
+        self.channels_last = False
+        self._build_optimizer = optimizer or partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+        self._build_scheduler = scheduler or constant()
+        classes = len(self.classes)
+        self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.train_loss = MeanMetric()
+        self.evaluations = nn.ModuleDict({split: Evaluation(classes) for split in ("val", "test")})
+        self.confusion: Tensor | None = None
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(self.images[name]).view(1, 3, 1, 1), persistent=False)
+        apply_phase(network, self.resolved.phases[0])
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names; a logit's index is its class."""
+        return list(self.images["classes"])
+
+    @property
+    def base_lr(self) -> float:
+        """The optimizer's learning rate, before the factors of the policy and the schedule."""
+        return float(getattr(self._build_optimizer, "keywords", {}).get("lr", 1e-3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of images (batch, 3, height, width), uint8 or floats in [0, 1]."""
+        logits: Tensor = self.network(self.normalised(images))
+        return logits
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network takes: floats (batch, 3, height, width) of mean 0 and standard deviation 1 per channel."""
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        pixels = (pixels - self.mean) / self.std
+        return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
+
+    def configure_callbacks(self) -> list[lightning.pytorch.callbacks.Callback]:
+        """The policy's own callback, so that a Trainer built by hand obeys the policy too."""
+        return [
+            FreezingSchedule(
+                policy=self.policy,
+                attribute="network",
+                must_train=self.must_train,
+                inputs=lambda batch: self.normalised(batch[0]),
+            )
+        ]
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer over all that ever trains, in fixed named groups, and its schedule per step."""
+        groups = parameter_groups(
+            self.network,
+            resolved=self.resolved,
+            lr=self.base_lr,
+            weight_decay=getattr(self._build_optimizer, "keywords", {}).get("weight_decay", 0.0),
+            exclude_from_decay=self.exclude_from_decay,
+        )
+        if self.optimizer_holds_frozen and self.resolved.never_trained:
+            frozen = [self.network.get_parameter(name) for name in self.resolved.never_trained]
+            groups.append({"params": frozen, "name": "frozen"})
+        optimizer = self._build_optimizer(groups)
+        steps = int(self.trainer.estimated_stepping_batches)
+        epoch = max(1, steps // max(1, self.trainer.max_epochs or 1))
+        scheduler = self._build_scheduler(optimizer, steps, epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's loss; stops at the first one that is not finite, before it reaches the weights."""
+        images, labels = batch
+        logits = self(images)
+        loss: Tensor = self.loss(logits, labels)
+        # Asking a GPU for the value would make it wait at each step, so there it is asked now and then.
+        if (not loss.is_cuda or batch_idx % CHECK_EVERY_N_BATCHES == 0) and not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss became {loss.item()} at step {self.global_step} (epoch {self.current_epoch}). The last "
+                "checkpoint is from before. A smaller optimizer.lr, trainer.gradient_clip_norm=1 or "
+                "trainer.precision=32-true may help"
+            )
+        self.log("train/loss", loss)
+        self.train_loss.update(loss.detach().float(), len(labels))
+        self.train_accuracy.update(logits.detach(), labels.argmax(dim=1) if labels.ndim == 2 else labels)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss_epoch", self.train_loss)
+        self.log("train/accuracy", self.train_accuracy, prog_bar=True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities (batch, classes), on the CPU, of images (batch, 3, height, width) on any device."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            logits: Tensor = self(images.to(self.device))
+            return logits.float().softmax(dim=1).cpu()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the weights as the network does, and add what is needed to use them."""
+        checkpoint["state_dict"] = {
+            name.removeprefix(PREFIX): tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name.startswith(PREFIX)
+        }
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": CHECKPOINT_FORMAT,
+            "recipe": self.recipe,
+            "images": self.images,
+            "policy": self.policy.to_dict(),
+            "settings": self.settings,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Undo the renaming, for Lightning."""
+        own = self.state_dict()
+        state = {PREFIX + name: tensor for name, tensor in checkpoint["state_dict"].items()}
+        # What a user's loss or head of metrics keeps outside the network is not in the file: it stays as built.
+        checkpoint["state_dict"] = {**{k: v for k, v in own.items() if not k.startswith(PREFIX)}, **state}
+
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images)
+        evaluation = self.evaluations[split]
+        assert isinstance(evaluation, Evaluation)
+        evaluation.update(logits, labels, self.loss(logits, labels))
+
+    def _finish(self, split: str) -> None:
+        evaluation = self.evaluations[split]
+        assert isinstance(evaluation, Evaluation)
+        scalars, self.confusion = evaluation.compute()
+        evaluation.reset()
+        count = int(scalars.pop("count"))
+        self._check_count(split, count)
+        for name, value in scalars.items():
+            # The values are the same on every process already.
+            self.log(f"{split}/{name}", value, prog_bar=name == "accuracy", rank_zero_only=False, sync_dist=False)
+
+    def _check_count(self, split: str, count: int) -> None:
+        """Each image counts exactly once, on however many processes."""
+        trainer = self.trainer
+        loader = trainer.val_dataloaders if split == "val" else trainer.test_dataloaders
+        limit = trainer.limit_val_batches if split == "val" else trainer.limit_test_batches
+        dataset = getattr(loader, "dataset", None)
+        if trainer.sanity_checking or limit != 1.0 or dataset is None:
+            return
+        if count != len(dataset):
+            raise RuntimeError(
+                f"{count} images were counted in the {split} evaluation, but there are {len(dataset)}. Build the "
+                "Trainer with use_distributed_sampler=False and take the loaders from ImageDataModule"
+            )
+
+
+def load_classifier(path: str | Path, *, device: str | torch.device = "cpu") -> ImageClassifier:
+    """The classifier in a frostline checkpoint, in eval mode: from the file alone.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or is not a frostline checkpoint that says how its network is built.
+    """
+    checkpoint = read_checkpoint(path)
+    described = checkpoint[CHECKPOINT_KEY]
+    if described["recipe"] is None:
+        raise ValueError(
+            f"{path}: this checkpoint was made from a network built by hand, so it can only be loaded by hand"
+        )
+    recipe, images = described["recipe"], described["images"]
+    network, _ = build_network(model=recipe["model"], head=recipe["head"], classes=len(images["classes"]))
+    network.load_state_dict(checkpoint["state_dict"])
+    policy = FreezePolicy.from_dict(described["policy"])
+    return ImageClassifier(network=network, images=images, policy=policy, recipe=recipe).to(device).eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A frostline checkpoint's content, read with `weights_only=True`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or another program's.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, f"There is no checkpoint `{path}`")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path}: cannot be read as a checkpoint; it is damaged or another program's ({reason})"
+        ) from error
+    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get(CHECKPOINT_KEY), dict)):
+        raise ValueError(
+            f"{path}: is not a frostline checkpoint. To start from another program's weights: model.weights={path}"
+        )
+    version = checkpoint[CHECKPOINT_KEY].get("format")
+    if version != CHECKPOINT_FORMAT:
+        raise ValueError(f"{path}: has checkpoint format {version}; this frostline reads format {CHECKPOINT_FORMAT}")
+    return checkpoint

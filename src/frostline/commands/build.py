@@ -1,0 +1,215 @@
+"""From the sections of a resolved config to objects. Nothing below this room sees a config."""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+
+from frostline.classifier import ImageClassifier, OptimizerBuilder
+from frostline.commands.ranks import launched_outside
+from frostline.data.datamodule import ImageDataModule
+from frostline.freezing.policy import FreezePolicy
+from frostline.losses import build_loss
+from frostline.models.network import build_network
+from frostline.models.weights import LoadedWeights
+from frostline.resume import ExactResume
+from frostline.schedulers import SCHEDULERS
+from frostline.signatures import check_signature, find_class
+from frostline.tracking.checkpoints import LAST, SaveOnInterrupt, WholeFileCheckpointIO, checkpoint_callbacks
+from frostline.tracking.first_gradient import FirstGradient
+from frostline.tracking.loggers import build_loggers
+
+TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
+    name.lower(): optimizer
+    for name, optimizer in vars(torch.optim).items()
+    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
+}
+
+
+def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tuple[ImageClassifier, LoadedWeights]:
+    """The classifier that a training config describes, sized from the data, and where its weights are from.
+
+    Raises:
+        ValueError, FileNotFoundError: a part of the config does not fit the data or another part.
+    """
+    weights = settings["model"]["weights"]
+    recipe = {"model": _without(settings["model"], "weights"), "head": dict(settings["head"])}
+    network, loaded = build_network(
+        model=recipe["model"], head=recipe["head"], classes=len(data.classes), weights=weights
+    )
+    policy = FreezePolicy.from_dict(_without(settings["freeze"], "name"))
+    classifier = ImageClassifier(
+        network=network,
+        images=data.describe(),
+        policy=policy,
+        must_train=_new_head(loaded),
+        loss=_loss(settings["loss"], data),
+        optimizer=optimizer_builder(settings["optimizer"]),
+        scheduler=SCHEDULERS[settings["scheduler"]["name"]](**_without(settings["scheduler"], "name")),
+        recipe=recipe,
+    )
+    classifier.exclude_from_decay = settings["optimizer"].get("exclude_from_decay", [])
+    classifier.optimizer_holds_frozen = settings["optimizer"].get("include_frozen", False)
+    classifier.settings = dict(settings)
+    if settings["trainer"]["channels_last"]:
+        classifier.channels_last = True
+        network.to(memory_format=torch.channels_last)
+    if settings["trainer"]["compile"]:
+        network.compile()
+    return classifier, loaded
+
+
+def optimizer_builder(options: Mapping[str, Any]) -> OptimizerBuilder:
+    """Builds a torch optimizer by name, or one of the user's own, from parameter groups.
+
+    Raises:
+        ValueError: a class of the user's own that does not exist, or does not take these options.
+    """
+    arguments = _without(options, "name", "_target_", "exclude_from_decay", "include_frozen")
+    if "_target_" in options:
+        own = find_class(options["_target_"], subclass_of=torch.optim.Optimizer, what="optimizer")
+        if not arguments.get("weight_decay"):
+            arguments.pop("weight_decay", None)
+        check_signature(own, arguments, what="optimizer", given=("params",))
+        return partial(own, **arguments)
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    return partial(TORCH_OPTIMIZERS[options["name"]], **arguments)
+
+
+def build_trainer(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModule) -> lightning.Trainer:
+    """The Trainer of a run, with its checkpoints, loggers and everything else in the run folder."""
+    options, device = settings["trainer"], settings["device"]
+    validates = data.images("val") is not None
+    loggers = build_loggers(settings["logger"], folder=folder, settings=settings)
+    return lightning.Trainer(
+        default_root_dir=folder,
+        max_epochs=options["max_epochs"],
+        max_steps=options["max_steps"] or -1,
+        accumulate_grad_batches=options["accumulate_grad_batches"],
+        gradient_clip_val=options["gradient_clip_norm"],
+        gradient_clip_algorithm="norm" if options["gradient_clip_norm"] else None,
+        sync_batchnorm=options["sync_batchnorm"],
+        deterministic=options["deterministic"],
+        log_every_n_steps=options["log_every_n_steps"],
+        check_val_every_n_epoch=options["validate_every_n_epochs"],
+        limit_train_batches=options["limit_train_batches"] or 1.0,
+        limit_val_batches=(options["limit_val_batches"] or 1.0) if validates else 0,
+        limit_test_batches=options["limit_test_batches"] or 1.0,
+        num_sanity_val_steps=0,  # the loaders and the metrics are tested; a pass here would only cost a short run time
+        logger=loggers or False,
+        callbacks=_callbacks(settings, folder=folder, data=data, logs=bool(loggers)),
+        enable_progress_bar=settings["callbacks"]["progress_bar"],
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the datamodule divides the samples itself, without padding
+        **device_options(device, precision=options["precision"]),
+    )
+
+
+def device_options(device: Mapping[str, Any], *, precision: str = "32-true") -> dict[str, Any]:
+    """The Trainer's arguments that say where and in which precision it computes."""
+    accelerator = device["accelerator"]
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if device["threads"]:
+        torch.set_num_threads(device["threads"])
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or device["devices"]
+    if processes == "all":
+        processes = torch.cuda.device_count() if accelerator == "gpu" else 1
+    plugins: list[Any] = [WholeFileCheckpointIO()]
+    strategy: str | DDPStrategy = "auto"
+    if processes * device["num_nodes"] > 1:
+        plugins.append(_cluster_environment())
+        strategy = DDPStrategy(
+            process_group_backend="nccl" if accelerator == "gpu" else "gloo",
+            timeout=timedelta(seconds=device["timeout"]),
+            find_unused_parameters=False,
+        )
+    return {
+        "accelerator": accelerator,
+        "devices": processes,
+        "num_nodes": device["num_nodes"],
+        "strategy": strategy,
+        "plugins": plugins,
+        "precision": native_precision(accelerator) if precision == "auto" else precision,
+    }
+
+
+def native_precision(accelerator: str) -> str:
+    """bf16-mixed where the hardware computes bf16 natively, else 32-true.
+
+    Natively means: a GPU of compute capability 8.0 or more; a CPU with avx512_bf16 or amx_bf16.
+    """
+    if accelerator == "gpu":
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
+    capable = torch.cpu.get_capabilities()
+    return "bf16-mixed" if capable.get("avx512_bf16") or capable.get("amx_bf16") else "32-true"
+
+
+def monitored(settings: Mapping[str, Any], data: ImageDataModule) -> str | None:
+    """The value that chooses the best checkpoint; None without validation images.
+
+    Raises:
+        ValueError: early stopping is asked for, but there is nothing to validate on.
+    """
+    callbacks = settings["callbacks"]
+    images = data.images("val")
+    if images is None:
+        if callbacks["early_stopping_patience"]:
+            raise ValueError("callbacks.early_stopping_patience: the data has no validation images to decide by")
+        return None
+    if callbacks["monitor"] != "auto":
+        return str(callbacks["monitor"])
+    return "val/loss" if images.labels is None else "val/accuracy"
+
+
+def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModule, logs: bool) -> list[Callback]:
+    options = settings["callbacks"]
+    monitor = monitored(settings, data)
+    checkpoints = folder / "checkpoints"
+    kept = checkpoint_callbacks(checkpoints, monitor=monitor, every_n_steps=options["checkpoint_every_n_steps"])
+    callbacks: list[Callback] = [ExactResume(), SaveOnInterrupt(checkpoints / f"{LAST}.ckpt"), *kept.values()]
+    if monitor is not None and options["early_stopping_patience"]:
+        mode = "min" if monitor.endswith(("loss", "error")) else "max"
+        callbacks.append(EarlyStopping(monitor, patience=options["early_stopping_patience"], mode=mode))
+    if logs:
+        callbacks.append(LearningRateMonitor(logging_interval="step", log_momentum=True))
+    if options["progress_bar"]:
+        callbacks.append(RichProgressBar(leave=False))
+    if options["first_gradient"]:
+        callbacks.append(FirstGradient())
+    return callbacks
+
+
+def _cluster_environment() -> ClusterEnvironment:
+    if not launched_outside():
+        return LightningEnvironment()  # started by `ranks.start`
+    # Requeueing has one owner, and it is not Lightning's handler, which deadlocks when ranks differ in pace.
+    return TorchElasticEnvironment() if "TORCHELASTIC_RUN_ID" in os.environ else SLURMEnvironment(auto_requeue=False)
+
+
+def _loss(options: Mapping[str, Any], data: ImageDataModule) -> nn.Module:
+    arguments = _without(options, "name", "class_weights")
+    if options.get("class_weights") == "balanced":
+        arguments["class_weights"] = data.class_weights().tolist()
+    return build_loss(options["name"], **arguments)
+
+
+def _new_head(loaded: LoadedWeights) -> tuple[str, ...]:
+    """A head that starts from random weights trains whatever the policy says."""
+    return ("fc.*",) if any(name.startswith("fc.") for name in loaded.initialised) else ()
+
+
+def _without(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in keys}

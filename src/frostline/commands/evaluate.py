@@ -1,0 +1,65 @@
+"""frostline evaluate: a checkpoint's results on data."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from frostline.classifier import CHECKPOINT_KEY, load_classifier, read_checkpoint
+from frostline.commands.build import device_options
+from frostline.commands.failures import explained
+from frostline.commands.run_folder import write_whole
+from frostline.commands.train import quiet_libraries
+from frostline.data.build import build_datamodule
+from frostline.tracking.report import evaluation_facts, evaluation_text
+
+
+@explained
+def run(settings: Mapping[str, Any]) -> None:
+    """Print the metrics of a checkpoint on one split, and write them to `output` where one is given."""
+    quiet_libraries()
+    trained_on = read_checkpoint(settings["checkpoint"])[CHECKPOINT_KEY]["settings"]
+    classifier = load_classifier(settings["checkpoint"])
+    data_settings = settings.get("data") or trained_on.get("data")
+    if data_settings is None:
+        raise ValueError(
+            "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
+        )
+    images = {key: classifier.images[key] for key in ("image_size", "resize", "mean", "std")}
+    if settings["batch_size"] is not None:
+        images["batch_size"] = settings["batch_size"]
+    no_augmentation = {"name": "none", "mixup": 0.0, "cutmix": 0.0}
+    data = build_datamodule(data={**data_settings, **images}, augment=no_augmentation, seed=trained_on.get("seed", 0))
+    split = settings["split"]
+    if data.classes != classifier.classes:
+        raise ValueError(
+            f"data: its classes are not the checkpoint's. The data has {len(data.classes)} ({_listed(data.classes)}), "
+            f"the checkpoint {len(classifier.classes)} ({_listed(classifier.classes)})"
+        )
+    if data.images(split) is None:
+        raise ValueError(f"split: the data has no {split} images")
+    precision = "32-true"
+    trainer = lightning.Trainer(
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        **device_options(settings["device"], precision=precision),
+    )
+    [results] = trainer.test(classifier, dataloaders=data.evaluation_loader(split), verbose=False)
+    named = {f"{split}/{name.partition('/')[2]}": float(value) for name, value in results.items()}
+    outcome = evaluation_facts(named, classifier.confusion, classifier.classes)
+    print(evaluation_text(outcome))
+    if settings["output"] is not None:
+        output = Path(settings["output"])
+        output.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"checkpoint": str(settings["checkpoint"]), "split": split, **outcome}
+        write_whole(output, json.dumps(facts, indent=2) + "\n")
+        print(f"written to {output.resolve()}")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")

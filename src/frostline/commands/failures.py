@@ -1,0 +1,43 @@
+"""How a command ends when something is wrong: one message for a user's mistake, exit code 2, no traceback."""
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+USER_ERROR = 2
+INTERRUPTED = 130
+# What a user can mend: a wrong value, a missing file, a loss that went to infinity.
+USER_MISTAKES = (ValueError, FileNotFoundError, FloatingPointError)
+
+Run = Callable[[Mapping[str, Any]], None]
+
+
+def message_of(error: Exception) -> str:
+    """The error's message without the number that an OSError puts before it."""
+    if isinstance(error, OSError) and error.strerror:
+        name = f": {error.filename}" if error.filename is not None else ""
+        return f"{error.strerror}{name}"
+    return str(error)
+
+
+def explained(run: Run) -> Run:
+    """Let a command's user mistakes end in one message."""
+
+    @functools.wraps(run)
+    def wrapper(settings: Mapping[str, Any]) -> None:
+        try:
+            run(settings)
+        except USER_MISTAKES as error:
+            print(f"frostline: {message_of(error)}", file=sys.stderr)
+            raise SystemExit(USER_ERROR) from None
+
+    return wrapper
+
+
+def fail(problems: Sequence[str]) -> NoReturn:
+    """Print what is wrong, one line a problem, and end with exit code 2."""
+    count = f"{len(problems)} problems:" if len(problems) > 1 else "frostline:"
+    text = "\n".join(f"  {problem}" if len(problems) > 1 else problem for problem in problems)
+    print(f"{count}{chr(10) if len(problems) > 1 else ' '}{text}", file=sys.stderr)
+    raise SystemExit(USER_ERROR)

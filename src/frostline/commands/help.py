@@ -1,0 +1,89 @@
+"""The texts of `--help`, made from the schema and the YAML files, so that they cannot differ from what is read."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from frostline.commands import run_folder
+from frostline.commands.overrides import group_options
+from frostline.commands.schema.commands import COMMANDS, Group
+from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
+from frostline.commands.schema.section import Section
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "train": (
+        "python train.py",
+        "python train.py freeze=head optimizer=adamw optimizer.lr=0.001",
+        "python train.py data=image_folder data.path=/path/to/images freeze=from_layer4",
+        "python train.py -m freeze=head,from_layer4,none seed=0,1,2",
+    ),
+    "evaluate": ("frostline evaluate checkpoint=runs/RUN/checkpoints/best.ckpt",),
+    "predict": ("frostline predict checkpoint=runs/RUN/checkpoints/best.ckpt inputs=photos output=predictions.csv",),
+}
+
+
+def overview() -> str:
+    """What `frostline --help` prints."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+    return f"frostline COMMAND key=value …\n\n{commands}\n\nfrostline COMMAND --help explains every key of a command."
+
+
+def command_help(name: str) -> str:
+    """What `frostline NAME --help` prints: the options of every group, and every key of the default config."""
+    command, options, defaults = COMMANDS[name], group_options(None), default_config(name)
+    lines = [command.help, "", *(f"  {example}" for example in EXAMPLES.get(name, ())), "", "Groups (group=option):"]
+    for group in (*command.groups, *command.selectors):
+        lines.append(f"  {group}={'|'.join(options[group])}")
+    lines += ["", "Keys (key=value), with the options and values of the default config:"]
+    for key, kind, default, text in key_rows(command.keys, defaults):
+        lines += _entry(key, kind, default, text)
+    for group, schema_of in command.groups.items():
+        node = defaults.get(group)
+        schema = None if node is None else schema_of.schema_of(node)
+        if schema is not None:
+            lines.append("")
+            for key, kind, default, text in key_rows(schema, node or {}, prefix=f"{group}."):
+                lines += _entry(key, kind, default, text)
+    lines += [
+        "",
+        "The keys of the other options: docs/configuration.md, or choose one and use --cfg job.",
+        "Also: --cfg job (show the config), -m (sweep over a=1,2), --config-dir DIR (your own configs), "
+        "-sc install=bash (tab completion), --hydra-help.",
+    ]
+    return "\n".join(lines)
+
+
+def default_config(command: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The config that a command composes, without the values that only a run knows."""
+    OmegaConf.register_new_resolver("frostline.run_key", run_folder.run_key, replace=True)
+    with initialize_config_module("frostline.conf", version_base="1.3", job_name=command):
+        settings = OmegaConf.to_container(compose(command, overrides=list(overrides)), resolve=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def key_rows(
+    section: type[Section], values: Mapping[str, Any], *, prefix: str = ""
+) -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and help text of each key, those of nested sections after their parent's."""
+    for key, field in fields_of(section).items():
+        nested = nested_section(field.annotation)
+        default = value_text(values[key]) if key in values and not (nested and values[key]) else ""
+        yield prefix + key, type_text(field), "(required)" if default == "???" else default, field.description or ""
+        if nested is not None:
+            inner = values.get(key) if isinstance(values.get(key), Mapping) else {}
+            place = f"{key}[i]." if str(field.annotation).startswith("list") else f"{key}."
+            yield from key_rows(nested, inner or {}, prefix=prefix + place)
+
+
+def options_of(group: Group) -> Mapping[str, type[Section]]:
+    """Each option's schema, under the option's `name`; under an empty name where all options share one."""
+    return {"": group.section} if group.section is not None else group.by_name
+
+
+def _entry(key: str, kind: str, default: str, text: str) -> list[str]:
+    shown = f" = {default}" if default else ""
+    return [f"  {key}{shown}", f"      {kind}. {text[:1].upper()}{text[1:]}."]

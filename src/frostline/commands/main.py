@@ -1,0 +1,88 @@
+"""The entry: `python train.py …` and `frostline COMMAND …`. Imports no torch until a config has been found sound."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from frostline.commands.failures import INTERRUPTED, fail
+
+
+def main(command: str | None = None, arguments: Sequence[str] | None = None) -> None:
+    """Run a command; without one, the first argument names it. Ends by SystemExit where something is wrong."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(command, given)
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _run(command: str | None, given: list[str]) -> None:
+    from frostline.commands.schema.commands import COMMANDS
+
+    if command is None:
+        if not given or given[0] in ("--help", "-h", "help"):
+            from frostline.commands.help import overview
+
+            print(overview())
+            return
+        if given[0] == "--version":
+            from importlib.metadata import version
+
+            print(f"frostline {version('frostline')}")
+            return
+        command = given.pop(0)
+        if command not in COMMANDS:
+            from frostline.commands.validation import unknown_choice
+
+            fail([unknown_choice("frostline", command, list(COMMANDS)).replace("frostline=", "frostline ")])
+    if "--help" in given or "-h" in given:
+        from frostline.commands.help import command_help
+
+        print(command_help(command))
+        return
+    run_hydra(command, given)
+
+
+def run_hydra(command: str, given: list[str]) -> None:
+    """Check the command line, then let Hydra compose the config and call the command with it."""
+    import hydra
+    from hydra._internal.utils import get_args_parser
+    from omegaconf import DictConfig, OmegaConf
+
+    from frostline.commands import run_folder
+    from frostline.commands.overrides import Invocation, problems_of
+    from frostline.commands.ranks import global_rank
+    from frostline.commands.schema.commands import COMMANDS
+
+    OmegaConf.register_new_resolver("frostline.run_key", run_folder.run_key, replace=True)
+    # Intermixed: Hydra itself wants all flags before or after the overrides.
+    flags = get_args_parser().parse_intermixed_args(given)
+    config_dir = Path(flags.config_dir) if flags.config_dir else None
+    invocation = Invocation(command=command, overrides=flags.overrides, config_dir=config_dir)
+    only_shown = flags.shell_completion or flags.hydra_help or flags.info
+    if not only_shown:
+        if flags.config_dir and str(config_dir) not in sys.path:
+            # Classes of the user's own often lie beside their configs.
+            sys.path.insert(0, str(config_dir))
+        problems = problems_of(invocation, COMMANDS[command])
+        if problems:
+            fail(problems)
+    if global_rank() > 0 and not (only_shown or flags.cfg):
+        from frostline.commands.train import join
+
+        join(invocation)
+        return
+
+    def job(config: DictConfig) -> None:
+        settings = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(settings, dict)
+        # Found by name, as each command pulls in torch.
+        importlib.import_module(f"frostline.commands.{command}").run({str(k): value for k, value in settings.items()})
+
+    sys.argv = [sys.argv[0], *(word for word in given if word not in flags.overrides), *flags.overrides]
+    hydra.main(version_base="1.3", config_path="pkg://frostline.conf", config_name=command)(job)()

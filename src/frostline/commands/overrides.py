@@ -1,0 +1,166 @@
+"""Check what was typed on the command line before Hydra acts on it: all mistakes in one report.
+
+Hydra stops at the first mistake, advises `+` for a mistyped key and then accepts it unread; here each override is
+looked at on its own, and what is wrong is left out of the composition that looks for the next mistake.
+"""
+
+import importlib.resources
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from frostline.commands.schema.commands import Command
+from frostline.commands.validation import unknown_choice, unknown_key, validate, with_type
+
+# A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
+MOST_JOBS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """What stands on a command line: the command, its overrides, and where else configs are looked for."""
+
+    command: str
+    overrides: Sequence[str]
+    config_dir: Path | None = None
+
+
+def problems_of(invocation: Invocation, command: Command) -> list[str]:
+    """Everything that is wrong with the overrides and with the config that they compose: one message a problem."""
+    if invocation.config_dir is not None and not invocation.config_dir.is_dir():
+        return [f"--config-dir: there is no folder `{invocation.config_dir}`."]
+    problems: list[str] = []
+    parsed = _parsed(invocation.overrides, problems)
+    with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
+        groups = group_options(invocation.config_dir)
+        options, values = [], []
+        for override in parsed:
+            group = _key(override).split("@")[0]
+            if group not in groups:
+                values.append(override)
+            elif problem := _option_problem(override, groups[group]):
+                problems.append(problem)
+            else:
+                options.append(override)
+        try:
+            # A sweep's first options stand for all of them: which keys exist is asked of one config.
+            defaults = _composed(invocation, next(_jobs(options)))
+        except (HydraException, OmegaConfBaseException) as error:
+            return [*problems, _in_short(error)]
+        known = [*_keys(defaults), *(group for group in groups if group in (*command.groups, *command.selectors))]
+        usable = list(options)
+        for override in values:
+            added = override.is_add() or override.is_force_add() or override.is_delete()
+            if added or override.is_hydra_override() or _key(override) in known:
+                usable.append(override)
+            else:
+                problems.append(_unknown(_key(override), known, command, defaults))
+        for job in itertools.islice(_jobs(usable), MOST_JOBS):
+            try:
+                settings = _composed(invocation, job)
+            except (HydraException, OmegaConfBaseException) as error:
+                problems.append(_in_short(error))
+                continue
+            problems += [p for p in validate(command, settings, defaults=defaults) if p not in problems]
+    return problems
+
+
+def group_options(config_dir: Path | None) -> dict[str, list[str]]:
+    """The config groups and their options, frostline's and those in the user's folder."""
+    groups: dict[str, list[str]] = {}
+    for folder in (Path(str(importlib.resources.files("frostline.conf"))), config_dir):
+        if folder is None:
+            continue
+        for file in sorted(folder.rglob("*.yaml")):
+            group = file.relative_to(folder).parent.as_posix()
+            if group != ".":
+                groups.setdefault(group, []).append(file.stem)
+    return groups
+
+
+def _parsed(texts: Sequence[str], problems: list[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for text in texts:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException:
+            problems.append(f"{text}: cannot be read. Write KEY=VALUE, with quotes around special characters.")
+    return parsed
+
+
+def _key(override: Override) -> str:
+    return str(override.get_key_element()).lstrip("+~")
+
+
+def _option_problem(override: Override, options: list[str]) -> str | None:
+    if override.is_delete() or override.value() is None:
+        return None
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    for value in values:
+        for option in value if isinstance(value, list) else [value]:
+            if str(option) not in options:
+                return unknown_choice(_key(override), str(option), options)
+    return None
+
+
+def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
+    """The override lists of a sweep's jobs; one list where nothing is swept."""
+    alternatives = []
+    for override in overrides:
+        if override.is_discrete_sweep():
+            alternatives.append([f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()])
+        elif not override.is_sweep_override():  # an interval is a sweeper plugin's to draw from
+            alternatives.append([str(override.input_line)])
+    return (list(job) for job in itertools.product(*alternatives))
+
+
+def run_folder_of(invocation: Invocation) -> str:
+    """The run folder of a command line, found without Hydra's main, which would set up logging in it."""
+    with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
+        extra = _searchpath(invocation)
+        config = compose(invocation.command, overrides=[*invocation.overrides, *extra], return_hydra_config=True)
+        return str(config.hydra.run.dir)
+
+
+def _searchpath(invocation: Invocation) -> list[str]:
+    if invocation.config_dir is None:
+        return []
+    return [f"hydra.searchpath=['file://{invocation.config_dir.resolve()}']"]
+
+
+def _composed(invocation: Invocation, overrides: list[str]) -> dict[str, Any]:
+    config = compose(config_name=invocation.command, overrides=[*overrides, *_searchpath(invocation)])
+    settings = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _unknown(key: str, known: list[str], command: Command, defaults: Mapping[str, Any]) -> str:
+    name = key.partition(".")[0]
+    group, node = command.groups.get(name), defaults.get(name)
+    schema = group.schema_of(node) if group is not None and isinstance(node, Mapping) else None
+    message = unknown_key(key, known, group=group)
+    return with_type(message, schema, node) if schema is not None and isinstance(node, Mapping) else message
+
+
+def _in_short(error: Exception) -> str:
+    """What Hydra or OmegaConf says, without the advice to force an unknown key in by `+`."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(line for line in lines if "use +" not in line and not line.startswith(("full_key", "object_type")))

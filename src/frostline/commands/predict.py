@@ -1,0 +1,27 @@
+"""frostline predict: the classes of images in files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline.classifier import load_classifier
+from frostline.commands.build import device_options
+from frostline.commands.failures import explained
+from frostline.data.files import find_images
+from frostline.tracking.predictions import predict_files, write_predictions
+
+
+@explained
+def run(settings: Mapping[str, Any]) -> None:
+    """Write a CSV with a row for each image; an image that cannot be read has the reason in its row."""
+    accelerator = device_options(settings["device"])["accelerator"]
+    classifier = load_classifier(settings["checkpoint"], device="cuda" if accelerator == "gpu" else "cpu")
+    inputs = settings["inputs"]
+    paths = find_images([inputs] if isinstance(inputs, str) else inputs)
+    output, top_k = Path(settings["output"]), min(settings["top_k"], len(classifier.classes))
+    predictions = predict_files(
+        classifier.probabilities, paths, images=classifier.images, top_k=top_k, batch_size=settings["batch_size"]
+    )
+    read, broken = write_predictions(predictions, output, top_k=top_k)
+    unreadable = f"; {broken} could not be read (see the column error)" if broken else ""
+    print(f"{read} images predicted{unreadable}: {output.resolve()}")

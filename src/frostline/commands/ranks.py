@@ -1,0 +1,128 @@
+"""The processes of a run: who they are, how they are started, and how they come to one config.
+
+Rank 0 composes and writes the config into the run folder; the others read it. They never compose for themselves:
+in a sweep each would start the sweep again.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+READY_SECONDS = 300.0
+# How long the others get to end by themselves after one process has failed.
+GRACE_SECONDS = 10.0
+
+
+def launched_outside() -> bool:
+    """Whether torchrun or srun started this process as one of a run's ranks."""
+    env = os.environ
+    return "TORCHELASTIC_RUN_ID" in env or ("SLURM_PROCID" in env and env.get("SLURM_JOB_NAME") not in INTERACTIVE)
+
+
+# Lightning, too, takes a job of this name for a shell in which things are started by hand.
+INTERACTIVE = ("bash", "interactive")
+
+
+def global_rank() -> int:
+    """This process's place among all of the run's; 0 where it is alone."""
+    if not launched_outside():
+        return 0
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def outside_world() -> tuple[int, int]:
+    """Processes per node and nodes, as torchrun or srun started them."""
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        local = int(env["LOCAL_WORLD_SIZE"])
+        return local, int(env["WORLD_SIZE"]) // local
+    nodes = int(env.get("SLURM_NNODES", "1"))
+    return int(env.get("SLURM_NTASKS", "1")) // nodes, nodes
+
+
+def announce(folder: Path) -> None:
+    """Rank 0 has written the config: let the other ranks read it."""
+    (folder / _signal_name()).touch()
+
+
+def await_config(folder: Path, *, seconds: float = READY_SECONDS) -> None:
+    """Wait until rank 0 of this very launch has written the config.
+
+    Raises:
+        TimeoutError: it has not, within that time.
+    """
+    end = time.monotonic() + seconds
+    while not (folder / _signal_name()).exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"Rank {global_rank()} waited {seconds:.0f} s for rank 0 to write {folder}/config.yaml")
+        time.sleep(0.05)
+
+
+def _signal_name() -> str:
+    env = os.environ
+    launch = (
+        env.get("TORCHELASTIC_RUN_ID", "") + env.get("TORCHELASTIC_RESTART_COUNT", "")
+        or f"{env.get('SLURM_JOB_ID')}.{env.get('SLURM_STEP_ID')}.{env.get('SLURM_RESTART_COUNT', '0')}"
+    )
+    return f".ready-{launch}"
+
+
+def start(folder: Path, *, processes: int, threads: int | None) -> int:
+    """Run the prepared run folder on several processes of this machine and return the exit code.
+
+    When one process fails, the others are ended: they would wait for it until their time-out.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shared: Mapping[str, Any] = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": processes,
+        "NODE_RANK": 0,
+        # Classes of the user's own are found where this process finds them.
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": threads or max(1, cores // processes),
+    }
+    # Ctrl-C reaches the children by themselves; this process only waits until they have saved.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    children = []
+    try:
+        for rank in range(processes):
+            env = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            command = [sys.executable, "-m", "frostline.commands.worker", str(folder)]
+            children.append(subprocess.Popen(command, env=env, preexec_fn=_interruptible))
+        return _outcome(children)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+        signal.signal(signal.SIGINT, before)
+
+
+def _interruptible() -> None:
+    # An ignored SIGINT would be inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _outcome(children: list[subprocess.Popen[bytes]]) -> int:
+    """Wait for all, or for the first that fails; its exit code."""
+    while any(child.poll() is None for child in children):
+        failed = [code for child in children if (code := child.poll())]
+        if failed:
+            end = time.monotonic() + GRACE_SECONDS
+            while time.monotonic() < end and any(child.poll() is None for child in children):
+                time.sleep(0.1)
+            return failed[0] if failed[0] > 0 else 128 - failed[0]
+        time.sleep(0.1)
+    codes = [child.returncode for child in children]
+    worst = next((code for code in codes if code), 0)
+    return worst if worst >= 0 else 128 - worst

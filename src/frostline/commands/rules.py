@@ -1,0 +1,88 @@
+"""Rules between keys, and between keys and this machine, that need no torch to be checked."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+
+def broken_rules(settings: Mapping[str, Any]) -> list[str]:
+    """One message for each broken rule between keys that are each well-formed; malformed sections are left out."""
+    return [*_files(settings), *_devices(settings), *_training(settings)]
+
+
+def visible_gpus() -> int:
+    """NVIDIA GPUs that a process started here would see, asked of the driver's files: torch takes seconds to import."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if chosen is None:
+        return present
+    return min(present, len([name for name in chosen.split(",") if name.strip() not in ("", "-1")]))
+
+
+def _files(settings: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("resume_from", "checkpoint"):
+        path = settings.get(key)
+        if path is not None and not Path(path).exists():
+            yield f"{key}: there is no file `{path}`."
+    weights = (settings.get("model") or {}).get("weights", "none")
+    named = weights in ("auto", "imagenet", "none") or urlparse(weights).scheme in ("http", "https")
+    if not named and not Path(weights).is_file():
+        yield (
+            f"model.weights: there is no file `{weights}`. The choices are: auto, imagenet, none, or the path or "
+            "URL of a state dict, a safetensors file or a frostline checkpoint."
+        )
+    inputs = settings.get("inputs") or []
+    for path in [inputs] if isinstance(inputs, str) else inputs:
+        if not Path(path).exists():
+            yield f"inputs: there is no file or folder `{path}`."
+
+
+def _devices(settings: Mapping[str, Any]) -> Iterator[str]:
+    device = settings.get("device")
+    if device is None:
+        return
+    gpus, devices = visible_gpus(), device["devices"]
+    if "checkpoint" in settings and (devices != 1 or device["num_nodes"] != 1):
+        yield "device.devices: this command runs on one device. Use device=auto, device=cpu or device=gpu."
+    if device["accelerator"] == "cpu" and devices == "all":
+        yield "device.devices: `all` is for GPUs; give a number of CPU processes."
+    if device["accelerator"] == "gpu":
+        if gpus == 0:
+            yield "device.accelerator: there is no GPU here. Use device=cpu, or device=cpu_ddp for several processes."
+        elif devices != "all" and devices > gpus:
+            yield f"device.devices: {devices} GPUs wanted, but {gpus} {'is' if gpus == 1 else 'are'} visible."
+    elif device["accelerator"] == "auto" and gpus and devices != "all" and devices > gpus:
+        yield f"device.devices: {devices} GPUs wanted, but {gpus} {'is' if gpus == 1 else 'are'} visible."
+    ranks = (gpus if devices == "all" else devices) * device["num_nodes"]
+    batch = (settings.get("data") or {}).get("batch_size")
+    if batch is not None and ranks > 1 and batch % ranks:
+        near = sorted({max(ranks, batch // ranks * ranks), (batch // ranks + 1) * ranks})
+        yield (
+            f"data.batch_size: {batch} images cannot be shared evenly by {ranks} processes (the size is global). "
+            f"Use {' or '.join(map(str, near))}."
+        )
+    precision = (settings.get("trainer") or {}).get("precision")
+    if precision == "16-mixed" and (device["accelerator"] == "cpu" or (device["accelerator"] == "auto" and not gpus)):
+        yield "trainer.precision: 16-mixed needs a GPU. On a CPU use bf16-mixed, 32-true or auto."
+
+
+def _training(settings: Mapping[str, Any]) -> Iterator[str]:
+    if settings.get("fit") is False and settings.get("test") is False:
+        yield "fit, test: both are false, so there is nothing to do."
+    if settings.get("resume_from") is not None and settings.get("fit") is False:
+        yield "resume_from: goes with fit=true. To test a checkpoint, use `frostline evaluate checkpoint=PATH`."
+    optimizer = settings.get("optimizer") or {}
+    if optimizer.get("nesterov") and not optimizer.get("momentum"):
+        yield "optimizer.nesterov: needs optimizer.momentum > 0."
+    if optimizer.get("nesterov") and optimizer.get("dampening"):
+        yield "optimizer.nesterov: needs optimizer.dampening=0."
+    if optimizer.get("exclude_from_decay") and not optimizer.get("weight_decay"):
+        yield "optimizer.exclude_from_decay: optimizer.weight_decay is 0, so there is nothing to leave out."
+    if optimizer.get("name") == "rprop" and optimizer["step_sizes"][0] >= optimizer["step_sizes"][1]:
+        yield "optimizer.step_sizes: the smallest step must lie below the largest."
+    labels = (settings.get("data") or {}).get("name")
+    loss = settings.get("loss") or {}
+    if labels == "random" and loss.get("class_weights") == "balanced":
+        yield "loss.class_weights: the random source has soft labels, so there are no classes to count. Use none."

@@ -1,0 +1,70 @@
+"""One run, one folder: its name, and what is written into it before the first step."""
+
+import functools
+import json
+import os
+import secrets
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"
+
+
+@functools.cache
+def run_key() -> str:
+    """The run folder's name: the same on every process of a run, never derived from the clock on each of them.
+
+    RUN_ID; else SLURM's array or job id, which a requeued job keeps; else torchelastic's id; else the time and a random
+    suffix, so that two runs started in the same second do not meet.
+    """
+    env = os.environ
+    if env.get("RUN_ID"):
+        return env["RUN_ID"]
+    if "SLURM_PROCID" in env:
+        if "SLURM_ARRAY_JOB_ID" in env:
+            return f"slurm-{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+        return f"slurm-{env['SLURM_JOB_ID']}"
+    if env.get("TORCHELASTIC_RUN_ID", "none") != "none":
+        return f"elastic-{env['TORCHELASTIC_RUN_ID']}"
+    return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
+
+
+def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Write the resolved config and the overrides into the run folder."""
+    from omegaconf import OmegaConf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+    write_whole(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))) if overrides else "[]\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved config that `prepare` wrote."""
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Merge facts into the run's facts.json."""
+    path = folder / FACTS
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_whole(path, json.dumps({**known, **facts}, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def command_line() -> str:
+    """What was typed, to be typed again."""
+    return shlex.join([Path(sys.executable).name, *sys.argv])

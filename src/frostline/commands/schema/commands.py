@@ -1,0 +1,109 @@
+"""Each command's config: the keys at its top, and the schema of each of its groups."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from frostline.commands.schema.augment import Augment
+from frostline.commands.schema.data import DATA, OwnSource
+from frostline.commands.schema.freeze import FREEZE
+from frostline.commands.schema.model import HEADS, MODELS, OwnBackbone, OwnHead
+from frostline.commands.schema.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
+from frostline.commands.schema.section import OwnClass, Section
+from frostline.commands.schema.training import LOSSES, Callbacks, Device, Loggers, TrainerSection
+
+PathText = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A config group: one schema for all its options, or one for each value of the key `name`."""
+
+    section: type[Section] | None = None
+    by_name: Mapping[str, type[Section]] = field(default_factory=dict)
+    own: type[OwnClass] | None = None  # for a class of the user's, named by `_target_`
+
+    def schema_of(self, node: Mapping[str, Any]) -> type[Section] | None:
+        """The schema for a composed node, or None if its `name` is unknown."""
+        if self.section is not None:
+            return self.section
+        if "_target_" in node and self.own is not None:
+            return self.own
+        return self.by_name.get(str(node.get("name")))
+
+
+class TrainKeys(Section):
+    """Keys of a training run outside the groups."""
+
+    seed: int = Field(ge=0, lt=2**32, description="seed of weights, order and augmentation")
+    fit: bool = Field(description="train; false only tests")
+    test: bool = Field(description="evaluate the best checkpoint on the test images at the end")
+    resume_from: PathText | None = Field(description="checkpoint of an interrupted run to go on from")
+    output_dir: PathText = Field(description="folder in which each run gets a folder of its own")
+
+
+class EvaluateKeys(Section):
+    """Keys of an evaluation outside the groups."""
+
+    checkpoint: PathText = Field(description="path of a frostline checkpoint")
+    split: Literal["train", "val", "test"] = Field(description="which images of the data")
+    batch_size: Annotated[int, Field(ge=1)] | None = Field(description="images per batch; null: as in training")
+    output: PathText | None = Field(description="JSON file for the results; null: the terminal only")
+
+
+class PredictKeys(Section):
+    """Keys of a prediction outside the groups."""
+
+    checkpoint: PathText = Field(description="path of a frostline checkpoint")
+    inputs: PathText | Annotated[list[PathText], Field(min_length=1)] = Field(
+        description="an image, a folder of images (with its subfolders), or a list of these"
+    )
+    output: PathText = Field(description="CSV file for the predictions")
+    top_k: int = Field(ge=1, description="classes written per image, most probable first")
+    batch_size: int = Field(ge=1, description="images per batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What a command's config consists of."""
+
+    help: str
+    keys: type[Section]
+    groups: Mapping[str, Group]
+    selectors: tuple[str, ...] = ()  # groups whose options only set keys of other groups
+
+
+DATA_GROUP = Group(by_name=DATA, own=OwnSource)
+DEVICE_GROUP = Group(section=Device)
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        help="Train a classifier and test it.",
+        keys=TrainKeys,
+        groups={
+            "model": Group(by_name=MODELS, own=OwnBackbone),
+            "head": Group(by_name=HEADS, own=OwnHead),
+            "freeze": Group(by_name=FREEZE),
+            "data": DATA_GROUP,
+            "augment": Group(section=Augment),
+            "loss": Group(by_name=LOSSES),
+            "optimizer": Group(by_name=OPTIMIZERS, own=OwnOptimizer),
+            "scheduler": Group(by_name=SCHEDULERS),
+            "device": DEVICE_GROUP,
+            "trainer": Group(section=TrainerSection),
+            "callbacks": Group(section=Callbacks),
+            "logger": Group(section=Loggers),
+        },
+        selectors=("experiment",),
+    ),
+    "evaluate": Command(
+        help="Evaluate a checkpoint on data.",
+        keys=EvaluateKeys,
+        groups={"device": DEVICE_GROUP, "data": DATA_GROUP},
+    ),
+    "predict": Command(
+        help="Predict the classes of images in files.", keys=PredictKeys, groups={"device": DEVICE_GROUP}
+    ),
+}

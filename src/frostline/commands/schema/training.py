@@ -1,0 +1,107 @@
+"""The groups `loss`, `trainer`, `callbacks`, `device` and `logger`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from frostline.commands.schema.section import Section
+
+
+class CrossEntropy(Section):
+    """Cross-entropy with hard or soft labels."""
+
+    name: Literal["cross_entropy"] = Field(description="the loss's name")
+    label_smoothing: float = Field(ge=0, lt=1, description="share of a label spread evenly over all classes")
+    class_weights: Literal["none", "balanced"] = Field(
+        description="`balanced` weighs each class by the inverse of its frequency in the training images"
+    )
+
+
+class SumOfDifferences(Section):
+    """The notebook's (prediction - labels).sum()."""
+
+    name: Literal["sum_of_differences"] = Field(description="the loss's name")
+
+
+LOSSES: dict[str, type[Section]] = {"cross_entropy": CrossEntropy, "sum_of_differences": SumOfDifferences}
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Device(Section):
+    """Where a run computes."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(description="`auto` takes a GPU where there is one")
+    devices: Positive | Literal["all"] = Field(
+        description="GPUs, or CPU processes, per node; `all` takes every GPU that is visible"
+    )
+    num_nodes: Positive = Field(description="machines that take part; more than one needs torchrun or srun")
+    threads: Positive | None = Field(description="CPU threads per process; null shares the cores among the processes")
+    timeout: Positive = Field(description="seconds after which a process that waits for the others gives up")
+
+
+class TrainerSection(Section):
+    """How long and how to train."""
+
+    max_epochs: Positive = Field(description="passes over the training images")
+    max_steps: Positive | None = Field(description="optimizer steps after which training ends early; null: no limit")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        description="number format; `auto` is bf16-mixed where the hardware computes bf16 natively, else 32-true"
+    )
+    channels_last: bool = Field(description="keep images and weights in channels-last order: faster convolutions")
+    compile: bool = Field(description="compile the network with torch.compile; pays back in long runs only")
+    accumulate_grad_batches: Positive = Field(description="batches per optimizer step")
+    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        description="largest norm of all gradients together; null: no clipping"
+    )
+    sync_batchnorm: bool = Field(description="batch norm over the batches of all processes")
+    deterministic: bool = Field(description="only deterministic operations, at a price in speed")
+    log_every_n_steps: Positive = Field(description="steps between two logged training values")
+    validate_every_n_epochs: Positive = Field(description="epochs between two validations")
+    limit_train_batches: Positive | None = Field(description="batches per training epoch; null: all")
+    limit_val_batches: Positive | None = Field(description="batches per validation; null: all")
+    limit_test_batches: Positive | None = Field(description="batches of the test; null: all")
+
+
+class Callbacks(Section):
+    """What watches a run."""
+
+    monitor: Literal["auto", "val/accuracy", "val/f1", "val/loss", "val/calibration_error"] = Field(
+        description="value by which the best checkpoint is chosen and early stopping decides; "
+        "`auto` is val/accuracy, or val/loss where labels are soft"
+    )
+    early_stopping_patience: Positive | None = Field(
+        description="validations without improvement after which training stops; null: never"
+    )
+    checkpoint_every_n_steps: Positive | None = Field(
+        description="steps between two writings of last.ckpt; null: at each epoch's end"
+    )
+    progress_bar: bool = Field(description="show a progress bar")
+    first_gradient: bool = Field(description="print the first layer's gradient before and after the first backward")
+
+
+class CsvLogger(Section):
+    """metrics.csv in the run folder."""
+
+
+class TensorBoardLogger(Section):
+    """TensorBoard event files in the run folder."""
+
+
+class WandbLogger(Section):
+    """A Weights & Biases run; its files lie in the run folder."""
+
+    project: str = Field(description="the project in Weights & Biases")
+    entity: str | None = Field(description="the team or user; null: your default")
+    name: str | None = Field(description="the run's display name; null: the run folder's name")
+    group: str | None = Field(description="runs shown together")
+    tags: list[str] = Field(description="labels to filter by")
+    offline: bool = Field(description="write to the run folder only, to be synced later with `wandb sync`")
+
+
+class Loggers(Section):
+    """Where metrics go; several at once as logger=[csv,wandb]."""
+
+    csv: CsvLogger | None = Field(default=None, description="write metrics.csv")
+    tensorboard: TensorBoardLogger | None = Field(default=None, description="write TensorBoard event files")
+    wandb: WandbLogger | None = Field(default=None, description="log to Weights & Biases")

@@ -1,0 +1,204 @@
+"""frostline train: from a resolved config to a run folder with a trained classifier."""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import ranks, run_folder
+from frostline.commands.failures import INTERRUPTED, USER_ERROR, USER_MISTAKES, fail, message_of
+from frostline.commands.overrides import Invocation, run_folder_of
+from frostline.commands.rules import visible_gpus
+
+log = logging.getLogger("frostline")
+
+
+def run(settings: dict[str, Any]) -> None:
+    """Prepare the run folder, then train in it: here, or on as many processes as the config asks for."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir).resolve()
+    settings = with_absolute_paths(settings)
+    outside = ranks.launched_outside()
+    if outside:
+        settings = on_outside_world(settings)
+    run_folder.prepare(folder, settings, list(hydra.overrides.task))
+    device = settings["device"]
+    if outside:
+        ranks.announce(folder)
+    elif device["num_nodes"] > 1:
+        fail(["device.num_nodes: several nodes need a launcher: srun (scripts/slurm/train.sbatch) or torchrun."])
+    processes = visible_gpus() if device["devices"] == "all" else device["devices"]
+    if outside or processes == 1:
+        train_in(folder, settings)
+        return
+    code = ranks.start(folder, processes=processes, threads=device["threads"])
+    if code:
+        raise SystemExit(code)
+
+
+def join(invocation: Invocation) -> None:
+    """A rank other than 0 under torchrun or srun: wait for rank 0's config, then train with the others."""
+    folder = Path(run_folder_of(invocation)).resolve()
+    ranks.await_config(folder)
+    train_in(folder, run_folder.read_config(folder))
+
+
+def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback."""
+    from frostline.tracking.checkpoints import Interrupted
+
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    _log_into(folder, rank)
+    try:
+        train(folder, settings, is_first=rank == 0)
+    except Interrupted as interruption:
+        log.info("%s", interruption)
+        log.info("To go on: %s resume_from=%s", run_folder.command_line(), interruption.checkpoint)
+        _end_loggers(INTERRUPTED)
+        raise SystemExit(INTERRUPTED) from None
+    except USER_MISTAKES as error:
+        _explain(error, folder)
+        _end_loggers(USER_ERROR)
+        raise SystemExit(USER_ERROR) from None
+    except Exception:
+        log.exception(
+            "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
+        )
+        _end_loggers(1)
+        raise SystemExit(1) from None
+    _end_loggers(0)
+
+
+def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
+    """The story of a run."""
+    from lightning import seed_everything
+
+    from frostline.commands.build import build_classifier, build_trainer
+    from frostline.data.build import build_datamodule
+    from frostline.freezing.schedule import FreezingSchedule
+    from frostline.tracking.facts import environment_facts
+    from frostline.tracking.report import evaluation_facts, evaluation_text, places_text, plan_text
+
+    quiet_libraries()
+    seed_everything(settings["seed"], verbose=False)
+    if is_first:
+        run_folder.write_facts(folder, environment_facts(command=run_folder.command_line(), seed=settings["seed"]))
+    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
+    classifier, loaded = build_classifier(settings, data)
+    trainer = build_trainer(settings, folder=folder, data=data)
+    if is_first:
+        device = f"device: {trainer.accelerator.name()} × {trainer.world_size}, precision {trainer.precision}"
+        log.info("%s", plan_text(data=data, weights=loaded.summary(), device=device))
+        if loaded.warning:
+            log.warning("WARNING: %s\n", loaded.warning)
+        run_folder.write_facts(folder, {"weights": {"source": loaded.source, "warning": loaded.warning}})
+    best = ""
+    if settings["fit"]:
+        trainer.fit(classifier, datamodule=data, ckpt_path=settings["resume_from"], weights_only=True)
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if is_first:
+            [schedule] = [found for found in callbacks_of(trainer) if isinstance(found, FreezingSchedule)]
+            reached = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "best_checkpoint": best or None}
+            run_folder.write_facts(folder, {**reached, "freezing": schedule.verdict()})
+    if settings["test"] and data.images("test") is not None:
+        [tested] = trainer.test(classifier, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
+        outcome = evaluation_facts(tested, classifier.confusion, classifier.classes)
+        if is_first:
+            run_folder.write_facts(folder, outcome)
+            log.info("%s", evaluation_text(outcome))
+    if is_first:
+        log.info("%s", places_text(folder, best))
+
+
+def callbacks_of(trainer: Any) -> list[Any]:
+    """All callbacks, those that the module brought among them; Lightning does not declare the attribute."""
+    return list(trainer.callbacks)
+
+
+def with_absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same config, with the paths in it no longer relative to the folder in which the command was typed."""
+    from urllib.parse import urlparse
+
+    changed = {**settings, "model": dict(settings["model"]), "data": dict(settings["data"])}
+    for key in ("path", "root"):
+        if settings["data"].get(key) is not None:
+            changed["data"][key] = str(Path(settings["data"][key]).expanduser().resolve())
+    if settings["resume_from"] is not None:
+        changed["resume_from"] = str(Path(settings["resume_from"]).resolve())
+    weights = settings["model"]["weights"]
+    if weights not in ("auto", "imagenet", "none") and not urlparse(weights).scheme:
+        changed["model"]["weights"] = str(Path(weights).resolve())
+    return changed
+
+
+def on_outside_world(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the number of processes that torchrun or srun started."""
+    processes, nodes = ranks.outside_world()
+    device = settings["device"]
+    asked = (device["devices"], device["num_nodes"])
+    if asked not in ((1, 1), ("all", 1), (processes, nodes)):
+        fail(
+            [
+                f"device.devices: {asked[0]} per node on {asked[1]} nodes are configured, but the launcher started "
+                f"{processes} per node on {nodes}. Leave device.devices and device.num_nodes out, or make them agree."
+            ]
+        )
+    batch, world = settings["data"]["batch_size"], processes * nodes
+    if batch % world:
+        fail([f"data.batch_size: {batch} images cannot be shared evenly by {world} processes (the size is global)."])
+    return {**settings, "device": {**device, "devices": processes, "num_nodes": nodes}}
+
+
+def quiet_libraries() -> None:
+    """Silence advice that does not apply here, message by message."""
+    for message in (
+        # The evaluation metrics add up over processes by themselves before they are logged.
+        r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",
+        # Chosen for small data on few cores: research and figures in frostline.data.datamodule.
+        r".*does not have many workers which may be a bottleneck.*",
+        # trainer.log_every_n_steps beyond the epoch is harmless: epoch values are logged in any case.
+        r".*The number of training batches .* is smaller than the logging interval.*",
+        # The folder was made for this run.
+        r".*Checkpoint directory .* exists and is not empty.*",
+        # Lightning's own use of a part of torch that is going away.
+        r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
+        # Frozen modules are in eval mode on purpose.
+        r".*module\(s\) in eval mode at the start of training.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+
+def _log_into(folder: Path, rank: int) -> None:
+    """Ranks that Hydra did not set up: the first one writes as a single process would, the others to a file alone."""
+    if logging.getLogger().handlers and rank == 0:
+        return
+    name = "train.log" if rank == 0 else f"train.rank{rank}.log"
+    file = logging.FileHandler(folder / name)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handlers: list[logging.Handler] = [file]
+    if rank == 0:
+        handlers.append(logging.StreamHandler(sys.stdout))
+    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(message)s")
+
+
+def _explain(error: Exception, folder: Path) -> None:
+    path = folder / "train.log"
+    with path.open("a") as file:
+        traceback.print_exception(error, file=file)
+    print(f"frostline: {message_of(error)}\n(traceback in {path})", file=sys.stderr)
+
+
+def _end_loggers(code: int) -> None:
+    """End the W&B run, if there is one, so that a crash shows as a crash and the next job gets a run of its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=code)

@@ -1,0 +1,141 @@
+"""Check a composed config against the schema: every problem at once, each with what was meant."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from frostline.commands.rules import broken_rules
+from frostline.commands.schema.commands import Command, Group
+from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
+from frostline.commands.schema.section import Section
+
+MISSING = "???"  # what Hydra's YAML files hold where the user must say
+
+
+def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> list[str]:
+    """What is wrong with a composed config: one message a problem, an empty list where all is well.
+
+    `defaults` is the config without the user's own values: the source of the defaults that messages name.
+    """
+    defaults = defaults or {}
+    own_keys = {key: value for key, value in settings.items() if key not in (*command.groups, *command.selectors)}
+    problems = section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
+    sound = {} if problems else dict(own_keys)
+    for name, group in command.groups.items():
+        node = settings.get(name)
+        if node is None:
+            continue
+        found = _group_problems(name, group, node, defaults=defaults.get(name) or {})
+        problems += found
+        if not found:
+            sound[name] = node
+    return problems + broken_rules(sound)
+
+
+def _group_problems(name: str, group: Group, node: Any, *, defaults: Mapping[str, Any]) -> list[str]:
+    if not isinstance(node, Mapping):
+        return [f"{name}: takes the name of an option, or keys as {name}.KEY=VALUE, not `{value_text(node)}`."]
+    schema = group.schema_of(node)
+    if schema is None:
+        return [unknown_choice(f"{name}.name", str(node.get("name")), group.by_name)]
+    return section_problems(schema, node, prefix=f"{name}.", group=group, defaults=defaults)
+
+
+def section_problems(
+    schema: type[Section],
+    node: Mapping[str, Any],
+    *,
+    prefix: str = "",
+    also_known: tuple[str, ...] = (),
+    group: Group | None = None,
+    defaults: Mapping[str, Any],
+) -> list[str]:
+    """The problems of one section, each beginning with the key's full path."""
+    missing = [key for key, value in node.items() if value == MISSING and key in fields_of(schema)]
+    if missing:
+        return [_missing(prefix + key, fields_of(schema)[key]) for key in missing]
+    try:
+        schema.model_validate(dict(node))
+    except ValidationError as error:
+        problems: dict[str, str] = {}
+        for item in error.errors(include_url=False):
+            if item["type"] == "extra_forbidden":
+                name, (section, place, _) = str(item["loc"][-1]), _walk(schema, item["loc"][:-1])
+                at_top = section is schema
+                parent = prefix + (f"{place}." if place else "")
+                known = [parent + other for other in (*fields_of(section), *(also_known if at_top else ()))]
+                message = unknown_key(parent + name, known, group=group if at_top else None)
+                problems.setdefault(parent + name, with_type(message, section, defaults if at_top else {}))
+                continue
+            _, place, field = _walk(schema, item["loc"])
+            key = (prefix + place).rstrip(".")
+            if item["type"] in ("value_error", "assertion_error"):
+                message = f"{key}: {item['msg'].removeprefix('Value error, ')}"
+            elif item["type"] == "missing" or field is None:
+                message = _missing(key, field)
+            else:
+                message = f"{key}: must be {type_text(field)}, not `{value_text(item['input'])}`{described(field)}."
+            problems.setdefault(key, message)
+        return list(problems.values())
+    return []
+
+
+def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -> str:
+    """Names the nearest key that exists, the options that have such a key, or the keys beside it."""
+    parent, _, name = key.rpartition(".")
+    beside = [other for other in known if other.rpartition(".")[0] == parent]
+    names = [other.rpartition(".")[2] for other in beside]
+    owners = [option for option, schema in (group.by_name if group else {}).items() if name in fields_of(schema)]
+    if owners:
+        return f"{key}: unknown key here; it belongs to {', '.join(f'{parent}={option}' for option in owners)}."
+    if near := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f"{key}: unknown key. Did you mean {beside[names.index(near[0])]}?"
+    if not beside and (near := difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)):
+        return f"{key}: unknown key. Did you mean {near[0]}?"
+    listed = f" The keys of {parent} are: {', '.join(names)}." if parent and names else " See --help for all keys."
+    return f"{key}: unknown key.{listed}"
+
+
+def unknown_choice(key: str, choice: str, choices: Mapping[str, Any] | list[str]) -> str:
+    """Names the nearest choice and lists all of them."""
+    near = difflib.get_close_matches(choice, list(choices), n=1, cutoff=0.5)
+    hint = f"Did you mean {key}={near[0]}? " if near else ""
+    return f"{key}={choice}: unknown option. {hint}The choices are: {', '.join(choices)}."
+
+
+def _missing(key: str, field: FieldInfo | None) -> str:
+    return f"{key}: missing; type {key}=VALUE{described(field)}."
+
+
+def described(field: FieldInfo | None) -> str:
+    """The key's help text in brackets."""
+    return f" ({field.description})" if field and field.description else ""
+
+
+def _walk(schema: type[Section], location: tuple[str | int, ...]) -> tuple[type[Section], str, FieldInfo | None]:
+    """The innermost section, the key's path and its field, for an error's location as pydantic gives it."""
+    section, path, field = schema, "", None
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+            continue
+        if part not in fields_of(section):
+            break  # no key: the tag that pydantic gives to a member of a union
+        field = fields_of(section)[part]
+        path += f".{part}" if path else part
+        section = nested_section(field.annotation) or section
+    return section, path, field
+
+
+def with_type(message: str, section: type[Section], defaults: Mapping[str, Any]) -> str:
+    """Adds type and default to `Did you mean optimizer.momentum?`."""
+    _, found, guess = message.rpartition("Did you mean ")
+    name = guess.partition("?")[0].rpartition(".")[2]
+    field = fields_of(section).get(name)
+    if not found or field is None:
+        return message
+    default = f", default {value_text(defaults[name])}" if name in defaults else ""
+    return message.replace(f"{name}?", f"{name} ({type_text(field)}{default})?", 1)

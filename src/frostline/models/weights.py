@@ -1,0 +1,191 @@
+"""Where a network's initial weights come from, and what of them was used."""
+
+import errno
+import pickle
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+# How long `auto` waits for an answer before it goes on with random weights.
+REACH_SECONDS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedWeights:
+    """What became of the network's tensors: goes into the run's facts."""
+
+    source: str
+    loaded: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # in the source, not used
+    initialised: tuple[str, ...] = ()  # in the network, not from the source: random
+    warning: str | None = None
+
+    def summary(self) -> str:
+        """One line for the log."""
+        text = f"weights: {self.source}; {len(self.loaded)} tensors loaded"
+        if self.skipped:
+            text += f", {len(self.skipped)} skipped ({_listed(self.skipped)})"
+        if self.initialised:
+            text += f", {len(self.initialised)} newly initialised ({_listed(self.initialised)})"
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialState:
+    """A state dict that was found, or `None` for random weights, with the reason where another was wished for."""
+
+    source: str
+    state: Mapping[str, Tensor] | None
+    warning: str | None = None
+
+
+def find_weights(weights: str, *, name: str | None = None) -> InitialState:
+    """What `imagenet`, `none`, `auto`, or a path or URL to a state dict or a frostline checkpoint stands for.
+
+    `name` is the torchvision builder's name, needed for `imagenet` and `auto`.
+
+    Raises:
+        ValueError: the file is none of the known forms.
+        FileNotFoundError: no such file; or ImageNet weights that are neither cached nor reachable.
+    """
+    if weights == "none":
+        return InitialState(source="none (random)", state=None)
+    if weights not in ("imagenet", "auto"):
+        return InitialState(source=weights, state=read_state(weights))
+    try:
+        state = imagenet_state(name, timeout=REACH_SECONDS if weights == "auto" else None)
+    except (FileNotFoundError, ValueError) as error:
+        if weights == "imagenet":
+            raise
+        reason = error.strerror if isinstance(error, FileNotFoundError) else error
+        warning = f"model.weights=auto: training starts from RANDOM weights. {reason}"
+        return InitialState(source="none (random)", state=None, warning=warning)
+    return InitialState(source="imagenet", state=state)
+
+
+def load_weights(network: nn.Module, initial: InitialState) -> LoadedWeights:
+    """Copy a state dict into the network.
+
+    A classifier (`fc.*`) of another size or form is left as it is in the network, and said; any other mismatch is an
+    error.
+
+    Raises:
+        ValueError: keys or shapes outside `fc` differ; they are listed by name.
+    """
+    own = network.state_dict()
+    if initial.state is None:
+        return LoadedWeights(source=initial.source, initialised=tuple(own), warning=initial.warning)
+    state = initial.state
+    usable = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    if any(k.startswith("fc.") and k not in usable for k in (*state, *own)):
+        # Half an old classifier in a new one would be neither.
+        usable = {k: v for k, v in usable.items() if not k.startswith("fc.")}
+    skipped = tuple(k for k in state if k not in usable)
+    initialised = tuple(k for k in own if k not in usable)
+    wrong = [k for k in dict.fromkeys((*skipped, *initialised)) if not k.startswith("fc.")]
+    if wrong:
+        lines = [_difference(k, state, own) for k in wrong]
+        more = f"\n  … and {len(lines) - 8} more" if len(lines) > 8 else ""
+        raise ValueError(
+            f"model.weights: `{initial.source}` does not fit the network ({len(lines)} tensors differ). "
+            "Is it from another architecture (model=…)?\n" + "\n".join(lines[:8]) + more
+        )
+    network.load_state_dict(usable, strict=False)
+    return LoadedWeights(source=initial.source, loaded=tuple(usable), skipped=skipped, initialised=initialised)
+
+
+def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[str, Tensor]:
+    """torchvision's DEFAULT ImageNet weights, from torch hub's cache or downloaded into it (hash checked).
+
+    Raises:
+        ValueError: there are none for this network.
+        FileNotFoundError: not cached, and their server does not answer (within `timeout` seconds where given).
+    """
+    from torchvision import models
+
+    if name is None:
+        raise ValueError("There are no ImageNet weights for a network of your own: give a path, or model.weights=none")
+    enum = models.get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(enum.url).path).name
+    if not cached.exists():
+        try:
+            # Asked first: torch.hub's own download has no time limit.
+            urllib.request.urlopen(urllib.request.Request(enum.url, method="HEAD"), timeout=timeout or 30).close()
+        except OSError as error:  # URLError and time-outs are OSErrors
+            raise FileNotFoundError(
+                errno.ENOENT,
+                f"The ImageNet weights of {name} are not in torch hub's cache ({cached}) and cannot be downloaded "
+                f"({getattr(error, 'reason', error)}). Three ways out: copy {cached.name} there from a machine that "
+                "has it; give the path of a state dict (model.weights=PATH); or start from random weights "
+                "(model.weights=none)",
+            ) from error
+    return dict(enum.get_state_dict(progress=False, check_hash=True))
+
+
+def read_state(source: str) -> dict[str, Tensor]:
+    """The state dict in a `.pth`/`.pt`/`.ckpt`/`.safetensors` file, or at an http(s) URL (kept in torch hub's cache).
+
+    Raises:
+        FileNotFoundError: no such file, or the URL does not answer.
+        ValueError: the file holds something else.
+    """
+    path = _download(source) if urllib.parse.urlparse(source).scheme in ("http", "https") else Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"model.weights: there is no file `{source}`. The choices are: auto, imagenet, none, or the path or URL of "
+            "a torchvision state dict, a safetensors file or a frostline checkpoint",
+        )
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"model.weights: `{source}` is not a safetensors file ({error})") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"model.weights: `{source}` cannot be read as a state dict: it is damaged, or holds more than tensors "
+            f"and plain values ({first})"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not (isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values())):
+        raise ValueError(f"model.weights: `{source}` holds no state dict (names of tensors)")
+    return dict(content)
+
+
+def _difference(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    if key not in own:
+        return f"  {key}: not in the network"
+    if key not in state:
+        return f"  {key}: not in the file"
+    return f"  {key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+
+
+def _download(url: str) -> Path:
+    """Into torch hub's cache, whole or not at all; reused when there."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / Path(urllib.parse.urlparse(url).path).name
+    if not path.exists():
+        try:
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+        except OSError as error:
+            raise FileNotFoundError(
+                errno.ENOENT, f"model.weights: cannot download {url} ({getattr(error, 'reason', error)})"
+            ) from error
+    return path
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")

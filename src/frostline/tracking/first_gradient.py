@@ -1,0 +1,59 @@
+"""The notebook's look at one gradient: None before the first backward pass, values after it."""
+
+import logging
+from typing import Any
+
+import lightning
+from torch import Tensor
+from torch.optim import Optimizer
+
+log = logging.getLogger(__name__)
+
+
+class FirstGradient(lightning.Callback):
+    """Prints the gradient of the network's first parameter around the first backward pass, and which tensors the first
+    step changed.
+
+    Attributes:
+        before: the gradient before the first backward pass.
+        after: a copy of it after, None where the parameter is frozen.
+        changed: names of the parameters that the first optimizer step changed.
+    """
+
+    def __init__(self) -> None:
+        self.before: Tensor | None = None
+        self.after: Tensor | None = None
+        self.changed: list[str] | None = None
+        self._seen = False
+        self._values: dict[str, Tensor] = {}
+
+    def on_before_backward(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
+    ) -> None:
+        if not self._seen:
+            name, parameter = next(pl_module.named_parameters())
+            self.before = parameter.grad
+            log.info("loss: %s", loss.item())
+            log.info("%s.grad before backward: %s", name, self.before)
+
+    def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not self._seen:
+            self._seen = True
+            name, parameter = next(pl_module.named_parameters())
+            self.after = None if parameter.grad is None else parameter.grad.detach().clone()
+            log.info("%s.grad after backward: %s", name, self.after)
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if self.changed is None and not self._values:
+            self._values = {name: p.detach().clone() for name, p in pl_module.named_parameters()}
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.changed is None and self._values:
+            now = dict(pl_module.named_parameters())
+            self.changed = [name for name, value in self._values.items() if not now[name].equal(value)]
+            log.info("changed by the step: %d of %d tensors", len(self.changed), len(now))
+            self._values = {}

@@ -1,0 +1,83 @@
+"""Loggers that write into the run folder."""
+
+import csv
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+
+WANDB_ID = "wandb_id.txt"
+
+
+class MetricsFile(CSVLogger):
+    """metrics.csv right in the run folder, continued where a run goes on in the same folder.
+
+    Lightning's own logger deletes the file that it finds. The config is not written again: it lies beside.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(save_dir=folder, name="", version="")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        if self._experiment is None:
+            self._experiment = _ContinuedWriter(self.log_dir)
+        assert isinstance(self._experiment, ExperimentWriter)
+        return self._experiment
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Nothing: config.yaml holds them."""
+
+
+class _ContinuedWriter(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if path.exists():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+
+def build_loggers(loggers: Mapping[str, Any], *, folder: Path, settings: Mapping[str, Any]) -> list[Logger]:
+    """The chosen loggers, each given the resolved config as a nested dictionary.
+
+    `loggers` maps `csv`, `tensorboard`, `wandb` to their options.
+    """
+    built: list[Logger] = []
+    if "csv" in loggers:
+        built.append(MetricsFile(folder))
+    if "tensorboard" in loggers:
+        tensorboard = TensorBoardLogger(save_dir=folder, name="", version="tensorboard", default_hp_metric=False)
+        tensorboard.log_hyperparams(dict(settings))
+        built.append(tensorboard)
+    if "wandb" in loggers:
+        built.append(_wandb_logger(loggers["wandb"], folder=folder, settings=settings))
+    return built
+
+
+def _wandb_logger(options: Mapping[str, Any], *, folder: Path, settings: Mapping[str, Any]) -> Logger:
+    from lightning.pytorch.loggers import WandbLogger
+
+    # Chosen once and kept in the run folder, so that a run which goes on there stays one run on the dashboard.
+    id_file = folder / WANDB_ID
+    if not id_file.exists():
+        id_file.write_text(secrets.token_hex(4) + "\n")
+    return WandbLogger(
+        project=options["project"],
+        entity=options["entity"],
+        name=options["name"] or folder.name,
+        group=options["group"],
+        tags=options["tags"],
+        offline=options["offline"],
+        save_dir=folder,
+        id=id_file.read_text().strip(),
+        resume="allow",
+        config=dict(settings),
+        log_model=False,
+    )

@@ -1,0 +1,85 @@
+"""Predictions for image files: the most probable classes, or why an image could not be read."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from frostline.data.files import ImageFiles
+from frostline.data.transforms import eval_transform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One image's most probable classes with their probabilities, most probable first; or the reason for none."""
+
+    path: Path
+    top: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
+@torch.inference_mode()
+def predict_files(
+    probabilities: Callable[[Tensor], Tensor],
+    paths: Sequence[Path],
+    *,
+    images: Mapping[str, Any],
+    top_k: int = 5,
+    batch_size: int = 32,
+) -> Iterator[Prediction]:
+    """A prediction for each file, in order; a file that cannot be read gets its reason, and the rest go on.
+
+    Args:
+        probabilities: maps uint8 images (batch, 3, height, width) to (batch, classes) on the CPU.
+        images: what `ImageDataModule.describe()` says of the images that the classifier was trained on.
+    """
+    files = ImageFiles(paths, transform=eval_transform(images))
+    classes = images["classes"]
+    top_k = min(top_k, len(classes))
+    for items in DataLoader(files, batch_size=batch_size, collate_fn=list):
+        read = [image for image, _, _ in items if image is not None]
+        rows = iter(probabilities(torch.stack(read))) if read else iter(())
+        for image, path, reason in items:
+            if image is None:
+                yield Prediction(path=Path(path), error=reason)
+                continue
+            values, indices = next(rows).topk(top_k)
+            top = tuple((classes[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))
+            yield Prediction(path=Path(path), top=top)
+
+
+def write_predictions(predictions: Iterable[Prediction], output: Path, *, top_k: int) -> tuple[int, int]:
+    """Write the CSV whole or not at all; how many images were predicted, and how many could not be read.
+
+    Columns: path, class, probability, then class_2, probability_2, … up to `top_k`, and error.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.part")
+    read = broken = 0
+    try:
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*_columns(top_k), "error"])
+            for prediction in predictions:
+                cells = [cell for name, p in prediction.top for cell in (name, f"{p:.6f}")]
+                cells += [""] * (2 * top_k - len(cells))
+                writer.writerow([prediction.path, *cells, prediction.error])
+                broken += bool(prediction.error)
+                read += not prediction.error
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return read, broken
+
+
+def _columns(top_k: int) -> list[str]:
+    columns = ["path"]
+    for place in range(1, top_k + 1):
+        suffix = "" if place == 1 else f"_{place}"
+        columns += [f"class{suffix}", f"probability{suffix}"]
+    return columns

@@ -1,0 +1,85 @@
+"""What a run tells its user: before the first step what will train, and at the end what came of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from frostline.data.datamodule import ImageDataModule
+from frostline.metrics import per_class
+
+# Names of the evaluation metrics as a table shows them, and whether they are shares.
+METRICS: Mapping[str, tuple[str, bool]] = {
+    "accuracy": ("accuracy", True),
+    "accuracy_top5": ("accuracy, top 5", True),
+    "f1": ("macro F1", True),
+    "calibration_error": ("calibration error", True),
+    "loss": ("loss", False),
+}
+# A table of every class is for a screen; more than this lie in facts.json alone.
+MOST_CLASSES = 20
+
+
+def plan_text(*, data: ImageDataModule, weights: str, device: str) -> str:
+    """On what a run will train, from which weights and where; what trains, the freezing schedule tells."""
+    splits = {split: data.images(split) for split in ("train", "val", "test")}
+    counts = ", ".join(f"{len(images):,} {split}" for split, images in splits.items() if images is not None)
+    return f"data: {counts} images of {len(data.classes)} classes, {data.image_size} px\n{weights}\n{device}"
+
+
+def evaluation_facts(results: Mapping[str, float], confusion: Tensor | None, classes: Sequence[str]) -> dict[str, Any]:
+    """One evaluation as plain values: the metrics, a row for each class, the confusion matrix (true, predicted)."""
+    if confusion is None:
+        return {"results": dict(results)}
+    return {
+        "results": dict(results),
+        "per_class": per_class(confusion, classes),
+        "confusion": confusion.tolist(),
+    }
+
+
+def evaluation_text(facts: Mapping[str, Any]) -> str:
+    """The tables of `evaluation_facts`."""
+    parts = [metrics_table(facts["results"]), class_table(facts["per_class"])] if "per_class" in facts else []
+    return "\n".join(part for part in parts if part)
+
+
+def places_text(folder: Path, best: str) -> str:
+    """Where a run's files lie."""
+    places = [("run folder", folder), ("best checkpoint", Path(best) if best else folder / "checkpoints/last.ckpt")]
+    places += [(name, folder / name) for name in ("metrics.csv", "facts.json", "config.yaml", "train.log")]
+    return "\n".join(f"{name:<16} {path}" for name, path in places if path.exists())
+
+
+def metrics_table(results: Mapping[str, float]) -> str:
+    """The metrics of one evaluation, named `split/metric`."""
+    rows = []
+    for name, value in results.items():
+        split, _, metric = name.partition("/")
+        title, share = METRICS.get(metric, (metric, False))
+        rows.append((f"{split} {title}", f"{100 * value:.2f} %" if share else f"{value:.4f}"))
+    return _rendered(("metric", "value"), rows)
+
+
+def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Precision, recall and F1 of each class; empty beyond `MOST_CLASSES` classes."""
+    if len(rows) > MOST_CLASSES:
+        return ""
+    shares = ("precision", "recall", "f1")
+    texts = [(row["class"], f"{row['images']:,}", *(f"{100 * row[name]:.1f} %" for name in shares)) for row in rows]
+    return _rendered(("class", "images", "precision", "recall", "F1"), texts)
+
+
+def _rendered(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    table = Table()
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    text = StringIO()
+    Console(file=text, width=100).print(table)
+    return text.getvalue().rstrip()
