@@ -1,6 +1,8 @@
 """A resumed run is the uninterrupted run, bit for bit."""
 
+import os
 import random
+import socket
 import tempfile
 import warnings
 from pathlib import Path
@@ -48,8 +50,8 @@ class Net(lightning.LightningModule):
 
     def training_step(self, batch, batch_idx):
         images, targets = batch
+        self.seen.append(images.long().sum().item())
         images = images.float() / 255
-        self.seen.append(images.double().sum().item())
         self.draws.append(random.random() + np.random.random())
         return nn.functional.cross_entropy(self.net(images), targets)
 
@@ -299,7 +301,7 @@ def test_a_checkpoint_without_random_state_is_loud(tmp_path):
     del checkpoint["frostline_resume"]
     torch.save(checkpoint, tmp_path / "bare.ckpt")
     with pytest.warns(UserWarning, match="without ExactResume"):
-        part, resumed = fit(tmp_path, ckpt=tmp_path / "bare.ckpt")
+        _, resumed = fit(tmp_path, ckpt=tmp_path / "bare.ckpt")
     assert resumed.global_step == 15
 
 
@@ -318,63 +320,90 @@ def test_random_state_comes_back():
     assert (np.random.random(), random.random(), np.random.standard_normal()) == drawn[1:]
 
 
-class RecordingNet(Net):
-    """Each rank writes down what it saw."""
-
-    def on_train_end(self):
-        part = len(list(Path(self.folder).glob(f"rank{self.global_rank}-*.pt")))
-        torch.save((self.seen, self.net.state_dict()), Path(self.folder) / f"rank{self.global_rank}-{part}.pt")
-
-
-def two_ranks(folder: Path, max_steps: int, ckpt: Path | None) -> None:
-    """Two gloo processes; in a function of its own so that they can import it."""
-    torch.manual_seed(11)
-    net = RecordingNet()
-    net.folder = str(folder)
-    data = ImageDataModule(
-        source=Synthetic(length=21, val_length=5, classes=3, image_size=16, seed=1),
-        image_size=16,
-        batch_size=4,
-        augment=Augmentation(name="light"),
-        loading=Loading(workers=0),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def one_of_two_ranks(rank: int, folder: str, port: int) -> None:
+    """A rank's three runs: one whole, one that stops after step 7, and the one that resumes it."""
+    warnings.simplefilter("ignore")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    for run, max_steps, ckpt in (("whole", 15, None), ("part", 7, None), ("rest", 15, f"{folder}/part/7.ckpt")):
+        torch.manual_seed(11 if ckpt is None else 12)
+        net = Net()
+        if rank:
+            # The ranks' random states differ; DDP makes the weights equal.
+            torch.manual_seed(13)
+        data = two_rank_data()
+        saver = ModelCheckpoint(
+            f"{folder}/{run}", filename="{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False
+        )
         trainer = lightning.Trainer(
             accelerator="cpu",
             devices=2,
-            strategy="ddp_spawn",
+            strategy="ddp",
             max_epochs=EPOCHS,
             max_steps=max_steps,
-            callbacks=[
-                ExactResume(),
-                ModelCheckpoint(
-                    folder, filename="{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False
-                ),
-            ],
+            callbacks=[ExactResume(), saver],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
         trainer.fit(net, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
+        torch.save((net.seen, net.state_dict()), f"{folder}/{run}-{rank}.pt")
+    torch.distributed.destroy_process_group()
 
 
-# Lightning warns of fork and of epochs cut short; the ranks' own warnings end with them.
-@pytest.mark.filterwarnings("ignore")
+def two_rank_data() -> ImageDataModule:
+    return ImageDataModule(
+        source=Synthetic(length=21, val_length=5, classes=3, image_size=16, seed=1),
+        image_size=16,
+        batch_size=4,
+        augment=Augmentation(name="light"),
+        loading=Loading(workers=0),
+    )
+
+
 def test_two_ranks_resume_exactly_and_see_one_ranks_samples(tmp_path):
-    for folder in (tmp_path / "whole", tmp_path / "parts"):
-        folder.mkdir()
-    two_ranks(tmp_path / "whole", 15, None)
-    two_ranks(tmp_path / "parts", 7, None)
-    two_ranks(tmp_path / "parts", 15, tmp_path / "parts/7.ckpt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(one_of_two_ranks, (str(tmp_path), port), nprocs=2, start_method="spawn")
+    seen = {}
     for rank in (0, 1):
-        seen, state = torch.load(tmp_path / f"whole/rank{rank}-0.pt")
-        first, _ = torch.load(tmp_path / f"parts/rank{rank}-0.pt")
-        rest, resumed = torch.load(tmp_path / f"parts/rank{rank}-1.pt")
-        assert first + rest == seen
-        assert len(seen) == 15
+        seen[rank], state = torch.load(tmp_path / f"whole-{rank}.pt")
+        first, _ = torch.load(tmp_path / f"part-{rank}.pt")
+        rest, resumed = torch.load(tmp_path / f"rest-{rank}.pt")
+        assert len(seen[rank]) == 15
+        assert first + rest == seen[rank]
         assert all(torch.equal(state[key], resumed[key]) for key in state)
-    checkpoint = torch.load(tmp_path / "parts/7.ckpt", weights_only=True)
-    states = checkpoint["frostline_resume"]["random_states"]
-    assert len(states) == 2
+    assert seen[0] != seen[1]
+    # By hand and alone: the same global batches, augmented alike.
+    loader = two_rank_data().train_dataloader()
+    alone = [images.long().sum().item() for _ in range(EPOCHS) for images, _ in loader]
+    assert [sum(pair) for pair in zip(seen[0], seen[1], strict=True)] == alone
+    kept = torch.load(tmp_path / "part/7.ckpt", weights_only=True)["frostline_resume"]["random_states"]
+    assert len(kept) == 2
+    assert not torch.equal(kept[0]["torch"], kept[1]["torch"])
+
+
+def test_another_number_of_ranks_is_loud(tmp_path):
+    fit(tmp_path, stop_after=2)
+    checkpoint = torch.load(tmp_path / "2.ckpt", weights_only=True)
+    checkpoint["frostline_resume"]["random_states"] *= 2
+    checkpoint["frostline_resume"]["world_size"] = 2
+    torch.save(checkpoint, tmp_path / "two.ckpt")
+    with pytest.warns(UserWarning, match="states of 2 of its 2 ranks, and there are 1 now"):
+        part, _ = fit(tmp_path, ckpt=tmp_path / "two.ckpt")
+    assert part.seen == whole_run()[0].seen[2:]
+
+
+def test_it_needs_our_datamodule(tmp_path):
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        callbacks=[ExactResume(), ModelCheckpoint(tmp_path, every_n_train_steps=1)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = torch.utils.data.DataLoader([(torch.zeros(3, 16, 16, dtype=torch.uint8), 0)] * 4, batch_size=2)
+    with pytest.raises(ValueError, match="needs an ImageDataModule"):
+        trainer.fit(Net(), loader, loader)

@@ -74,6 +74,10 @@ class ExactResume(Callback):
         self._validated_step: int | None = None
         self._only_this_rank = False
 
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            _datamodule(trainer)
+
     # Keeping the state.
 
     def on_train_batch_start(

@@ -29,8 +29,8 @@ class Draw(NamedTuple):
 
 def epoch_order(
     epoch: int, *, length: int, sampling: str = "shuffled", labels: Sequence[int] | None = None, seed: int = 0
-) -> list[int]:
-    """The indices of an epoch in the order in which they are drawn.
+) -> torch.Tensor:
+    """The indices of an epoch, int64 `(length,)`, in the order in which they are drawn.
 
     `shuffled` is a permutation. `balanced` draws `length` indices with replacement, so that each class is equally
     likely whatever its size.
@@ -40,14 +40,14 @@ def epoch_order(
     """
     generator = torch.Generator().manual_seed(stable_seed(seed, "order", epoch))
     if sampling == "shuffled":
-        return torch.randperm(length, generator=generator).tolist()
+        return torch.randperm(length, generator=generator)
     if sampling != "balanced":
         raise ValueError(f"Unknown sampling {sampling!r}; choose from {', '.join(SAMPLING)}.")
     if labels is None:
         raise ValueError("sampling=balanced needs one class per image; these labels are soft. Use sampling=shuffled.")
     values = torch.as_tensor(labels)
     weights = 1.0 / torch.bincount(values).clamp(min=1).double()
-    return torch.multinomial(weights[values], length, replacement=True, generator=generator).tolist()
+    return torch.multinomial(weights[values], length, replacement=True, generator=generator)
 
 
 def per_rank(batch_size: int, *, world_size: int) -> int:
@@ -81,7 +81,7 @@ class EpochBatches(Sampler[list[Draw]]):
     def __init__(
         self,
         *,
-        order: Callable[[int], Sequence[int]],
+        order: Callable[[int], torch.Tensor],
         length: int,
         batch_size: int,
         position: Callable[[], tuple[int, int]],
@@ -110,7 +110,7 @@ class EpochBatches(Sampler[list[Draw]]):
         for batch in range(first, self.batches):
             start = batch * self.batch_size
             places = range(start + self.rank, start + self.batch_size, self.world_size)
-            yield [Draw(epoch, place, order[place]) for place in places]
+            yield [Draw(epoch, place, int(order[place])) for place in places]
 
 
 class EverySampleOnce(Sampler[int]):

@@ -38,10 +38,10 @@ def stratified_split(
             )
         members = np.random.default_rng(stable_seed(seed, "split", int(label))).permutation(members)
         # At least one for each part, and one left for train.
-        room = len(members) - 1
+        size, room = len(members), len(members) - 1
         for place, (part, fraction) in enumerate(wanted.items()):
             later = len(wanted) - 1 - place
-            count = min(max(1, round(fraction * len(members))), room - later)
+            count = min(max(1, round(fraction * size)), room - later)
             parts[part] += members[:count].tolist()
             members, room = members[count:], room - count
         parts["train"] += members.tolist()

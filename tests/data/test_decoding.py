@@ -1,0 +1,153 @@
+"""Every kind of image file becomes RGB, or an error that names the file and the reason."""
+
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline.data.decoding import UnreadableImage, decode_image
+
+
+def saved(tmp_path, image, name, **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+def reason(path, **options):
+    with pytest.raises(UnreadableImage) as caught:
+        decode_image(path, **options)
+    assert caught.value.path == path
+    assert str(caught.value) == f"{path}: {caught.value.reason}"
+    return caught.value.reason
+
+
+RED = Image.new("RGB", (6, 4), (255, 0, 0))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.gif", "a.tiff", "a.ppm", "a.webp", "a.jpg", "a.JPEG"])
+def test_the_usual_formats(tmp_path, name):
+    image = decode_image(saved(tmp_path, RED, name))
+    assert image.mode == "RGB"
+    assert image.size == (6, 4)
+    assert np.abs(np.asarray(image).astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_the_content_decides_not_the_name(tmp_path):
+    path = saved(tmp_path, RED, "a.png")
+    assert decode_image(path.rename(tmp_path / "a.jpg")).size == (6, 4)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.new("RGB", (6, 4), (0, 0, 0))
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    upright = decode_image(saved(tmp_path, image, "a.png", exif=exif))
+    assert upright.size == (4, 6)
+    assert upright.getpixel((3, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_over_white(tmp_path, mode):
+    image = Image.new(mode, (2, 1), (0,) * len(mode))
+    image.putpixel((1, 0), (0,) * (len(mode) - 1) + (255,))
+    shown = decode_image(saved(tmp_path, image, "a.png"))
+    assert [shown.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 0)]
+
+
+def test_palettes_with_a_transparent_colour(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([9, 9, 9, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    shown = decode_image(saved(tmp_path, image, "a.png", transparency=0))
+    assert [shown.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257, 32_896, 65_535]], np.uint16)
+    shown = decode_image(saved(tmp_path, Image.fromarray(values), "a.png"))
+    assert [shown.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+
+
+def test_cmyk(tmp_path):
+    shown = decode_image(saved(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "a.jpg"))
+    assert np.abs(np.asarray(shown).astype(int) - [255, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp"])
+def test_of_an_animation_the_first_frame(tmp_path, name):
+    path = saved(tmp_path, RED, name, save_all=True, append_images=[Image.new("RGB", (6, 4), (0, 0, 255))], lossless=1)
+    assert decode_image(path).getpixel((2, 2)) == (255, 0, 0)
+
+
+def test_one_bit_images(tmp_path):
+    assert decode_image(saved(tmp_path, Image.new("1", (3, 3), 1), "a.png")).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_missing(tmp_path):
+    assert reason(tmp_path / "none.jpg") == "no such file"
+
+
+def test_empty(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    assert reason(tmp_path / "a.jpg") == "empty file (0 bytes)"
+
+
+def test_no_image(tmp_path):
+    (tmp_path / "a.jpg").write_text("<html>not found</html>")
+    assert "no image" in reason(tmp_path / "a.jpg")
+
+
+def test_a_folder(tmp_path):
+    (tmp_path / "a.jpg").mkdir()
+    assert "cannot be decoded" in reason(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.gif"])
+def test_truncated(tmp_path, name):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    path = saved(tmp_path, noise, name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert reason(path)
+
+
+def test_a_flipped_byte_in_a_png(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)), "a.png")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert reason(path)
+
+
+def test_too_many_pixels_are_refused_before_decoding(tmp_path):
+    assert "6 x 4 pixels, more than the limit of 23" in reason(saved(tmp_path, RED, "a.png"), max_pixels=23)
+    assert decode_image(tmp_path / "a.png", max_pixels=24).size == (6, 4)
+
+
+def test_a_decompression_bomb(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")))
+    assert "pixels" in reason(path)
+
+
+def test_formats_that_run_programs_are_not_opened(tmp_path):
+    path = tmp_path / "a.eps"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    assert "no image" in reason(path)
+
+
+def test_float_pixels_have_no_range(tmp_path):
+    assert "32-bit float" in reason(saved(tmp_path, Image.new("F", (2, 2), 0.5), "a.tiff"))
+
+
+def test_the_error_survives_a_worker_process():
+    error = UnreadableImage("a: b.jpg", "truncated")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
