@@ -50,8 +50,8 @@ class FreezingSchedule(pl.Callback):
         allow_unused: selectors of parameters that may train and yet get no gradient.
         on_mismatch: what to do when a checkpoint to resume from was written under another policy. `restart` keeps its
             weights, step and epoch, and begins the first phase there, with a fresh optimizer and scheduler.
-        inputs: a batch of the train loader -> what the forward takes, for `batch_norm: recalibrate`; None: the batch
-            itself, or its first entry.
+        inputs: a batch of the train loader -> what the network takes, for `batch_norm: recalibrate`; None: the batch
+            itself or its first entry goes through the module's own `forward`, if it has one.
         recalibration_batches: how many batches `batch_norm: recalibrate` looks at.
     """
 
@@ -73,7 +73,7 @@ class FreezingSchedule(pl.Callback):
         self.must_train = tuple(must_train)
         self.allow_unused = tuple(allow_unused)
         self.on_mismatch = on_mismatch
-        self.inputs = inputs or first_input
+        self.inputs = inputs
         self.recalibration_batches = recalibration_batches
         self.history: list[dict[str, Any]] = []
         self.audits: list[dict[str, Any]] = []
@@ -434,13 +434,14 @@ class FreezingSchedule(pl.Callback):
             yield
 
     def _recalibrate(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        forward = pl_module if is_overridden("forward", pl_module) else self.network
+        inputs = self.inputs or first_input
+        forward = pl_module if self.inputs is None and is_overridden("forward", pl_module) else self.network
         names = self.phase.frozen_batch_norms
         with self._untouched_rng(trainer), trainer.precision_plugin.forward_context():
             count = recalibrate(
                 self.network,
                 names,
-                forward=lambda batch: forward(self.inputs(batch)),
+                forward=lambda batch: forward(inputs(batch)),
                 batches=calibration_batches(trainer, limit=self.recalibration_batches),
             )
         _say(trainer, f"Statistics of {len(names)} frozen batch norms estimated anew on {count} batches.")

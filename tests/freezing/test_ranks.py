@@ -1,0 +1,107 @@
+"""Promises 3 and 4 under DDP: two processes that see different data end up with one network, after every thaw.
+
+One pair of gloo processes runs all cases (`ranks.py`); the tests read what each rank wrote down.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from freezing.ranks import CASES, RESUMED, run
+
+pytestmark = [
+    # The data is in memory: no workers are wanted.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    # The cases without validation data share a module with those that have some.
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`.*"),
+    # torch 2.15 deprecates what Lightning 2.6.6 still calls.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+]
+TESTS = Path(__file__).parent.parent
+JOINED = [name for name, case in CASES.items() if case.joined]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "-m", "freezing.ranks", str(out)], env=environment, capture_output=True, text=True, timeout=540
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return out
+
+
+def both(ranks: Path, name: str) -> list[dict[str, Any]]:
+    return [torch.load(ranks / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_are_bit_identical_after_every_thaw(ranks, name):
+    one, other = both(ranks, name)
+    assert len(one["phases"]) == len(CASES[name].policy["phases"])
+    for (phase, step, tensors), (other_phase, other_step, other_tensors) in zip(
+        one["phases"], other["phases"], strict=True
+    ):
+        assert (phase, step) == (other_phase, other_step)
+        # Statistics of a batch norm that follows its own rank's data meet again only at the next thaw's broadcast.
+        assert differing(tensors, other_tensors) == []
+    parameters = [name for name, _ in CASES[name].network().named_parameters()]
+    assert differing({key: one["final"][key] for key in parameters}, other["final"]) == []
+    assert one["verdict"]["held"]
+    assert other["verdict"]["held"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_saw_different_data(ranks, name):
+    one, other = both(ranks, name)
+    assert one["losses"] != other["losses"]
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_ranks_equal_one_process_on_the_joined_batch(ranks, name):
+    one = both(ranks, name)[0]
+    alone = run(CASES[name], None)
+    assert [entry[:2] for entry in one["phases"]] == [entry[:2] for entry in alone["phases"]]
+    for name, tensor in alone["final"].items():
+        torch.testing.assert_close(one["final"][name], tensor, rtol=1e-4, atol=2e-6, msg=lambda text: f"{name}: {text}")  # noqa: B023
+
+
+def test_every_phase_trained_what_it_names(ranks):
+    one = both(ranks, "steps")[0]
+    starts = {phase: tensors for phase, _, tensors in one["phases"]}
+    assert differing(starts["head"], starts["middle"]) == ["head.weight", "head.bias"]
+    assert differing(starts["middle"], starts["weights"]) == ["conv2.weight", "conv2.bias", "head.weight", "head.bias"]
+
+
+def test_a_metric_phase_ends_at_once_on_all_ranks_by_the_mean_of_their_values(ranks):
+    one, other = both(ranks, "metric")
+    assert one["history"] == other["history"]
+    assert "val/loss" in one["history"][1]["reason"]
+
+
+def test_a_thaw_without_a_new_reducer_is_caught_by_name_on_both_ranks(ranks):
+    for result in both(ranks, "unreduced"):
+        assert "Phase `middle`: conv2.weight, conv2.bias: the ranks have different gradients" in result["error"]
+        assert "head" not in result["error"]
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_two_ranks_resumed_from_any_step_equal_the_uninterrupted_run(ranks, name):
+    for result in both(ranks, f"resumed_{name}"):
+        whole, again = result["whole"], result["again"]
+        assert len(again) >= 5
+        for step, resumed in again.items():
+            assert differing(whole["final"], resumed["final"]) == [], step
+            assert resumed["history"] == whole["history"], step
+            assert str(resumed["optimizer"]) == str(whole["optimizer"]), step

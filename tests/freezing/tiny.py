@@ -1,0 +1,94 @@
+"""Networks, modules and data small enough to train in milliseconds."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+CLASSES, SIDE = 3, 8
+
+
+class TinyNet(nn.Module):
+    """Two convolutions, two batch norms, dropout and a head: 10 parameters, 16 tensors."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 5, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(5)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = torch.relu(self.bn1(self.conv1(images)))
+        features = torch.relu(self.bn2(self.conv2(features)))
+        return self.head(self.dropout(features.mean((2, 3))))
+
+
+class TinyModule(pl.LightningModule):
+    """A plain LightningModule that has never heard of frostline."""
+
+    def __init__(self, network: nn.Module | None = None, optimizer: Any = None, scheduler: Any = None) -> None:
+        super().__init__()
+        self.net = network if network is not None else seeded_net()
+        self.make_optimizer = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9))
+        self.make_scheduler = scheduler
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(list(self.parameters()))
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+
+def seeded_net(dropout: float = 0.0) -> TinyNet:
+    torch.manual_seed(0)
+    net = TinyNet(dropout)
+    with torch.no_grad():
+        # Statistics that differ from those of the data, so that whoever moves them shows.
+        for norm in (net.bn1, net.bn2):
+            norm.running_mean.uniform_(-0.5, 0.5)
+            norm.running_var.uniform_(0.5, 2.0)
+            norm.num_batches_tracked.fill_(7)
+    return net
+
+
+def images(count: int, seed: int = 1, side: int = SIDE) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(
+        torch.randn(count, 3, side, side, generator=generator) + 0.5,
+        torch.randint(0, CLASSES, (count,), generator=generator),
+    )
+
+
+def loader(batches: int = 4, batch_size: int = 4, seed: int = 1) -> DataLoader:
+    return DataLoader(images(batches * batch_size, seed), batch_size=batch_size)
+
+
+def trainer(callbacks: list[Any], **settings: Any) -> pl.Trainer:
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return pl.Trainer(callbacks=callbacks, **{**quiet, **settings})
