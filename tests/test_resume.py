@@ -103,12 +103,13 @@ def fit(
     checkpoint: ModelCheckpoint | None = None,
     batch_size: int = 4,
     seed: int = 3,
+    val_length: int = 5,
     **trainer_options,
 ):
     """One process's share of a run; the caller's random state differs every time, as a new process's would."""
     torch.manual_seed(7 if ckpt is None else 1000 + (stop_after or 0))
     data = ImageDataModule(
-        source=Synthetic(length=21, val_length=5, classes=3, image_size=16, seed=1),
+        source=Synthetic(length=21, val_length=val_length, classes=3, image_size=16, seed=1),
         image_size=16,
         batch_size=batch_size,
         augment=Augmentation(name="standard", mixup=0.2),
@@ -216,8 +217,11 @@ def test_a_limit_in_steps(tmp_path, stops):
     assert_chain_is_exact(tmp_path, stops, max_steps=12, max_epochs=-1)
 
 
-def test_no_validation(tmp_path):
-    assert_chain_is_exact(tmp_path, [5, 7], limit_val_batches=0)
+# Lightning says so of every run without validation images.
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
+@pytest.mark.parametrize("way", [{"limit_val_batches": 0}, {"val_length": 0}])
+def test_no_validation(tmp_path, way):
+    assert_chain_is_exact(tmp_path, [5, 7], **way)
 
 
 def test_validation_every_second_epoch(tmp_path):

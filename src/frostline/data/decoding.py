@@ -22,7 +22,11 @@ PILLOWS_LIMIT = 178_956_970  # Pillow itself refuses to open more
 class UnreadableImage(ValueError):  # noqa: N818 - says what it is, like FileNotFound
     """A file that cannot be decoded to an image; `path` and `reason` say which and why."""
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], reason: str | None = None) -> None:
+        if reason is None:
+            # A DataLoader raises a worker's exception anew from one text: its traceback, which ends in our message.
+            text, _, reason = str(path).strip().rpartition("UnreadableImage: ")[2].partition(": ")
+            path = text
         super().__init__(str(path), reason)
         self.path = Path(path)
         self.reason = reason
