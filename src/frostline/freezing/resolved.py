@@ -122,11 +122,12 @@ def _resolve_phase(
     except ValueError as error:
         raise ValueError(f"Phase `{phase.name}`: {error}") from None
     chosen = {first[name] for name in named}
-    for alias, name in first.items():
-        if name in chosen and alias not in named:
+    for name in sorted(chosen):
+        aliases = [alias for alias, canonical in first.items() if canonical == name]
+        if not named.issuperset(aliases):
             warnings.warn(
-                f"Phase `{phase.name}`: `{alias}` and `{name}` are one tensor, of which only one name is selected; "
-                "it trains under both.",
+                f"Phase `{phase.name}`: {' and '.join(f'`{alias}`' for alias in aliases)} are one tensor, of which not "
+                "every name is selected; it trains under all of them.",
                 stacklevel=4,
             )
     added = frozenset(forced - chosen)

@@ -1,0 +1,122 @@
+"""The policy as data: what can be said, what is refused, and that it survives being written down."""
+
+import pytest
+import yaml
+
+from frostline.freezing import FreezePolicy, Phase, Until, read_policy, write_policy
+
+FULL = {
+    "batch_norm": "affine",
+    "dropout": "active",
+    "phases": [
+        {
+            "name": "head",
+            "train": ["head"],
+            "until": {"metric": "val/loss", "mode": "min", "patience": 2, "min_delta": 0.1, "max_epochs": 9},
+            "lr": {},
+            "lr_decay": None,
+            "warmup_steps": 0,
+        },
+        {
+            "name": "rest",
+            "train": ["all", "!stem"],
+            "until": None,
+            "lr": {"head": 2.0},
+            "lr_decay": 0.5,
+            "warmup_steps": 7,
+        },
+    ],
+}
+
+
+def test_a_policy_survives_plain_values_and_a_file(tmp_path):
+    policy = FreezePolicy.from_dict(FULL)
+    assert policy.to_dict() == FULL
+    write_policy(policy, tmp_path / "policy.yaml")
+    assert read_policy(tmp_path / "policy.yaml") == policy
+    assert FreezePolicy.from_dict({"path": str(tmp_path / "policy.yaml")}) == policy
+
+
+def test_a_static_policy_is_one_phase():
+    assert FreezePolicy.from_dict({"train": ["layer4", "head"]}) == FreezePolicy.static("layer4", "head")
+    assert FreezePolicy.static("head").phases == (Phase(name="static", train=("head",)),)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "exactly one of epochs, steps, fraction, metric; got none"),
+        ({"epochs": 1, "steps": 2}, "got epochs and steps"),
+        ({"epochs": 0}, "`until.epochs` must be at least 1"),
+        ({"steps": -3}, "`until.steps` must be at least 1"),
+        ({"fraction": 1.0}, "between 0 and 1"),
+        ({"metric": "val/loss"}, "also needs `mode`.*`patience`.*`max_epochs`"),
+        ({"metric": "val/loss", "mode": "low", "patience": 1, "max_epochs": 1}, "min or max; got 'low'"),
+        ({"epochs": 1, "patience": 2}, "`until.patience` says something only beside `until.metric`"),
+        ({"steps": 1, "min_delta": 0.1}, "`until.min_delta` says something only beside"),
+    ],
+    ids=str,
+)
+def test_an_until_that_cannot_be_meant_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Until(**values)
+
+
+def phased(**changes):
+    return {
+        "phases": [{"name": "a", "train": ["head"], "until": {"epochs": 1}}, {"name": "b", "train": ["all"], **changes}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"phases": []}, "at least one phase"),
+        ({"phases": "gradual"}, "`phases` must be a list"),
+        ({"phases": [{"name": "a", "train": ["head"]}, {"name": "b", "train": ["all"]}]}, "`a` has no `until`, so `b`"),
+        (phased(until={"epochs": 1}), "`b` is the last and lasts until the end.*leave out its `until`"),
+        (phased(name="a"), "Two phases are called `a`"),
+        (phased(trian=["all"]), "has no key `trian`.*Did you mean `train`"),
+        (phased(train="all"), "`train` must be a list, like"),
+        (phased(train=[]), "trains nothing"),
+        (phased(lr={"head": 0}), "must be above 0.*freeze it"),
+        (phased(lr={"!head": 0.5}), "takes no `!`"),
+        (phased(lr=[0.1]), "maps stages or globs to factors"),
+        (phased(lr_decay=1.5), "must lie in \\(0, 1\\]"),
+        (phased(warmup_steps=-1), "must not be negative"),
+        (phased(warmup_steps=1.5), "must be a whole number"),
+        ({"train": ["head"], "batch_norm": "eval"}, "must be one of frozen, drift, recalibrate, affine, train"),
+        ({"train": ["head"], "dropout": True}, "must be one of frozen, active"),
+        ({"train": ["head"], "until": {"epochs": 1}}, "has no key `until`"),
+        ({"lr": {}}, "does not say what trains"),
+        ({"path": "x.yaml", "train": ["head"]}, "has no key `train`"),
+        (
+            {
+                "phases": [
+                    *({"name": n, "train": ["head"], "until": {"fraction": 0.5}} for n in "ac"),
+                    phased()["phases"][1],
+                ]
+            },
+            "The phases before `b` take 1 of the run",
+        ),
+    ],
+    ids=str,
+)
+def test_a_policy_that_cannot_be_meant_is_refused(plain, message):
+    with pytest.raises(ValueError, match=message):
+        FreezePolicy.from_dict(plain)
+
+
+def test_the_file_is_named_when_it_is_at_fault(tmp_path):
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(FileNotFoundError, match=r"mine\.yaml"):
+        read_policy(path)
+    path.write_text("train: [head")
+    with pytest.raises(ValueError, match=r"mine\.yaml` is not YAML"):
+        read_policy(path)
+    path.write_text(yaml.safe_dump({"path": "other.yaml"}))
+    with pytest.raises(ValueError, match=r"mine\.yaml` holds no policy"):
+        read_policy(path)
+    path.write_text(yaml.safe_dump({"train": ["head"], "batch_nrom": "drift"}))
+    with pytest.raises(ValueError, match=r"mine\.yaml`: .*Did you mean `batch_norm`"):
+        read_policy(path)
