@@ -35,8 +35,12 @@ def check_gradient(
     tolerance: absolute, per entry of the Jacobian; relative tolerance is 0.001.
 
     Raises:
-        ValueError: nothing to check, or the function fails or does not return a floating-point tensor.
+        ValueError: nothing to check, a position that does not exist, or the function fails or does not return a
+            floating-point tensor.
     """
+    for position in fixed:
+        if not 0 <= position < len(inputs):
+            raise ValueError(f"fixed names input {position}, but there are only {len(inputs)}, counted from 0.")
     module = copy.deepcopy(function).double() if isinstance(function, nn.Module) else None
     arguments = tuple(_double(tensor) for tensor in inputs)
     checked = {f"input {index}": tensor for index, tensor in enumerate(arguments) if _varies(tensor, index, fixed)}

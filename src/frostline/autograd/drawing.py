@@ -93,7 +93,7 @@ def draw_stages(observation: Observation, *, title: str = "Stages and the frost 
 
 def summary_of(graph: Graph) -> str:
     """Nodes, leaves and kept bytes in one line."""
-    leaves = f"{len(graph.leaves)} leaves get a gradient"
+    leaves = "1 leaf gets a gradient" if len(graph.leaves) == 1 else f"{len(graph.leaves)} leaves get a gradient"
     if graph.frozen is not None and graph.unreached is not None:
         total = len(graph.parameters) + len(graph.frozen) + len(graph.unreached)
         leaves = f"{len(graph.parameters)} of {total} parameter tensors get a gradient"

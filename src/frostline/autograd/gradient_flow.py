@@ -12,6 +12,7 @@ from torch import nn
 from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.measurement import Measurement, Moments
 from frostline.autograd.reading import findings_of
+from frostline.freezing.stages import bare
 
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
@@ -71,12 +72,15 @@ class GradientFlow(Callback):
     and two of their gradients.
 
     A frozen parameter with a gradient, or a trainable one without, is warned about once per stage.
+
+    attribute: name of the module's attribute that holds the network, as "network"; None is the module itself.
     """
 
-    def __init__(self, *, every_n_steps: int = 50) -> None:
+    def __init__(self, *, every_n_steps: int = 50, attribute: str | None = None) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, not {every_n_steps}.")
         self.every_n_steps = every_n_steps
+        self.attribute = attribute
         self._moments: Moments | None = None
         self._measurement: Measurement | None = None
         self._warned: set[tuple[str, str]] = set()
@@ -91,11 +95,12 @@ class GradientFlow(Callback):
             raise ValueError("GradientFlow has no logger to write to; choose one, or leave the callback out.")
         if len(trainer.optimizers) != 1:
             raise ValueError(f"GradientFlow measures the steps of one optimizer, not of {len(trainer.optimizers)}.")
+        self._network(pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        network, step = _network(pl_module), trainer.global_step + 1
+        network, step = self._network(pl_module), trainer.global_step + 1
         if step % self.every_n_steps == 0:
             moments = self._moments
             if moments is not None:
@@ -111,7 +116,7 @@ class GradientFlow(Callback):
     ) -> None:
         if self._measurement is None:
             return
-        network = _network(pl_module)
+        network = self._network(pl_module)
         stages = by_stage(network, self._measurement.finish(after_step=True))
         self._measurement = None
         for finding in findings_of(stages):
@@ -123,9 +128,8 @@ class GradientFlow(Callback):
             # Lightning writes a step's own values under the number of steps before it.
             logger.log_metrics(scalars, step=trainer.global_step - 1)
 
-
-def _network(pl_module: LightningModule) -> nn.Module:
-    """frostline's classifier holds its network as `network`; of any other module the stages are its children."""
-    network = getattr(pl_module, "network", pl_module)
-    assert isinstance(network, nn.Module)
-    return network
+    def _network(self, pl_module: LightningModule) -> nn.Module:
+        network = pl_module if self.attribute is None else getattr(pl_module, self.attribute, None)
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"GradientFlow: {type(pl_module).__name__} has no module `{self.attribute}`.")
+        return bare(network)

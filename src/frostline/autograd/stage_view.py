@@ -27,6 +27,7 @@ HIGH, GAP, FROST = 60.0, 22.0, 84.0  # px: a block, the space between two, the s
 COLUMNS = {"parameters": 560.0, "kept for backward": 740.0, "FLOPs per image": 890.0, "output": 1036.0}
 COLOURS = {"trainable": (WARM, WARM_LINE), "partly trainable": (ICE, WARM_LINE)}
 FROZEN_COLOURS = (ICE, ICE_LINE)
+LONGEST = 28  # characters of a stage's name before the numbers begin
 
 
 def stage_svg(blocks: Sequence[Block], *, title: str, summary: str, loss_bytes: int) -> str:
@@ -64,6 +65,11 @@ def lowest_reached(blocks: Sequence[Block]) -> int:
     return next((index for index, block in enumerate(blocks) if block.nodes), len(blocks))
 
 
+def shorten(name: str) -> str:
+    """The end of a long dotted name says more than its beginning."""
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
+
+
 def caption(block: Block) -> str:
     """What the stage does in backward, in a few words."""
     if block.trainable_tensors:
@@ -88,7 +94,7 @@ def _block(canvas: Canvas, top: float, block: Block) -> None:
         canvas.disc(LEFT + 24, top + HIGH / 2, 7, fill=WARM_LINE)
     else:
         canvas.snowflake(LEFT + 24, top + HIGH / 2, 11)
-    canvas.text(LEFT + 48, top + 26, block.stage, size=16, bold=True, colour=WARM_INK if warm else ICE_INK)
+    canvas.text(LEFT + 48, top + 26, shorten(block.stage), size=16, bold=True, colour=WARM_INK if warm else ICE_INK)
     canvas.text(LEFT + 48, top + 46, caption(block), size=12, colour=MUTED)
     values = (
         f"{block.parameters:,}",

@@ -1,0 +1,99 @@
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+
+from frostline.autograd import draw, draw_operations, draw_stages
+from frostline.autograd.svg import count, size
+
+from .networks import observed, resnet
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    observation = observed("layer4", "fc")
+    return {"operations": draw_operations(observation.graph), "stages": draw_stages(observation, title='A "B" <C> & D')}
+
+
+@pytest.mark.parametrize("view", ["operations", "stages"])
+def test_svg_html_and_dot_are_written_and_self_contained(drawings, view, tmp_path):
+    for ending in ("svg", "html", "dot"):
+        text = drawings[view].save(tmp_path / "new" / f"graph.{ending}").read_text()
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+        assert not any(word in text for word in ("<script", "<image", "@import", "url(http"))
+    ElementTree.fromstring((tmp_path / "new" / "graph.svg").read_text())
+    assert drawings[view].svg in (tmp_path / "new" / "graph.html").read_text()
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+@pytest.mark.parametrize("view", ["operations", "stages"])
+def test_png_is_drawn_by_graphviz_from_the_dot(drawings, view, tmp_path):
+    assert drawings[view].save(tmp_path / "graph.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_png_without_graphviz_says_what_to_do(drawings, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=r"graph\.png needs Graphviz's `dot` on the PATH; \.svg, \.html and \.dot"
+    ):
+        drawings["stages"].save(tmp_path / "graph.png")
+
+
+def test_another_ending_is_refused(drawings, tmp_path):
+    with pytest.raises(ValueError, match=r"`graph\.pdf`: the ending must be one of \.svg, \.html, \.dot, \.png"):
+        drawings["stages"].save(tmp_path / "graph.pdf")
+
+
+def test_dot_has_every_node_and_edge_and_the_frost_line(drawings):
+    graph = observed("layer4", "fc").graph
+    dot = drawings["operations"].dot
+    assert dot.count(" -> ") == len(graph.edges)
+    assert sum(f"  n{index} [" in dot for index in range(len(graph.nodes))) == len(graph.nodes)
+    stages = drawings["stages"].dot
+    assert stages.count("frost line") == 1
+    [line] = [line for line in stages.splitlines() if "frost line" in line]
+    assert line.strip().startswith("s4 -> s3")  # layer4 -> layer3
+    assert stages.count("penwidth=3") == 2  # loss -> head -> layer4
+    assert r"A \"B\" <C> & D" in stages
+
+
+def test_the_summary_counts_parameters_or_leaves():
+    assert draw_operations(observed("fc").graph).summary == (
+        "6 nodes; 2 of 62 parameter tensors get a gradient; 4.1 KiB kept for backward"
+    )
+    x = torch.rand(3, requires_grad=True)
+    assert draw(x.exp()).summary == "2 nodes; 1 leaf gets a gradient; 12 B kept for backward"
+
+
+def test_any_function_of_the_users_is_drawn():
+    a = torch.tensor([3.0, 4.0], requires_grad=True)
+    drawing = draw((a**3).sum(), names={"a": a}, title="a³")
+    assert "a (2)" in drawing.svg
+    assert drawing._repr_svg_() == drawing.svg
+
+
+def test_a_fully_frozen_network_is_refused():
+    network = resnet()
+    with pytest.raises(ValueError, match="Every one of the network's 62 parameters is frozen"):
+        draw(network(torch.rand(1, 3, 64, 64)).sum(), network=network)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "0.977 KiB"),
+        (204_900, "200 KiB"),
+        (3_663_460, "3.49 MiB"),
+        (5 << 30, "5 GiB"),
+    ],
+)
+def test_sizes_are_binary(number, text):
+    assert size(number) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0"), (12, "12"), (10_240, "10.2 k"), (67_108_864, "67.1 M")])
+def test_counts_are_decimal(number, text):
+    assert count(number) == text
