@@ -47,12 +47,14 @@ class Net(lightning.LightningModule):
         self.seen: list[float] = []
         self.draws: list[float] = []
         self.validations: list[int] = []
+        self.logged_at: list[int] = []
 
     def training_step(self, batch, batch_idx):
         images, targets = batch
         self.seen.append(images.long().sum().item())
         images = images.float() / 255
         self.draws.append(random.random() + np.random.random())
+        self.logged_at.append(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
         return nn.functional.cross_entropy(self.net(images), targets)
 
     def validation_step(self, batch, batch_idx):
@@ -228,27 +230,49 @@ def test_validation_every_second_epoch(tmp_path):
     assert_chain_is_exact(tmp_path, [5, 10], check_val_every_n_epoch=2)
 
 
+def saver_at(moment, folder):
+    return ModelCheckpoint(
+        folder,
+        filename="{step}",
+        auto_insert_metric_name=False,
+        save_top_k=-1,
+        every_n_epochs=1,
+        save_on_train_epoch_end=moment == "epoch_end",
+    )
+
+
 @pytest.mark.parametrize("moment", ["validation", "epoch_end"])
 def test_a_checkpoint_after_validation_or_at_the_epochs_end_does_not_validate_again(tmp_path, moment):
     """ReduceLROnPlateau shows whether the metric of the finished validation is used exactly once."""
-
-    def saver():
-        return ModelCheckpoint(
-            tmp_path / moment,
-            filename="{step}",
-            auto_insert_metric_name=False,
-            save_top_k=-1,
-            every_n_epochs=1,
-            save_on_train_epoch_end=moment == "epoch_end",
-        )
-
-    whole, trainer = fit(tmp_path, plateau=True, checkpoint=saver())
+    whole, trainer = fit(tmp_path, plateau=True, checkpoint=saver_at(moment, tmp_path))
     assert trainer.optimizers[0].param_groups[0]["lr"] < 0.05
     for stop in (5, 10):
-        part, resumed = fit(tmp_path, plateau=True, ckpt=tmp_path / moment / f"{stop}.ckpt", checkpoint=saver())
+        saver = saver_at(moment, tmp_path)
+        part, resumed = fit(tmp_path, plateau=True, ckpt=tmp_path / f"{stop}.ckpt", checkpoint=saver)
         assert part.seen == whole.seen[stop:]
         assert part.validations == [step for step in (10, 15) if step > stop]
         assert resumed.optimizers[0].param_groups[0]["lr"] == trainer.optimizers[0].param_groups[0]["lr"]
+        assert same(part, whole)
+
+
+@pytest.mark.parametrize(
+    ("moment", "options"),
+    [
+        ("validation", {"val_check_interval": 2}),
+        ("validation", {"val_check_interval": 2, "max_steps": 13, "max_epochs": -1}),
+        ("epoch_end", {"max_steps": 13, "max_epochs": -1}),
+    ],
+)
+def test_the_logged_step_is_right_after_a_validation_is_skipped(tmp_path, moment, options):
+    whole, trainer = fit(tmp_path, checkpoint=saver_at(moment, tmp_path), **options)
+    for path in sorted(tmp_path.glob("*.ckpt")):
+        stop = int(path.stem)
+        if stop == trainer.global_step:
+            continue
+        part, _ = fit(tmp_path, ckpt=path, checkpoint=saver_at(moment, tmp_path), **options)
+        assert part.logged_at == whole.logged_at[stop:]
+        assert part.seen == whole.seen[stop:]
+        assert part.validations == [step for step in whole.validations if step > stop]
         assert same(part, whole)
 
 

@@ -86,6 +86,7 @@ class ExactResume(Callback):
         if self._restore is not None:
             restore_random_state(self._restore)
             self._restore = None
+        # What loggers take for the step: Lightning counts one too many where a resume skips a finished validation.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         if batch_idx % trainer.accumulate_grad_batches == 0:
             # A checkpoint written on an exception within this step resumes before it.
@@ -175,8 +176,6 @@ class ExactResume(Callback):
         # Lightning would hold back the step of schedulers that watch a metric for a whole epoch, for want of metrics.
         trainer.fit_loop._restarting = False
         if not trainer.fit_loop.restarted_mid_epoch:
-            # A new epoch: nothing is restarted, also where max_steps makes Lightning think so.
-            epoch_loop._restarting = False
             if kept["plateau_due"]:
                 progress = trainer.fit_loop.epoch_progress.current
                 progress.completed -= 1

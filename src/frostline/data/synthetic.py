@@ -1,5 +1,6 @@
 """Procedural images that can be learned: each class is a blob of its own outline, colours and stripes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -10,7 +11,7 @@ import torch
 from frostline.data.seeding import stable_seed
 from frostline.data.source import LabelledImage, LabelledImages
 
-HARMONICS = np.arange(2, 6)
+HARMONICS = np.arange(2, 6, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,10 @@ def prototype(label: int, *, seed: int) -> Prototype:
     """The look of a class, the same in every split."""
     rng = np.random.default_rng(stable_seed(seed, "prototype", label))
     return Prototype(
-        amplitudes=rng.uniform(0.0, 0.25, len(HARMONICS)),
-        phases=rng.uniform(-np.pi, np.pi, len(HARMONICS)),
-        light=rng.uniform(0.4, 1.0, 3),
-        dark=rng.uniform(0.0, 0.6, 3),
+        amplitudes=rng.uniform(0.0, 0.25, len(HARMONICS)).astype(np.float32),
+        phases=rng.uniform(-np.pi, np.pi, len(HARMONICS)).astype(np.float32),
+        light=rng.uniform(0.4, 1.0, 3).astype(np.float32),
+        dark=rng.uniform(0.0, 0.6, 3).astype(np.float32),
         frequency=rng.uniform(1.0, 6.0),
         direction=rng.uniform(0.0, np.pi),
     )
@@ -135,25 +136,29 @@ def prototype(label: int, *, seed: int) -> Prototype:
 
 def draw(label: int, *, rng: np.random.Generator, classes: int, size: int, hard: float, seed: int) -> np.ndarray:
     """One image of a class, uint8 `(3, size, size)`."""
-    axis = (np.arange(size) + 0.5) * (2 / size) - 1
+    # float32 throughout: twice as fast as float64, and eight bits are left in the end.
+    axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
-    ground = 0.5 + hard * rng.uniform(-0.4, 0.4, (3, 1, 1)) + hard * rng.uniform(-0.2, 0.2, (3, 1, 1)) * x
+    shade, slope = (rng.uniform(-limit, limit, (3, 1, 1)).astype(np.float32) for limit in (0.4, 0.2))
+    ground = 0.5 + hard * (shade + slope * x)
     for _ in range(round(4 * hard)):
         other = int(rng.integers(classes))
         angle = rng.uniform(-np.pi, np.pi)
-        place = 0.85 * np.cos(angle), 0.85 * np.sin(angle)
+        place = 0.85 * math.cos(angle), 0.85 * math.sin(angle)
         ground = _paint(ground, x, y, prototype(other, seed=seed), place=place, scale=0.12, turn=angle)
     image = _paint(
         ground,
         x,
         y,
         prototype(label, seed=seed),
-        place=tuple(hard * rng.uniform(-0.3, 0.3, 2)),
+        place=tuple((hard * rng.uniform(-0.3, 0.3, 2)).tolist()),
         scale=0.55 * (1 + hard * rng.uniform(-0.4, 0.4)),
         turn=hard * rng.uniform(-np.pi / 3, np.pi / 3),
     )
-    image = image * (1 + hard * rng.uniform(-0.3, 0.3, (3, 1, 1))) + 0.2 * hard * rng.standard_normal(image.shape)
-    return (image.clip(0, 1) * 255).round().astype(np.uint8)
+    tint = 1 + hard * rng.uniform(-0.3, 0.3, (3, 1, 1)).astype(np.float32)
+    image = image * tint + 0.2 * hard * rng.standard_normal(image.shape, dtype=np.float32)
+    pixels: np.ndarray = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    return pixels
 
 
 def _paint(
@@ -167,12 +172,13 @@ def _paint(
     turn: float,
 ) -> np.ndarray:
     dx, dy = (x - place[0]) / scale, (y - place[1]) / scale
-    u, v = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
+    cosine, sine = math.cos(turn), math.sin(turn)
+    u, v = dx * cosine + dy * sine, dy * cosine - dx * sine
     angle = np.arctan2(v, u)[..., None]
     outline = 1 + (look.amplitudes * np.cos(HARMONICS * angle + look.phases)).sum(-1)
     # A soft edge about one pixel wide.
     cover = ((outline - np.hypot(u, v)) * scale * len(x) / 2 + 0.5).clip(0, 1)
-    wave = 0.5 + 0.5 * np.sin(np.pi * look.frequency * (u * np.cos(look.direction) + v * np.sin(look.direction)))
+    wave = 0.5 + 0.5 * np.sin(np.pi * look.frequency * (u * math.cos(look.direction) + v * math.sin(look.direction)))
     colour = look.dark[:, None, None] + (look.light - look.dark)[:, None, None] * wave
     painted: np.ndarray = image * (1 - cover) + colour * cover
     return painted
