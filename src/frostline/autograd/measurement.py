@@ -3,8 +3,6 @@
 All sums are made on the parameters' device and read once, so that measuring waits for the device once.
 """
 
-import math
-
 import torch
 from torch import nn
 
@@ -35,7 +33,7 @@ class Moments:
             self._mean[name].add_(before, alpha=1 / self._batches[name])
             # (g - old mean)·(g - new mean), and g - new mean is (g - old mean)·(k - 1)/k
             factor = 1 - 1 / self._batches[name]
-            self._scatter[name] += torch.linalg.vector_norm(before).square() * factor
+            self._scatter[name] += _squares(before) * factor
 
     def mean(self, name: str) -> torch.Tensor:
         return self._mean[name]
@@ -45,7 +43,7 @@ class Moments:
         batches = self._batches.get(name, 0)
         if batches < 2:
             return None
-        return torch.linalg.vector_norm(self._mean[name]).square(), self._scatter[name] / (batches - 1)
+        return _squares(self._mean[name]), self._scatter[name] / (batches - 1)
 
 
 class Measurement:
@@ -61,12 +59,8 @@ class Measurement:
             if parameter.grad is None:
                 continue
             gradient = _real(parameter.grad)
-            self._sums[name] = [
-                torch.linalg.vector_norm(gradient).square(),
-                torch.linalg.vector_norm(gradient, ord=1),
-                torch.linalg.vector_norm(gradient, ord=math.inf),
-                torch.linalg.vector_norm(gradient, ord=0),
-            ]
+            sizes = gradient.abs()
+            self._sums[name] = [_squares(gradient), sizes.sum(), sizes.max(), torch.count_nonzero(gradient)]
             scatter = None if moments is None else moments.sums(name)
             if scatter is not None:
                 self._noisy.add(name)
@@ -79,8 +73,8 @@ class Measurement:
         if after_step:
             for name, before in self._weights.items():
                 self._sums[name] += [
-                    torch.linalg.vector_norm(_real(before)).square(),
-                    torch.linalg.vector_norm(_real(parameters[name].detach()) - _real(before)).square(),
+                    _squares(_real(before)),
+                    _squares(_real(parameters[name]) - _real(before)),
                 ]
         flat = [value.float() for values in self._sums.values() for value in values]
         numbers = iter(torch.stack(flat).tolist() if flat else [])
@@ -115,3 +109,8 @@ def _real(tensor: torch.Tensor) -> torch.Tensor:
     """At least float32: squares of float16 gradients would under- and overflow. Sparse ones (embeddings) made dense."""
     dense = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
     return dense if dense.dtype in (torch.float32, torch.float64) else dense.float()
+
+
+def _squares(tensor: torch.Tensor) -> torch.Tensor:
+    """Σx². `sum` adds pairwise: on a CPU in float32 it is right to 1e-7 where `vector_norm` is off by 1e-4."""
+    return tensor.square().sum()
