@@ -13,15 +13,9 @@ import pytest
 import torch
 
 from freezing.ranks import CASES, RESUMED, run
+from freezing.tiny import LIGHTNING_WARNINGS
 
-pytestmark = [
-    # The data is in memory: no workers are wanted.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    # The cases without validation data share a module with those that have some.
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`.*"),
-    # torch 2.15 deprecates what Lightning 2.6.6 still calls.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
+pytestmark = LIGHTNING_WARNINGS
 TESTS = Path(__file__).parent.parent
 JOINED = [name for name, case in CASES.items() if case.joined]
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim import lr_scheduler as schedulers
 
-from freezing.tiny import CLASSES, TinyModule, seeded_net, trainer
+from freezing.tiny import CLASSES, LIGHTNING_WARNINGS, TinyModule, seeded_net, trainer
 from frostline.data.datamodule import ImageDataModule, Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
@@ -25,12 +25,7 @@ from frostline.freezing import FreezePolicy, FreezingSchedule
 from frostline.optim import parameter_groups
 from frostline.resume import ExactResume
 
-pytestmark = [
-    # The data is in memory: no workers are wanted.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    # torch 2.15 deprecates what Lightning 2.6.6 still calls.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
+pytestmark = LIGHTNING_WARNINGS
 EPOCHS, BATCHES = 4, 4
 TOTAL = EPOCHS * BATCHES
 

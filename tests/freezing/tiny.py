@@ -3,11 +3,26 @@
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 CLASSES, SIDE = 3, 8
+
+# For the `pytestmark` of tests that use a Trainer.
+LIGHTNING_WARNINGS = [
+    # The data is in memory: no workers are wanted.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    # Runs without validation data share a module with those that have some.
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`.*"),
+    # torch 2.15 deprecates what Lightning 2.6.6 still calls.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    # Runs of a few steps are meant.
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    # A machine with slurm on it.
+    pytest.mark.filterwarnings("ignore:The `srun` command is available on your system.*"),
+]
 
 
 class TinyNet(nn.Module):

@@ -1,6 +1,7 @@
 """The proof that what is frozen held still: fingerprints of tensors, exact to the bit, taken where they lie."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,3 +45,54 @@ def fingerprints(network: nn.Module, names: Sequence[str]) -> dict[str, int]:
 def moved(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
     """Names of the tensors whose fingerprints differ, or which are gone."""
     return [name for name, mark in before.items() if after.get(name) != mark]
+
+
+class Audit:
+    """Watches over the tensors that a phase freezes, and keeps the minutes.
+
+    entries: one per comparison, in plain values: phase, reason, step, tensors compared, names of those that moved.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._marks: dict[str, int] = {}
+        self._copies: dict[str, Tensor] = {}
+
+    def begin(self, network: nn.Module, names: Sequence[str]) -> None:
+        """Take the fingerprints of what must hold still from now on."""
+        self._marks = fingerprints(network, names)
+        self.copy_buffers(network)
+
+    def copy_buffers(self, network: nn.Module) -> None:
+        """Copies of the frozen statistics, a few thousand numbers, for whoever resets batch norms wholesale."""
+        self._copies = {name: entry.clone() for name, entry in network.named_buffers() if name in self._marks}
+
+    def put_buffers_back(self, network: nn.Module) -> None:
+        """Undo a wholesale reset of statistics."""
+        own = dict(network.named_buffers())
+        for name, kept in self._copies.items():
+            own[name].copy_(kept)
+
+    def compare(
+        self, network: nn.Module, *, phase: str, reason: str, step: int, except_for: Collection[str] = ()
+    ) -> list[str]:
+        """Names of the tensors that moved since `begin`; the comparison is entered into the minutes."""
+        now = fingerprints(network, list(self._marks))
+        changed = [name for name in moved(self._marks, now) if name not in except_for]
+        entry = {"phase": phase, "reason": reason, "step": step, "tensors": len(self._marks), "moved": changed}
+        self.entries.append(entry)
+        return changed
+
+    def verdict(self) -> dict[str, Any]:
+        """Whether everything held still, in plain values."""
+        return {
+            "held": bool(self.entries) and not any(entry["moved"] for entry in self.entries),
+            "tensors_compared": sum(entry["tensors"] for entry in self.entries),
+            "audits": [dict(entry) for entry in self.entries],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"marks": self._marks, "entries": self.entries}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._marks, self.entries = dict(state["marks"]), list(state["entries"])

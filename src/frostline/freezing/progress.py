@@ -115,6 +115,19 @@ def timeline(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) ->
     return spans
 
 
+def misfits(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) -> list[str]:
+    """What to tell a user whose policy is longer than the run."""
+    found = []
+    for span in timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps):
+        if span.first_step >= total_steps:
+            begins, end = ("at the latest after", "may never begin") if span.latest else ("after", "never begins")
+            found.append(
+                f"The policy does not fit the run: phase `{span.name}` would begin {begins} {span.first_step} steps, "
+                f"but the run has {total_steps} ({steps_per_epoch} per epoch), so it {end}; max_epochs stays as it is."
+            )
+    return found
+
+
 def fraction_steps(fraction: float, total_steps: float) -> int:
     """A share of the run in whole optimizer steps, at least one.
 

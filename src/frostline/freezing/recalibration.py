@@ -1,13 +1,45 @@
 """The batches on which frozen batch norms are recalibrated, taken without disturbing the run they are taken from."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
 from torch.utils.data import DataLoader
+
+from frostline.freezing.statistics import recalibrate
+
+
+def recalibrate_frozen(
+    trainer: "pl.Trainer",
+    network: nn.Module,
+    names: Collection[str],
+    *,
+    inputs: Callable[[Any], Any] | None,
+    limit: int,
+) -> int:
+    """Estimate the statistics of some batch norms on the run's training data; every rank must call it.
+
+    Args:
+        inputs: a batch -> what the network takes; None: the batch's first entry goes through the module's `forward`.
+        limit: batches at most.
+
+    Returns:
+        The number of batches.
+    """
+    module = trainer.lightning_module
+    forward: nn.Module = module if inputs is None and is_overridden("forward", module) else network
+    take = inputs or first_input
+    with isolate_rng(), trainer.precision_plugin.forward_context():
+        # The same numbers in a run and in its repetition, whatever was drawn before.
+        torch.manual_seed(trainer.global_rank)
+        batches = calibration_batches(trainer, limit=limit)
+        return recalibrate(network, names, forward=lambda batch: forward(take(batch)), batches=batches)
 
 
 def first_input(batch: Any) -> Any:

@@ -5,6 +5,7 @@ is reduced by nobody: without an error, without a warning, the ranks train diffe
 """
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -12,7 +13,10 @@ from lightning.pytorch.strategies import (
     ModelParallelStrategy,
     SingleDeviceStrategy,
 )
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from frostline.freezing.plain import suggest
 
 
 def check_strategy(trainer: "pl.Trainer", *, phases: int) -> None:
@@ -67,3 +71,35 @@ def accumulates(trainer: "pl.Trainer") -> bool:
 def skips_backward(trainer: "pl.Trainer") -> bool:
     """Whether StochasticWeightAveraging runs its last epoch, which trains nothing."""
     return trainer.fit_loop._skip_backward
+
+
+def forget_compiled_graphs(module: nn.Module) -> None:
+    """Make torch.compile trace anew, where anything is compiled: torch before 2.15 may go on with the graph of the
+    frozen network, in which what has thawed gets no gradient (pytorch #139476)."""
+    compiled = getattr(module, "_compiler_ctx", None) is not None or any(
+        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
+        for part in module.modules()
+    )
+    if compiled:
+        torch.compiler.reset()
+
+
+def reduced_metric(trainer: "pl.Trainer", name: str, *, asked_by: str) -> float:
+    """A logged value as the mean over all ranks, whether or not the module synchronised it; the same on each rank.
+
+    Raises:
+        ValueError: nobody logged it.
+    """
+    metrics = trainer.callback_metrics
+    if name not in metrics:
+        there = ", ".join(sorted(metrics)) or "none"
+        hint = suggest(name, metrics)
+        raise ValueError(f"{asked_by} waits for `{name}`, which nobody logged; there are {there}.{hint}")
+    strategy = trainer.strategy
+    value = metrics[name].detach().to(dtype=torch.float64, device=strategy.root_device)
+    return float(strategy.broadcast(strategy.reduce(value, reduce_op="mean")))
+
+
+def steps_per_epoch(trainer: "pl.Trainer") -> int:
+    """Optimizer steps in a training epoch, the last of which may have fewer batches."""
+    return max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
