@@ -1,7 +1,10 @@
 """Where a network's initial weights come from, and what of them was used."""
 
 import errno
+import hashlib
+import os
 import pickle
+import shutil
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
@@ -13,6 +16,8 @@ from torch import Tensor, nn
 
 # How long `auto` waits for an answer before it goes on with random weights.
 REACH_SECONDS = 3.0
+# How long a download may stand still.
+STALL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +108,7 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
     """torchvision's DEFAULT ImageNet weights, from torch hub's cache or downloaded into it (hash checked).
 
     Raises:
-        ValueError: there are none for this network.
+        ValueError: there are none for this network, or the cached file is damaged.
         FileNotFoundError: not cached, and their server does not answer (within `timeout` seconds where given).
     """
     from torchvision import models
@@ -111,11 +116,14 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
     if name is None:
         raise ValueError("There are no ImageNet weights for a network of your own: give a path, or model.weights=none")
     enum = models.get_model_weights(name).DEFAULT
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(enum.url).path).name
+    cached = _cache() / Path(urllib.parse.urlparse(enum.url).path).name
     if not cached.exists():
         try:
-            # Asked first: torch.hub's own download has no time limit.
-            urllib.request.urlopen(urllib.request.Request(enum.url, method="HEAD"), timeout=timeout or 30).close()
+            # Asked first, as `auto` waits for an answer for a shorter time than for the next piece of a download.
+            urllib.request.urlopen(
+                urllib.request.Request(enum.url, method="HEAD"), timeout=timeout or STALL_SECONDS
+            ).close()
+            _fetch(enum.url, cached)
         except OSError as error:  # URLError and time-outs are OSErrors
             raise FileNotFoundError(
                 errno.ENOENT,
@@ -124,7 +132,18 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
                 "has it; give the path of a state dict (model.weights=PATH); or start from random weights "
                 "(model.weights=none)",
             ) from error
-    return dict(enum.get_state_dict(progress=False, check_hash=True))
+    # torch.hub checks what it downloads, not what it finds. The file's name ends in the first digits of its hash.
+    wanted = cached.stem.rpartition("-")[2]
+    with cached.open("rb") as file:
+        found = hashlib.sha256()
+        while piece := file.read(2**20):
+            found.update(piece)
+    if not found.hexdigest().startswith(wanted):
+        raise ValueError(
+            f"The ImageNet weights in {cached} are damaged or another file: their SHA-256 begins with "
+            f"{found.hexdigest()[:8]}, not with {wanted}. Delete the file to have it downloaded again"
+        )
+    return dict(torch.load(cached, map_location="cpu", weights_only=True))
 
 
 def read_state(source: str) -> dict[str, Tensor]:
@@ -173,18 +192,36 @@ def _difference(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
 
 
 def _download(url: str) -> Path:
-    """Into torch hub's cache, whole or not at all; reused when there."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / Path(urllib.parse.urlparse(url).path).name
+    """Into torch hub's cache; reused when there, under a name that no other URL has."""
+    name = Path(urllib.parse.urlparse(url).path).name
+    path = _cache() / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
     if not path.exists():
         try:
-            torch.hub.download_url_to_file(url, str(path), progress=False)
+            _fetch(url, path)
         except OSError as error:
             raise FileNotFoundError(
                 errno.ENOENT, f"model.weights: cannot download {url} ({getattr(error, 'reason', error)})"
             ) from error
     return path
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download a file whole or not at all: torch.hub keeps what it has got when the connection ends early."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with urllib.request.urlopen(url, timeout=STALL_SECONDS) as answer, temporary.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+            length = answer.headers["Content-Length"]
+            if length is not None and file.tell() != int(length):
+                raise OSError(f"the connection ended after {file.tell():,} of {int(length):,} bytes")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _listed(names: tuple[str, ...]) -> str:
