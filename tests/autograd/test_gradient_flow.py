@@ -18,6 +18,8 @@ pytestmark = pytest.mark.filterwarnings(
     # Tiny data on purpose.
     "ignore:.*does not have many workers which may be a bottleneck",
     "ignore:The number of training batches .* is smaller than the logging interval",
+    # Where Debian's Slurm is installed, as for the cluster tests.
+    "ignore:The `srun` command is available on your system",
     # Lightning 2.6.6 with torch 2.15.
     "ignore:.*isinstance\\(treespec, LeafSpec\\).* is deprecated",
 )

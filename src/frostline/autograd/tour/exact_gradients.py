@@ -49,7 +49,8 @@ def exact_gradients(tour: Tour) -> None:
     tour.check("both, exactly", bool((9 * a**2 == a.grad).all() and (-2 * b == b.grad).all()))
 
     tour.say("Summing first makes one number of Q, which needs no argument and has the same gradient.")
-    a2, b2 = a.detach().clone().requires_grad_(), b.detach().clone().requires_grad_()
+    a2 = a.detach().clone().requires_grad_()
+    b2 = b.detach().clone().requires_grad_()
     (3 * a2**3 - b2**2).sum().backward()
     assert a2.grad is not None
     assert b2.grad is not None

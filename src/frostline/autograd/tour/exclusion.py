@@ -38,7 +38,8 @@ def exclusion(tour: Tour) -> None:
     tour.show("original layer", model.fc)
     model.fc = nn.Linear(512, 10)
     tour.show("updated layer", model.fc)
-    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    named = dict(model.named_parameters())
+    trainable = [name for name in named if named[name].requires_grad]
     tour.show("trainable", ", ".join(trainable))
     tour.check("2 of 62 are trainable", trainable == ["fc.weight", "fc.bias"])
 
@@ -51,7 +52,6 @@ def exclusion(tour: Tour) -> None:
     graph = walk(loss, network=model)
     loss.backward()
     optimizer.step()
-    named = dict(model.named_parameters())
     received = [name for name in named if named[name].grad is not None]
     pairs = zip(named, before, strict=True)
     moved = [name for name, old in pairs if not torch.equal(named[name], old)]

@@ -15,7 +15,8 @@ TITLE = "# A gentle introduction to autograd"
 INTRODUCTION = (
     "This is the notebook that frostline grew from, as something that runs. `frostline tour` tells it in the terminal; "
     "`docs/autograd.md` and `docs/autograd.ipynb` are made from the same code by `scripts/publish_tour.py`, and a test "
-    "fails where they differ from it. A ✓ marks a claim that was checked against the mathematics while this was made."
+    "fails where they differ from it. A ✓ marks a claim that was checked against the mathematics while this was made. "
+    "The document leaves the imports out; the notebook has them."
 )
 SETUP = """from frostline.autograd.tour import Tour
 from frostline.autograd.tour.voices import Notebook
