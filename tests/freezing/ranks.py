@@ -14,13 +14,13 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 import torchvision
+from freezing.tiny import TinyModule, images, seeded_net, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.utils.data import DataLoader, Subset
 
-from freezing.tiny import TinyModule, images, seeded_net, trainer
 from frostline.freezing import FreezePolicy, FreezingSchedule
 from frostline.freezing import schedule as schedule_module
 from frostline.freezing.gradients import GradientCheckFailed

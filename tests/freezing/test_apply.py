@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 import torchvision
+from freezing.tiny import TinyNet, seeded_net
 from torch import nn
 
-from freezing.tiny import TinyNet, seeded_net
 from frostline.freezing import FreezePolicy, apply_phase, hold_modes, release_modes
 from frostline.freezing.apply import frozen_tensors, misplaced_flags
 

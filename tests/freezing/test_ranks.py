@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from freezing.ranks import CASES, RESUMED, run
 from freezing.tiny import LIGHTNING_WARNINGS
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torchvision
+from freezing.tiny import TinyNet
 from torch import nn
 
-from freezing.tiny import TinyNet
 from frostline.freezing import FreezePolicy
 
 NET = torchvision.models.resnet18(num_classes=10)

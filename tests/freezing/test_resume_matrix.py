@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from freezing.tiny import CLASSES, LIGHTNING_WARNINGS, TinyModule, seeded_net, trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim import lr_scheduler as schedulers
 
-from freezing.tiny import CLASSES, LIGHTNING_WARNINGS, TinyModule, seeded_net, trainer
 from frostline.data.datamodule import ImageDataModule, Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from frostline.freezing.announce import announce, log, rate_scalars, rates, say
 from frostline.freezing.apply import apply_phase, frozen_tensors, misplaced_flags, set_modes
 from frostline.freezing.audit import Audit, FrozenTensorMoved
+from frostline.freezing.averaging import average_exactly, averages_weights
 from frostline.freezing.binding import check_optimizer, difference, find_network, read_against, selection
 from frostline.freezing.eval_warning import EvalWarning
 from frostline.freezing.gradients import check_gradients
@@ -177,6 +177,7 @@ class FreezingSchedule(pl.Callback):
         self._let_optimizer_go()
         self._layer = RateLayer(optimizer=optimizer, factors=lambda: self._factors(trainer))
         self._eval_warning.expect(pl_module, held=len(self.phase.held))
+        average_exactly(trainer)
 
     # The fit.
 
@@ -270,9 +271,12 @@ class FreezingSchedule(pl.Callback):
             self._gradients_checked = True
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        self._let_optimizer_go()
+
+    def on_fit_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        # After every callback's `on_train_end`, in which averages replace weights.
         if self._progress.starts:
             self._compare(trainer, reason="end of fit")
-        self._let_optimizer_go()
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         self._let_optimizer_go()
@@ -306,14 +310,13 @@ class FreezingSchedule(pl.Callback):
         Raises:
             FrozenTensorMoved: something differs, on this rank or another.
         """
-        averaged: frozenset[str] = frozenset()
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if reason == "end of fit" and any(
-            isinstance(entry, StochasticWeightAveraging | WeightAveraging) for entry in callbacks
-        ):
-            # What trained in an earlier phase may now be the average over the run that was asked for; what never
-            # trained is its own average, to the bit.
-            averaged = averaged.union(*(phase.trainable for phase in self.resolved.phases[: self._progress.index]))
+        averaged: set[str] = set()
+        if reason == "end of fit" and averages_weights(trainer):
+            # What moved in an earlier phase may now be the average over the run that was asked for; what never moved
+            # is its own average, to the bit.
+            now = set(frozen_tensors(self.network, self.phase))
+            for phase in self.resolved.phases[: self._progress.index]:
+                averaged |= now - set(frozen_tensors(self.network, phase))
         step = trainer.global_step
         changed = self._audit.compare(
             self.network, phase=self.phase.name, reason=reason, step=step, except_for=averaged
