@@ -44,7 +44,7 @@ type: $(INSTALLED) ## check the types of src
 check: lint type test ## lint, types, tests
 
 docs: $(INSTALLED) ## write the generated parts of docs/
-	$(BIN)/python scripts/write_configuration_docs.py
+	$(BIN)/python scripts/write_docs.py
 
 constraints: $(INSTALLED) ## pin the newest versions that fit, for every supported Python
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --upgrade \

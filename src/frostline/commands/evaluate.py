@@ -40,14 +40,13 @@ def run(settings: Mapping[str, Any]) -> None:
         )
     if data.images(split) is None:
         raise ValueError(f"split: the data has no {split} images")
-    precision = "32-true"
     trainer = lightning.Trainer(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
-        **device_options(settings["device"], precision=precision),
+        **device_options(settings["device"], precision=settings["precision"]),
     )
     [results] = trainer.test(classifier, dataloaders=data.evaluation_loader(split), verbose=False)
     named = {f"{split}/{name.partition('/')[2]}": float(value) for name, value in results.items()}

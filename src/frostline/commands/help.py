@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from frostline.commands import run_folder
 from frostline.commands.overrides import group_options
-from frostline.commands.schema.commands import COMMANDS, Group
+from frostline.commands.schema.commands import COMMANDS
 from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
 from frostline.commands.schema.section import Section
 
@@ -77,11 +77,6 @@ def key_rows(
             inner = values.get(key) if isinstance(values.get(key), Mapping) else {}
             place = f"{key}[i]." if str(field.annotation).startswith("list") else f"{key}."
             yield from key_rows(nested, inner or {}, prefix=prefix + place)
-
-
-def options_of(group: Group) -> Mapping[str, type[Section]]:
-    """Each option's schema, under the option's `name`; under an empty name where all options share one."""
-    return {"": group.section} if group.section is not None else group.by_name
 
 
 def _entry(key: str, kind: str, default: str, text: str) -> list[str]:

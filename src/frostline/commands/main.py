@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from frostline.commands.failures import INTERRUPTED, fail
 
@@ -14,9 +15,8 @@ def main(command: str | None = None, arguments: Sequence[str] | None = None) -> 
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _run(command, given)
-    except BrokenPipeError:  # `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    except BrokenPipeError:
+        _close_stdout()
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
 
@@ -46,6 +46,12 @@ def _run(command: str | None, given: list[str]) -> None:
         print(command_help(command))
         return
     run_hydra(command, given)
+
+
+def _close_stdout() -> NoReturn:
+    """Whoever read the output has stopped, as in `--help | head`: no reason to complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
 
 
 def run_hydra(command: str, given: list[str]) -> None:
@@ -82,7 +88,11 @@ def run_hydra(command: str, given: list[str]) -> None:
         settings = OmegaConf.to_container(config, resolve=True)
         assert isinstance(settings, dict)
         # Found by name, as each command pulls in torch.
-        importlib.import_module(f"frostline.commands.{command}").run({str(k): value for k, value in settings.items()})
+        run = importlib.import_module(f"frostline.commands.{command}").run
+        try:
+            run({str(key): value for key, value in settings.items()})
+        except BrokenPipeError:  # here, as Hydra would print a traceback
+            _close_stdout()
 
     sys.argv = [sys.argv[0], *(word for word in given if word not in flags.overrides), *flags.overrides]
     hydra.main(version_base="1.3", config_path="pkg://frostline.conf", config_name=command)(job)()

@@ -6,6 +6,7 @@ looked at on its own, and what is wrong is left out of the composition that look
 
 import importlib.resources
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,11 +81,16 @@ def group_options(config_dir: Path | None) -> dict[str, list[str]]:
     for folder in (Path(str(importlib.resources.files("frostline.conf"))), config_dir):
         if folder is None:
             continue
-        for file in sorted(folder.rglob("*.yaml")):
+        for file in sorted(folder.rglob("*.yaml"), key=_natural):
             group = file.relative_to(folder).parent.as_posix()
             if group != ".":
                 groups.setdefault(group, []).append(file.stem)
     return groups
+
+
+def _natural(path: Path) -> list[str | int]:
+    """resnet18 before resnet101."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]
 
 
 def _parsed(texts: Sequence[str], problems: list[str]) -> list[Override]:

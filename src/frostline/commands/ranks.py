@@ -12,7 +12,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from frostline.commands.run_folder import COMMAND_VARIABLE, command_line
 
 READY_SECONDS = 300.0
 # How long the others get to end by themselves after one process has failed.
@@ -88,29 +91,31 @@ def start(folder: Path, *, processes: int, threads: int | None) -> int:
         "MASTER_PORT": port,
         "WORLD_SIZE": processes,
         "NODE_RANK": 0,
+        COMMAND_VARIABLE: command_line(),
         # Classes of the user's own are found where this process finds them.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": threads or max(1, cores // processes),
     }
-    # Ctrl-C reaches the children by themselves; this process only waits until they have saved.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    children = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def forward(signum: int, _: FrameType | None) -> None:
+        for child in children:
+            child.send_signal(signum)
+
+    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         for rank in range(processes):
             env = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
             command = [sys.executable, "-m", "frostline.commands.worker", str(folder)]
-            children.append(subprocess.Popen(command, env=env, preexec_fn=_interruptible))
+            # A session of its own: Ctrl-C would else reach a child twice, and twice means without saving.
+            children.append(subprocess.Popen(command, env=env, start_new_session=True))
         return _outcome(children)
     finally:
         for child in children:
             child.kill()
             child.wait()
-        signal.signal(signal.SIGINT, before)
-
-
-def _interruptible() -> None:
-    # An ignored SIGINT would be inherited.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _outcome(children: list[subprocess.Popen[bytes]]) -> int:

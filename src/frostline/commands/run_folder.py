@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+COMMAND_VARIABLE = "FROSTLINE_COMMAND"
 CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"
 
 
@@ -66,5 +67,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def command_line() -> str:
-    """What was typed, to be typed again."""
-    return shlex.join([Path(sys.executable).name, *sys.argv])
+    """What was typed, to be typed again; a process that `ranks.start` made is told by its environment."""
+    words = sys.orig_argv
+    if Path(sys.argv[0]).name == "frostline":  # the script that pip made, run by the interpreter
+        words = ["frostline", *words[2:]]
+    return os.environ.get(COMMAND_VARIABLE) or shlex.join([Path(words[0]).name, *words[1:]])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import ranks, run_folder
-from frostline.commands.failures import INTERRUPTED, USER_ERROR, USER_MISTAKES, fail, message_of
+from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
 from frostline.commands.overrides import Invocation, run_folder_of
 from frostline.commands.rules import visible_gpus
 
@@ -60,8 +60,9 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
     except Interrupted as interruption:
         log.info("%s", interruption)
         log.info("To go on: %s resume_from=%s", run_folder.command_line(), interruption.checkpoint)
-        _end_loggers(INTERRUPTED)
-        raise SystemExit(INTERRUPTED) from None
+        code = 128 + interruption.signum
+        _end_loggers(code)
+        raise SystemExit(code) from None
     except USER_MISTAKES as error:
         _explain(error, folder)
         _end_loggers(USER_ERROR)

@@ -1,11 +1,25 @@
 """One of several processes of a run: `python -m frostline.commands.worker RUN_FOLDER`."""
 
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
-from frostline.commands.run_folder import read_config
-from frostline.commands.train import train_in
+
+def end_with(parent: int) -> None:
+    """Save and stop when the process that started this one is gone; nobody would end it otherwise."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os.kill(os.getpid(), signal.SIGTERM)
+
 
 if __name__ == "__main__":
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+
+    from frostline.commands.run_folder import read_config
+    from frostline.commands.train import train_in
+
     folder = Path(sys.argv[1])
     train_in(folder, read_config(folder))

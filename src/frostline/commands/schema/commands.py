@@ -12,7 +12,7 @@ from frostline.commands.schema.freeze import FREEZE
 from frostline.commands.schema.model import HEADS, MODELS, OwnBackbone, OwnHead
 from frostline.commands.schema.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
 from frostline.commands.schema.section import OwnClass, Section
-from frostline.commands.schema.training import LOSSES, Callbacks, Device, Loggers, TrainerSection
+from frostline.commands.schema.training import LOSSES, PRECISION, Callbacks, Device, Loggers, Precision, TrainerSection
 
 PathText = Annotated[str, Field(min_length=1)]
 
@@ -50,6 +50,7 @@ class EvaluateKeys(Section):
     checkpoint: PathText = Field(description="path of a frostline checkpoint")
     split: Literal["train", "val", "test"] = Field(description="which images of the data")
     batch_size: Annotated[int, Field(ge=1)] | None = Field(description="images per batch; null: as in training")
+    precision: Precision = Field(description=PRECISION)
     output: PathText | None = Field(description="JSON file for the results; null: the terminal only")
 
 

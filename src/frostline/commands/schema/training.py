@@ -26,6 +26,8 @@ class SumOfDifferences(Section):
 LOSSES: dict[str, type[Section]] = {"cross_entropy": CrossEntropy, "sum_of_differences": SumOfDifferences}
 
 Positive = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+PRECISION = "number format; `auto` is bf16-mixed where the hardware computes bf16 natively, else 32-true"
 
 
 class Device(Section):
@@ -45,9 +47,7 @@ class TrainerSection(Section):
 
     max_epochs: Positive = Field(description="passes over the training images")
     max_steps: Positive | None = Field(description="optimizer steps after which training ends early; null: no limit")
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        description="number format; `auto` is bf16-mixed where the hardware computes bf16 natively, else 32-true"
-    )
+    precision: Precision = Field(description=PRECISION)
     channels_last: bool = Field(description="keep images and weights in channels-last order: faster convolutions")
     compile: bool = Field(description="compile the network with torch.compile; pays back in long runs only")
     accumulate_grad_batches: Positive = Field(description="batches per optimizer step")

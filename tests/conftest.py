@@ -1,0 +1,19 @@
+"""What every test needs: few threads, and no network or W&B account by accident."""
+
+import os
+
+import pytest
+
+# Before torch is imported. Two threads of several test processes on two cores would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each test sees neither the launcher's variables of the shell it runs in, nor its caches or accounts."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "WANDB_")) or name in ("RANK", "WORLD_SIZE", "RUN_ID"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch_home"))
