@@ -1,7 +1,6 @@
 """ImageClassifier: the LightningModule that trains a network under a freezing policy."""
 
 import errno
-import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from frostline.freezing.schedule import FreezingSchedule
 from frostline.losses import CrossEntropy
 from frostline.metrics import Evaluation
 from frostline.models.network import build_network
+from frostline.models.weights import read_plain
 from frostline.optim import Spared, parameter_groups
 from frostline.schedulers import SchedulerBuilder, constant
 
@@ -268,11 +268,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(errno.ENOENT, f"There is no checkpoint `{path}`")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        checkpoint = read_plain(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path}: cannot be read as a checkpoint; it is damaged or another program's ({reason})"
+            f"{path}: cannot be read as a checkpoint; it is damaged or another program's ({error})"
         ) from error
     if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get(CHECKPOINT_KEY), dict)):
         raise ValueError(

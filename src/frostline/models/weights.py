@@ -3,13 +3,14 @@
 import errno
 import hashlib
 import os
-import pickle
 import shutil
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -169,18 +170,31 @@ def read_state(source: str) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"model.weights: `{source}` is not a safetensors file ({error})") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        content = read_plain(path)
+    except ValueError as error:
         raise ValueError(
             f"model.weights: `{source}` cannot be read as a state dict: it is damaged, or holds more than tensors "
-            f"and plain values ({first})"
+            f"and plain values ({error})"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not (isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values())):
         raise ValueError(f"model.weights: `{source}` holds no state dict (names of tensors)")
     return dict(content)
+
+
+def read_plain(path: str | Path) -> Any:
+    """What `torch.save` wrote, if it is tensors and plain values only.
+
+    Raises:
+        ValueError: it is damaged, or something else; why, in one line.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the file's pickle protocol, before it is refused for better reasons
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of other bytes also ends in IndexError, KeyError, struct.error, AssertionError
+        raise ValueError((str(error).strip().splitlines() or [""])[0] or type(error).__name__) from error
 
 
 def _difference(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
