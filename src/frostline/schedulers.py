@@ -1,61 +1,72 @@
-"""Learning-rate schedules over a run of known length, stepped once per optimizer step."""
+"""Learning-rate schedules over a run of known length, stepped once per optimizer step.
 
+Each is a pure function from the step to a factor of the full learning rate, so that a run can be resumed at any step.
+torch's own parts do not add up: a constant rate after `SequentialLR`'s warm-up stays at the last step but one of the
+rise, and `OneCycleLR` divides by zero where the rise takes one step and trains a run of one step at rate 0.
+"""
+
+import math
 from collections.abc import Callable
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LinearLR,
-    LRScheduler,
-    MultiplicativeLR,
-    OneCycleLR,
-    SequentialLR,
-    StepLR,
-)
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 # Builds a scheduler for an optimizer, the run's optimizer steps, and the optimizer steps of one epoch.
 SchedulerBuilder = Callable[[Optimizer, int, int], LRScheduler]
 
-# Where a warm-up starts: torch's LinearLR refuses 0.
+# Where a warm-up starts: a first step at rate 0 would be a step lost.
 WARMUP_START = 1e-3
 
 
 def constant(*, warmup: float = 0.0) -> SchedulerBuilder:
     """The full learning rate; `warmup` is the share of the run in which it rises linearly to it."""
-    return lambda optimizer, steps, _: _warmed_up(optimizer, steps, warmup, lambda _: _unchanged(optimizer))
+    return lambda optimizer, steps, _: LambdaLR(optimizer, lambda now: _rise(now, round(warmup * steps)))
 
 
 def cosine(*, warmup: float = 0.0, min_factor: float = 0.0) -> SchedulerBuilder:
     """Half a cosine down to `min_factor` of the learning rate (Loshchilov and Hutter, 2017, without restarts)."""
 
     def build(optimizer: Optimizer, steps: int, _: int) -> LRScheduler:
-        lowest = min_factor * max(group["lr"] for group in optimizer.param_groups)
-        return _warmed_up(optimizer, steps, warmup, lambda rest: CosineAnnealingLR(optimizer, rest, eta_min=lowest))
+        rising = round(warmup * steps)
+
+        def factor(now: int) -> float:
+            if now < rising:
+                return _rise(now, rising)
+            return _cosine(1.0, min_factor, (now - rising) / max(1, steps - rising))
+
+        return LambdaLR(optimizer, factor)
 
     return build
 
 
 def step(*, step_size: int, gamma: float = 0.1, warmup: float = 0.0) -> SchedulerBuilder:
-    """The learning rate times `gamma` every `step_size` epochs."""
-    return lambda optimizer, steps, epoch: _warmed_up(
-        optimizer, steps, warmup, lambda _: StepLR(optimizer, step_size * epoch, gamma=gamma)
+    """The learning rate times `gamma` every `step_size` epochs, counted from the run's start."""
+    return lambda optimizer, steps, epoch: LambdaLR(
+        optimizer, lambda now: _rise(now, round(warmup * steps)) * gamma ** (now // (step_size * epoch))
     )
 
 
 def onecycle(
     *, warmup: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4, anneal: str = "cos"
 ) -> SchedulerBuilder:
-    """Up during the warm-up, then down to almost nothing (Smith and Topin, 2019); momentum stays as configured."""
-    return lambda optimizer, steps, _: OneCycleLR(
-        optimizer,
-        max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=steps,
-        pct_start=warmup,
-        anneal_strategy=anneal,  # type: ignore[arg-type]
-        cycle_momentum=False,  # torch would silently override optimizer.momentum
-        div_factor=div_factor,
-        final_div_factor=final_div_factor,
-    )
+    """Up during the warm-up, then down to almost nothing (Smith and Topin, 2019); momentum stays as configured.
+
+    The rates are torch's OneCycleLR's. Where the warm-up is shorter than two steps, the full rate comes first.
+    """
+    between = {"cos": _cosine, "linear": _linear}[anneal]
+
+    def build(optimizer: Optimizer, steps: int, _: int) -> LRScheduler:
+        first, last = 1 / div_factor, 1 / (div_factor * final_div_factor)
+        top, end = max(0.0, warmup * steps - 1), steps - 1
+
+        def factor(now: int) -> float:
+            if now < top:
+                return between(first, 1.0, now / top)
+            return between(1.0, last, (now - top) / (end - top)) if end > top else 1.0
+
+        return LambdaLR(optimizer, factor)
+
+    return build
 
 
 SCHEDULERS: dict[str, Callable[..., SchedulerBuilder]] = {
@@ -66,14 +77,13 @@ SCHEDULERS: dict[str, Callable[..., SchedulerBuilder]] = {
 }
 
 
-def _unchanged(optimizer: Optimizer) -> LRScheduler:
-    return MultiplicativeLR(optimizer, lambda _: 1.0)
+def _rise(now: int, rising: int) -> float:
+    return _linear(WARMUP_START, 1.0, now / rising) if rising else 1.0
 
 
-def _warmed_up(optimizer: Optimizer, steps: int, warmup: float, main: Callable[[int], LRScheduler]) -> LRScheduler:
-    """A linear rise over the first `warmup` share of the steps, then the main schedule over the rest."""
-    rising = round(warmup * steps)
-    if not rising:
-        return main(max(1, steps))
-    rise = LinearLR(optimizer, start_factor=WARMUP_START, total_iters=rising)
-    return SequentialLR(optimizer, [rise, main(max(1, steps - rising))], milestones=[rising])
+def _linear(start: float, end: float, share: float) -> float:
+    return start + (end - start) * min(1.0, share)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2
