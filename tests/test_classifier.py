@@ -1,0 +1,308 @@
+"""The LightningModule: what goes in, what trains, and what its checkpoints hold."""
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from frostline.classifier import ImageClassifier, load_classifier, read_checkpoint
+from frostline.freezing.policy import FreezePolicy
+from frostline.models.network import build_network
+
+CLASSES = [f"class {index}" for index in range(10)]
+IMAGES = {"classes": CLASSES, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "image_size": 32, "resize": 1.0}
+RECIPE = {"model": {"name": "resnet18"}, "head": {"name": "linear", "dropout": 0.0}}
+
+pytestmark = [
+    # Advice of Lightning's that does not apply to fits of one batch.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
+    pytest.mark.filterwarnings("ignore:.*Consider setting `persistent_workers.*"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
+    pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`.*"),
+]
+
+
+def resnet(**options: Any) -> ImageClassifier:
+    torch.manual_seed(0)
+    network, _ = build_network(**RECIPE, classes=10)
+    return ImageClassifier(network=network, images=IMAGES, recipe=RECIPE, **options)
+
+
+def small(**options: Any) -> ImageClassifier:
+    """A classifier of a network of a few weights."""
+    network = nn.Sequential()
+    network.conv1 = nn.Conv2d(3, 4, 3)
+    network.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.fc = nn.Linear(4, 10)
+    return ImageClassifier(network=network, images=IMAGES, **options)
+
+
+def fit(classifier: ImageClassifier, images: Tensor, labels: Tensor, **options: Any) -> lightning.Trainer:
+    """One epoch over the images, four at a time."""
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(classifier, DataLoader(TensorDataset(images, labels), batch_size=4))
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageClassifier, Path]:
+    """A ResNet-18 after one step with only its head in training, and its checkpoint."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the marks above hold within tests only
+        classifier = resnet(policy=FreezePolicy.static("head"))
+        classifier.settings = {"seed": 3, "data": {"name": "digits"}}
+        trainer = fit(classifier, torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))
+        path = tmp_path_factory.mktemp("classifier") / "last.ckpt"
+        trainer.save_checkpoint(path)
+    return classifier.eval(), path
+
+
+# What goes in
+
+
+def test_uint8_and_float_images_give_the_same_logits() -> None:
+    classifier = small().eval()
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(classifier(images), classifier(images.float() / 255))
+
+
+def test_normalisation_by_hand() -> None:
+    pixels = torch.tensor([255, 102, 0], dtype=torch.uint8).view(1, 3, 1, 1)
+    normalised = small().normalised(pixels)
+    assert normalised.flatten().tolist() == pytest.approx([(1 - 0.5) / 0.2, (0.4 - 0.4) / 0.25, (0 - 0.3) / 0.5])
+
+
+def test_channels_last_changes_the_layout_and_not_the_values() -> None:
+    classifier = small()
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    before = classifier.normalised(images)
+    classifier.channels_last = True
+    after = classifier.normalised(images)
+    assert after.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(before, after)
+
+
+def test_probabilities_sum_to_one_and_restore_every_mode() -> None:
+    classifier = resnet(policy=FreezePolicy.static("head"))
+    classifier.train()
+    modes = {name: module.training for name, module in classifier.named_modules()}
+    assert {modes["network.bn1"], modes["network.fc"]} == {False, True}
+    probabilities = classifier.probabilities(torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8))
+    assert probabilities.sum(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+    assert {name: module.training for name, module in classifier.named_modules()} == modes
+
+
+def test_probabilities_restores_the_modes_after_an_error() -> None:
+    classifier = small().train()
+    with pytest.raises(RuntimeError):
+        classifier.probabilities(torch.zeros(1, 2, 8, 8))
+    assert all(module.training for module in classifier.modules())
+
+
+# What trains
+
+
+def moved(classifier: ImageClassifier, **options: Any) -> list[str]:
+    """Names of the parameters that one step changes."""
+    before = {name: p.detach().clone() for name, p in classifier.network.named_parameters()}
+    fit(classifier, torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]), **options)
+    return [name for name, p in classifier.network.named_parameters() if not p.equal(before[name])]
+
+
+def test_a_frozen_backbone_trains_5130_of_11181642_parameters_in_2_of_62_tensors() -> None:
+    classifier = resnet(policy=FreezePolicy.static("head"))
+    parameters = dict(classifier.network.named_parameters())
+    training = {name: p.numel() for name, p in parameters.items() if p.requires_grad}
+    assert training == {"fc.weight": 5120, "fc.bias": 10}
+    assert (len(parameters), sum(p.numel() for p in parameters.values())) == (62, 11_181_642)
+    assert moved(classifier) == ["fc.weight", "fc.bias"]
+    assert all(p.grad is None for name, p in parameters.items() if not name.startswith("fc."))
+
+
+def test_must_train_trains_the_head_whatever_the_policy_says() -> None:
+    classifier = resnet(policy=FreezePolicy.static("layer4.1.conv2"), must_train=("fc.*",))
+    names = {name for name, p in classifier.network.named_parameters() if p.requires_grad}
+    assert names == {"layer4.1.conv2.weight", "fc.weight", "fc.bias"}
+
+
+def test_the_optimizer_holds_only_what_ever_trains() -> None:
+    classifier = resnet(policy=FreezePolicy.static("head"))
+    trainer = fit(classifier, torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))
+    [optimizer] = trainer.optimizers
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+
+
+def test_optimizer_holds_frozen_holds_all_62_and_moves_2() -> None:
+    """Momentum and weight decay would move a parameter whose gradient is a tensor of zeros."""
+    sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
+    classifier = resnet(policy=FreezePolicy.static("head"), optimizer=sgd)
+    classifier.optimizer_holds_frozen = True
+    before = {name: p.detach().clone() for name, p in classifier.network.named_parameters()}
+    trainer = fit(classifier, torch.rand(8, 3, 32, 32), torch.arange(8))
+    [optimizer] = trainer.optimizers
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 62
+    after = dict(classifier.network.named_parameters())
+    assert [name for name in before if not after[name].equal(before[name])] == ["fc.weight", "fc.bias"]
+
+
+def test_exclude_from_decay_reaches_the_parameter_groups() -> None:
+    classifier = small(optimizer=partial(torch.optim.SGD, lr=0.01, weight_decay=0.1))
+    classifier.exclude_from_decay = ["bias"]
+    trainer = fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4))
+    decay = {id(p): group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in classifier.network.named_parameters()} == {
+        "conv1.weight": 0.1,
+        "conv1.bias": 0.0,
+        "fc.weight": 0.1,
+        "fc.bias": 0.0,
+    }
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
+    classifier = small()
+    before = [p.detach().clone() for p in classifier.parameters()]
+    images = torch.rand(4, 3, 8, 8)
+    images[2] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"loss became nan at step 0 \(epoch 0\).*smaller optimizer\.lr"):
+        fit(classifier, images, torch.arange(4))
+    assert all(p.equal(b) for p, b in zip(classifier.parameters(), before, strict=True))
+
+
+def test_an_infinite_loss_names_its_step() -> None:
+    images = torch.rand(12, 3, 8, 8)
+    images[8] = torch.inf
+    with pytest.raises(FloatingPointError, match="at step 2"):
+        fit(small(), images, torch.arange(12) % 10)
+
+
+class EveryOther(torch.utils.data.Sampler[int]):
+    def __iter__(self):
+        return iter(range(0, 6, 2))
+
+    def __len__(self) -> int:
+        return 3
+
+
+def test_an_evaluation_that_misses_images_is_an_error() -> None:
+    loader = DataLoader(TensorDataset(torch.rand(6, 3, 8, 8), torch.arange(6)), sampler=EveryOther())
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with pytest.raises(RuntimeError, match="3 images were counted in the test evaluation, but there are 6"):
+        trainer.test(small(), loader, verbose=False)
+
+
+# Checkpoints
+
+
+def test_the_checkpoint_is_plain_and_has_torchvisions_keys(trained: tuple[ImageClassifier, Path]) -> None:
+    _, path = trained
+    content = torch.load(path, weights_only=True)
+    assert list(content["state_dict"]) == list(torchvision.models.resnet18(num_classes=10).state_dict())
+    described = content["frostline"]
+    assert described["images"] == IMAGES
+    assert described["recipe"] == RECIPE
+    assert described["settings"] == {"seed": 3, "data": {"name": "digits"}}
+    assert FreezePolicy.from_dict(described["policy"]) == FreezePolicy.static("head")
+
+
+def test_its_weights_load_into_plain_torchvision(trained: tuple[ImageClassifier, Path]) -> None:
+    classifier, path = trained
+    plain = torchvision.models.resnet18(num_classes=10)
+    plain.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(images), classifier.network(images))
+
+
+def test_load_classifier_gives_the_same_logits(trained: tuple[ImageClassifier, Path]) -> None:
+    classifier, path = trained
+    loaded = load_classifier(path)
+    assert not any(module.training for module in loaded.modules())
+    assert loaded.classes == CLASSES
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), classifier(images))
+
+
+def test_lightning_loads_its_own_weights_back(trained: tuple[ImageClassifier, Path]) -> None:
+    classifier, path = trained
+    other = resnet()
+    loader = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)))
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.test(other, loader, ckpt_path=path, verbose=False, weights_only=True)
+    assert all(
+        tensor.equal(classifier.network.state_dict()[name]) for name, tensor in other.network.state_dict().items()
+    )
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint `.*gone\.ckpt`"):
+        read_checkpoint(tmp_path / "gone.ckpt")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, world\n", b"\xff\xd8\xff\xe0 a photo"])
+def test_a_file_of_other_bytes_is_refused_in_one_message(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"^{path}: cannot be read as a checkpoint; it is damaged or another program's"
+    ):
+        load_classifier(path)
+
+
+def test_a_cut_off_checkpoint_is_refused(trained: tuple[ImageClassifier, Path], tmp_path: Path) -> None:
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes(trained[1].read_bytes()[:1_000_000])
+    with pytest.raises(ValueError, match="damaged or another program's"):
+        load_classifier(path)
+
+
+def test_a_plain_state_dict_is_refused_with_the_key_to_use_it(tmp_path: Path) -> None:
+    path = tmp_path / "plain.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    with pytest.raises(ValueError, match=rf"is not a frostline checkpoint.*model\.weights={path}"):
+        load_classifier(path)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "newer.ckpt"
+    torch.save({"state_dict": {}, "frostline": {"format": 2}}, path)
+    with pytest.raises(ValueError, match="has checkpoint format 2; this frostline reads format 1"):
+        load_classifier(path)
+
+
+def test_a_network_built_by_hand_can_only_be_loaded_by_hand(tmp_path: Path) -> None:
+    classifier = small()
+    path = tmp_path / "by_hand.ckpt"
+    fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4)).save_checkpoint(path)
+    with pytest.raises(ValueError, match="made from a network built by hand"):
+        load_classifier(path)
