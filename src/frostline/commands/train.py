@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
         _end_loggers(code)
         raise SystemExit(code) from None
     except USER_MISTAKES as error:
-        _explain(error, folder)
+        _explain(error, folder, rank)
         _end_loggers(USER_ERROR)
         raise SystemExit(USER_ERROR) from None
     except Exception:
@@ -165,6 +166,8 @@ def quiet_libraries() -> None:
         r".*does not have many workers which may be a bottleneck.*",
         # trainer.log_every_n_steps beyond the epoch is harmless: epoch values are logged in any case.
         r".*The number of training batches .* is smaller than the logging interval.*",
+        # A run without srun is a choice: scripts/slurm/train.sbatch is the other one.
+        r".*The `srun` command is available on your system but is not used.*",
         # The folder was made for this run.
         r".*Checkpoint directory .* exists and is not empty.*",
         # Lightning's own use of a part of torch that is going away.
@@ -182,8 +185,7 @@ def _log_into(folder: Path, rank: int) -> None:
     """Ranks that Hydra did not set up: the first one writes as a single process would, the others to a file alone."""
     if logging.getLogger().handlers and rank == 0:
         return
-    name = "train.log" if rank == 0 else f"train.rank{rank}.log"
-    file = logging.FileHandler(folder / name)
+    file = logging.FileHandler(folder / _log_name(rank))
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers: list[logging.Handler] = [file]
     if rank == 0:
@@ -191,11 +193,20 @@ def _log_into(folder: Path, rank: int) -> None:
     logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(message)s")
 
 
-def _explain(error: Exception, folder: Path) -> None:
-    path = folder / "train.log"
+def _explain(error: Exception, folder: Path, rank: int) -> None:
+    """Print the message once, whichever ranks met the error; the traceback goes into the rank's log."""
+    path = folder / _log_name(rank)
     with path.open("a") as file:
         traceback.print_exception(error, file=file)
+    if rank:
+        time.sleep(2)  # the first rank's chance to say the same
+        if message_of(error) in (folder / _log_name(0)).read_text():
+            return
     print(f"frostline: {message_of(error)}\n(traceback in {path})", file=sys.stderr)
+
+
+def _log_name(rank: int) -> str:
+    return f"train.rank{rank}.log" if rank else "train.log"
 
 
 def _end_loggers(code: int) -> None:

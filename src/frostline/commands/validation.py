@@ -35,6 +35,16 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
     return problems + broken_rules(sound)
 
 
+def completed(command: Command, settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """The config with the schema's defaults for what the YAML of a class of the user's own left out."""
+    whole = {str(key): value for key, value in settings.items()}
+    for name, group in command.groups.items():
+        node = whole.get(name)
+        if isinstance(node, Mapping) and group.own is not None and group.schema_of(node) is group.own:
+            whole[name] = group.own.model_validate(dict(node)).model_dump(by_alias=True)
+    return whole
+
+
 def _group_problems(name: str, group: Group, node: Any, *, defaults: Mapping[str, Any]) -> list[str]:
     if not isinstance(node, Mapping):
         return [f"{name}: takes the name of an option, or keys as {name}.KEY=VALUE, not `{value_text(node)}`."]
@@ -77,7 +87,10 @@ def section_problems(
             elif item["type"] == "missing" or field is None:
                 message = _missing(key, field)
             else:
-                message = f"{key}: must be {type_text(field)}, not `{value_text(item['input'])}`{described(field)}."
+                kind = type_text(field)
+                if key.endswith("]"):  # one item of the list
+                    kind = kind.removeprefix("list of ").rpartition("values, each ")[2]
+                message = f"{key}: must be {kind}, not `{value_text(item['input'])}`{described(field)}."
             problems.setdefault(key, message)
         return list(problems.values())
     return []
@@ -137,5 +150,7 @@ def with_type(message: str, section: type[Section], defaults: Mapping[str, Any])
     field = fields_of(section).get(name)
     if not found or field is None:
         return message
-    default = f", default {value_text(defaults[name])}" if name in defaults else ""
+    # The whole of a nested section would be no hint.
+    plain = name in defaults and nested_section(field.annotation) is None
+    default = f", default {value_text(defaults[name])}" if plain else ""
     return message.replace(f"{name}?", f"{name} ({type_text(field)}{default})?", 1)

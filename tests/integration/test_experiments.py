@@ -1,0 +1,70 @@
+"""The notebook's two training stories, from the command line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from tests.integration.conftest import FROSTLINE, Cli, facts, only_run
+
+
+def run(cli: Cli, tmp_path: Path, experiment: str) -> tuple[str, Path]:
+    # The initial weights are given, so that the test can compare with them.
+    torch.manual_seed(1)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "initial.pth")
+    done = cli(
+        *FROSTLINE, "train", f"experiment={experiment}", "model.weights=initial.pth", "callbacks.progress_bar=false"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, only_run(tmp_path)
+
+
+def moved(tmp_path: Path, folder: Path) -> set[str]:
+    before = torch.load(tmp_path / "initial.pth", weights_only=True)
+    after = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    parameters = dict(torchvision.models.resnet18().named_parameters())
+    return {
+        name
+        for name in parameters
+        if before[name].shape != after[name].shape or not torch.equal(before[name], after[name])
+    }
+
+
+def test_autograd_intro_one_step_of_the_whole_network_on_one_random_image(cli: Cli, tmp_path: Path) -> None:
+    said, folder = run(cli, tmp_path, "autograd_intro")
+    assert facts(folder)["steps"] == 1
+    assert "network.conv1.weight.grad before backward: None" in said
+    assert "network.conv1.weight.grad after backward: tensor([[[[" in said
+    assert "changed by the step: 62 of 62 tensors" in said
+    # Momentum does nothing in a first step, and this loss's gradient by each logit is 1: fc.bias moves by -lr exactly.
+    before = torch.load(tmp_path / "initial.pth", weights_only=True)["fc.bias"]
+    after = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["fc.bias"]
+    assert torch.equal(after, before - 0.01)
+    assert len(moved(tmp_path, folder)) == 62
+
+
+def test_frozen_head_one_step_changes_only_the_two_new_tensors(cli: Cli, tmp_path: Path) -> None:
+    said, folder = run(cli, tmp_path, "frozen_head")
+    assert facts(folder)["steps"] == 1
+    assert "network.conv1.weight.grad after backward: None" in said
+    assert "changed by the step: 2 of 62 tensors" in said
+    assert moved(tmp_path, folder) == {"fc.weight", "fc.bias"}
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["state_dict"]["fc.weight"].shape == (10, 512)
+    # The optimizer holds all 62, as the notebook's does, and has state for the two that moved.
+    [optimizer] = checkpoint["optimizer_states"]
+    assert sum(len(group["params"]) for group in optimizer["param_groups"]) == 62
+    assert len(optimizer["state"]) == 2
+
+
+@pytest.mark.parametrize("experiment", ["autograd_intro", "frozen_head"])
+def test_the_experiments_say_loudly_when_imagenet_weights_cannot_be_had(
+    experiment: str, cli: Cli, tmp_path: Path
+) -> None:
+    # A proxy that nobody answers on: no network, wherever the test runs.
+    env = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "empty")}
+    done = cli(*FROSTLINE, "train", f"experiment={experiment}", "callbacks.progress_bar=false", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "RANDOM weights" in done.stdout
+    assert "RANDOM weights" in facts(only_run(tmp_path))["weights"]["warning"]  # type: ignore[index]
