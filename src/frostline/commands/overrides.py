@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.commands.schema.commands import Command
+from frostline.commands.schema.key_text import fields_of, value_text
 from frostline.commands.validation import unknown_choice, unknown_key, validate, with_type
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
@@ -48,7 +49,7 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
             group = _key(override).split("@")[0]
             if group not in groups:
                 values.append(override)
-            elif problem := _option_problem(override, groups[group]):
+            elif problem := _option_problem(override, groups[group], needed=group in command.groups):
                 problems.append(problem)
             else:
                 options.append(override)
@@ -64,7 +65,7 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
             if added or override.is_hydra_override() or _key(override) in known:
                 usable.append(override)
             else:
-                problems.append(_unknown(_key(override), known, command, defaults))
+                problems.append(_unknown(_key(override), known, command, defaults, groups))
         for job in itertools.islice(_jobs(usable), MOST_JOBS):
             try:
                 settings = _composed(invocation, job)
@@ -108,14 +109,17 @@ def _key(override: Override) -> str:
     return str(override.get_key_element()).lstrip("+~")
 
 
-def _option_problem(override: Override, options: list[str]) -> str | None:
-    if override.is_delete() or override.value() is None:
-        return None
+def _option_problem(override: Override, options: list[str], *, needed: bool) -> str | None:
+    key = _key(override)
+    if override.is_delete():
+        return f"~{key}: cannot be left out; choose one of {', '.join(options)}." if needed else None
+    if override.value() is None:
+        return f"{key}=null: takes the name of an option, or is left out. The choices are: {', '.join(options)}."
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
     for value in values:
         for option in value if isinstance(value, list) else [value]:
             if str(option) not in options:
-                return unknown_choice(_key(override), str(option), options)
+                return unknown_choice(key, value_text(option), options)
     return None
 
 
@@ -158,10 +162,18 @@ def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
-def _unknown(key: str, known: list[str], command: Command, defaults: Mapping[str, Any]) -> str:
-    name = key.partition(".")[0]
+def _unknown(
+    key: str, known: list[str], command: Command, defaults: Mapping[str, Any], groups: Mapping[str, list[str]]
+) -> str:
+    name, _, rest = key.partition(".")
     group, node = command.groups.get(name), defaults.get(name)
     schema = group.schema_of(node) if group is not None and isinstance(node, Mapping) else None
+    part = rest.partition(".")[0]
+    if schema is not None and part in fields_of(schema):
+        if part in groups[name] and part not in (node or {}):  # logger.wandb.project without logger=wandb
+            return f"{key}: {name}={part} is not chosen. Several at once: {name}=[{','.join([*(node or ()), part])}]."
+        if part == rest:  # a class of the user's own, whose file leaves out what the schema fills in
+            return f"{key}: the chosen {name} file does not hold this key. Write it there, or +{key}=VALUE."
     message = unknown_key(key, known, group=group)
     return with_type(message, schema, node) if schema is not None and isinstance(node, Mapping) else message
 

@@ -33,6 +33,9 @@ def _files(settings: Mapping[str, Any]) -> Iterator[str]:
             f"model.weights: there is no file `{weights}`. The choices are: auto, imagenet, none, or the path or "
             "URL of a state dict, a safetensors file or a frostline checkpoint."
         )
+    policy = (settings.get("freeze") or {}).get("path")
+    if policy is not None and not Path(policy).is_file():
+        yield f"freeze.path: there is no file `{policy}`."
     inputs = settings.get("inputs") or []
     for path in [inputs] if isinstance(inputs, str) else inputs:
         if not Path(path).exists():

@@ -1,7 +1,7 @@
 """What a key is, in words: for `--help`, the docs table and the error messages."""
 
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -34,6 +34,8 @@ def value_text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return f"[{', '.join(value_text(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {value_text(item)}' for key, item in value.items())}}}"
     return "null" if value is None else str(value)
 
 
@@ -48,7 +50,8 @@ def nested_section(annotation: Any) -> type[Section] | None:
 
 
 def _text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    limits = [f"{sign} {value_text(getattr(item, name))}" for item in _flat(metadata) for sign, name in _sign(item)]
+    metadata = list(_flat(metadata))
+    limits = [f"{sign} {value_text(getattr(item, name))}" for item in metadata for sign, name in _sign(item)]
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         text = _text(parts[0], parts[1:])
@@ -57,7 +60,7 @@ def _text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     elif origin is Literal:
         text = ("one of " if len(parts) > 1 else "") + ", ".join(map(value_text, parts))
     elif origin is list:
-        text = f"list of {_text(parts[0])}"
+        text = f"list of {_length(metadata)}{_text(parts[0])}"
     elif origin is dict:
         text = f"mapping of {_text(parts[1])}"
     elif nested_section(annotation):
@@ -71,6 +74,13 @@ def _flat(metadata: Iterable[Any]) -> Iterable[Any]:
     for item in metadata:
         # Annotated[int, Field(ge=1)] carries its limits inside a FieldInfo.
         yield from item.metadata if isinstance(item, FieldInfo) else (item,)
+
+
+def _length(metadata: Iterable[Any]) -> str:
+    """How many items a list must have, where that is one number: `2 values, each `."""
+    least = [item.min_length for item in metadata if isinstance(item, annotated_types.MinLen)]
+    most = [item.max_length for item in metadata if isinstance(item, annotated_types.MaxLen)]
+    return f"{least[0]} values, each " if least and least == most else ""
 
 
 def _sign(item: Any) -> Iterable[tuple[str, str]]:

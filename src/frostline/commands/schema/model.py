@@ -1,6 +1,6 @@
 """The groups `model` and `head`."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -48,7 +48,7 @@ class MlpHead(Section):
     """Hidden layers with ReLU, then one linear layer."""
 
     name: Literal["mlp"] = Field(description="the head's name")
-    hidden: list[int] = Field(min_length=1, description="sizes of the hidden layers")
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, description="sizes of the hidden layers")
     dropout: float = Field(ge=0, lt=1, description="share of a hidden layer's outputs dropped in training")
 
 
