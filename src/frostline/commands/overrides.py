@@ -19,12 +19,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline.commands.schema.commands import Command
+from frostline.commands.schema.commands import COMMANDS, Command
 from frostline.commands.schema.key_text import fields_of, value_text
 from frostline.commands.validation import unknown_choice, unknown_key, validate, with_type
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
 MOST_JOBS = 64
+# The groups of all commands; a user's own ones may set keys of any.
+GROUPS = {group for command in COMMANDS.values() for group in (*command.groups, *command.selectors)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,12 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
         options, values = [], []
         for override in parsed:
             group = _key(override).split("@")[0]
-            if group not in groups:
+            if group not in groups or group.startswith("hydra/"):  # of which Hydra itself has more options
                 values.append(override)
-            elif problem := _option_problem(override, groups[group], needed=group in command.groups):
+            elif group in GROUPS - {*command.groups, *command.selectors}:
+                own = ", ".join((*command.groups, *command.selectors)) or "none"
+                problems.append(f"{group}: {invocation.command} has no such group. Its groups are: {own}.")
+            elif problem := _option_problem(override, groups[group], command):
                 problems.append(problem)
             else:
                 options.append(override)
@@ -109,10 +114,12 @@ def _key(override: Override) -> str:
     return str(override.get_key_element()).lstrip("+~")
 
 
-def _option_problem(override: Override, options: list[str], *, needed: bool) -> str | None:
+def _option_problem(override: Override, options: list[str], command: Command) -> str | None:
     key = _key(override)
     if override.is_delete():
-        return f"~{key}: cannot be left out; choose one of {', '.join(options)}." if needed else None
+        return f"~{key}: cannot be left out; choose one of {', '.join(options)}." if key in command.groups else None
+    if override.is_add() and key in (*command.groups, *command.selectors):
+        return f"+{key}: this group has an option already; write {key}=… without +."
     if override.value() is None:
         return f"{key}=null: takes the name of an option, or is left out. The choices are: {', '.join(options)}."
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]

@@ -64,11 +64,8 @@ def section_problems(
     defaults: Mapping[str, Any],
 ) -> list[str]:
     """The problems of one section, each beginning with the key's full path."""
-    missing = [key for key, value in node.items() if value == MISSING and key in fields_of(schema)]
-    if missing:
-        return [_missing(prefix + key, fields_of(schema)[key]) for key in missing]
     try:
-        schema.model_validate(dict(node))
+        schema.model_validate({key: value for key, value in node.items() if value != MISSING})
     except ValidationError as error:
         problems: dict[str, str] = {}
         for item in error.errors(include_url=False):

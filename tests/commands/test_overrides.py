@@ -1,0 +1,314 @@
+"""Every mistake on a command line gets one message that says what was meant."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from frostline.commands import run_folder
+from frostline.commands.overrides import Invocation, group_options, problems_of, run_folder_of
+from frostline.commands.schema.commands import COMMANDS
+
+
+@pytest.fixture(autouse=True)
+def _run_key() -> None:
+    OmegaConf.register_new_resolver("frostline.run_key", run_folder.run_key, replace=True)
+
+
+def problems(*overrides: str, command: str = "train", config_dir: Path | None = None) -> list[str]:
+    invocation = Invocation(command=command, overrides=overrides, config_dir=config_dir)
+    return problems_of(invocation, COMMANDS[command])
+
+
+def written(folder: Path, **files: str) -> Path:
+    """A folder of configs; `optimizer__mine` is `optimizer/mine.yaml`."""
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    return folder
+
+
+def test_a_sound_command_line_has_no_problems() -> None:
+    assert problems() == []
+    assert problems("freeze=head", "optimizer=adamw", "optimizer.lr=0.001", "trainer.max_epochs=3") == []
+    assert problems("hydra.run.dir=/tmp/somewhere", "experiment=frozen_head") == []
+
+
+def test_a_mistyped_key_names_the_key_that_was_meant_with_type_and_default() -> None:
+    assert problems("optimizer.momentm=0.95") == [
+        "optimizer.momentm: unknown key. Did you mean optimizer.momentum (float ≥ 0, default 0.9)?"
+    ]
+
+
+def test_a_plus_key_that_nobody_reads_is_a_mistake() -> None:
+    assert problems("+optimizer.momentum2=1", "+something=1") == [
+        "something: unknown key. See --help for all keys.",
+        "optimizer.momentum2: unknown key. Did you mean optimizer.momentum (float ≥ 0, default 0.9)?",
+    ]
+
+
+@pytest.mark.parametrize("override", ["optimzer.lr=1", "optimzer=adam", "sed=1"])
+def test_a_mistyped_group_or_top_key_is_suggested(override: str) -> None:
+    meant = {"optimzer.lr": "optimizer.lr", "optimzer": "optimizer", "sed": "seed"}[override.partition("=")[0]]
+    [problem] = problems(override)
+    assert f"unknown key. Did you mean {meant}" in problem
+
+
+def test_an_unknown_option_lists_the_options() -> None:
+    assert problems("scheduler=cosin") == [
+        "scheduler=cosin: unknown option. Did you mean scheduler=cosine? "
+        "The choices are: constant, cosine, onecycle, step."
+    ]
+    assert problems("logger=[csv,wnadb]") == [
+        "logger=wnadb: unknown option. Did you mean logger=wandb? The choices are: csv, none, tensorboard, wandb."
+    ]
+
+
+def test_a_key_of_another_option_says_to_which_it_belongs() -> None:
+    assert problems("optimizer=adamw", "optimizer.momentum=0.9") == [
+        "optimizer.momentum: unknown key here; it belongs to optimizer=sgd, optimizer=rmsprop."
+    ]
+
+
+def test_all_problems_come_in_one_report() -> None:
+    found = problems("foo", "optimizer=sgdd", "sed=1", "trainer.max_epochs=0", "optimizer.lr=fast", "data=image_folder")
+    assert [problem.partition(":")[0] for problem in found] == [
+        "foo",
+        "optimizer=sgdd",
+        "sed",
+        "data.path",
+        "optimizer.lr",
+        "trainer.max_epochs",
+    ]
+
+
+def test_a_word_that_is_no_override_is_named() -> None:
+    [problem] = problems("freeze")
+    assert problem == "freeze: cannot be read. Write KEY=VALUE, with quotes around special characters."
+
+
+def test_an_interpolation_of_nothing_is_named() -> None:
+    [problem] = problems("optimizer.lr=${sed}")
+    assert "'sed' not found" in problem
+    assert "\n" not in problem
+
+
+def test_a_key_of_hydras_that_does_not_exist_is_named_without_the_advice_to_force_it_in() -> None:
+    assert problems("hydra.rn.dir=x") == ["Could not override 'hydra.rn.dir'."]
+
+
+@pytest.mark.parametrize("group", ["optimizer", "experiment", "logger"])
+def test_a_group_set_to_null_lists_its_options(group: str) -> None:
+    [problem] = problems(f"{group}=null")
+    assert problem.startswith(f"{group}=null: takes the name of an option, or is left out. The choices are: ")
+
+
+def test_a_group_that_a_run_needs_cannot_be_removed() -> None:
+    assert problems("~scheduler") == ["~scheduler: cannot be left out; choose one of constant, cosine, onecycle, step."]
+    assert problems("~experiment") == []
+
+
+def test_a_plus_before_a_group_is_named() -> None:
+    assert problems("+experiment=frozen_head") == [
+        "+experiment: this group has an option already; write experiment=… without +."
+    ]
+
+
+def test_a_removed_key_is_missing() -> None:
+    assert problems("~seed") == ["seed: missing; type seed=VALUE (seed of weights, order and augmentation)."]
+
+
+def test_a_group_of_another_command_is_a_mistake() -> None:
+    """With `+`, Hydra would accept it, and nobody would read it."""
+    for override in ("freeze=head", "+freeze=head"):
+        assert problems(override, command="evaluate") == [
+            "freeze: evaluate has no such group. Its groups are: device, data.",
+            "checkpoint: missing; type checkpoint=VALUE (path of a frostline checkpoint).",
+        ]
+
+
+def test_hydras_own_options_are_left_to_hydra() -> None:
+    assert problems("hydra/job_logging=none") == []
+    [problem] = problems("hydra/job_logging=nne")
+    assert "Could not find 'hydra/job_logging/nne'" in problem
+
+
+# Nested keys
+
+
+def test_a_mistyped_nested_key_is_suggested() -> None:
+    assert problems("logger=wandb", "logger.wandb.projct=x") == [
+        "logger.wandb.projct: unknown key. Did you mean logger.wandb.project?"
+    ]
+
+
+def test_a_key_of_a_logger_that_is_not_chosen_says_how_to_choose_it() -> None:
+    assert problems("logger.wandb.project=x") == [
+        "logger.wandb.project: logger=wandb is not chosen. Several at once: logger=[csv,wandb]."
+    ]
+
+
+def test_mistakes_inside_phases_name_the_phase() -> None:
+    found = problems(
+        "freeze=gradual", "freeze.phases=[{name: a, train: [head], until: {epoch: 3}}, {name: b, trian: [all]}]"
+    )
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "freeze.phases[0].until.epoch",
+        "freeze.phases[1].train",
+        "freeze.phases[1].trian",
+    ]
+    assert "Did you mean freeze.phases[0].until.epochs (integer ≥ 1 or null)?" in found[0]
+    assert found[2] == "freeze.phases[1].trian: unknown key. Did you mean freeze.phases[1].train (list of text)?"
+
+
+# Required keys
+
+
+def test_a_missing_data_path_says_what_to_type() -> None:
+    assert problems("data=image_folder") == ["data.path: is required: type data.path=FOLDER"]
+    assert problems("data=csv") == ["data.path: is required: type data.path=FILE"]
+
+
+def test_a_missing_checkpoint_says_what_to_type() -> None:
+    assert problems(command="evaluate") == [
+        "checkpoint: missing; type checkpoint=VALUE (path of a frostline checkpoint)."
+    ]
+
+
+def test_every_missing_key_is_named() -> None:
+    assert [problem.partition(":")[0] for problem in problems(command="predict")] == ["checkpoint", "inputs"]
+
+
+# Sweeps
+
+
+def test_every_value_of_a_sweep_is_checked() -> None:
+    [problem] = problems("freeze=head,nune")
+    assert problem.startswith("freeze=nune: unknown option. Did you mean freeze=none?")
+    assert problems("freeze=head,none", "trainer.max_epochs=1,0,2") == [
+        "trainer.max_epochs: must be integer ≥ 1, not `0` (passes over the training images)."
+    ]
+    assert problems("freeze=head,none", "seed=0,1,2", "optimizer.lr=interval(0.01,0.1)") == []
+
+
+# The user's own files
+
+
+def test_an_own_experiment_is_accepted(tmp_path: Path) -> None:
+    experiment = """
+        # @package _global_
+        defaults:
+          - override /optimizer: adamw
+        trainer: {max_epochs: 2}
+        optimizer: {lr: 0.002}
+    """
+    assert problems("experiment=mine", config_dir=written(tmp_path, experiment__mine=experiment)) == []
+
+
+def test_a_mistake_inside_an_own_file_is_found(tmp_path: Path) -> None:
+    experiment = """
+        # @package _global_
+        trainer: {max_epoch: 2}
+        optimzer: {lr: 0.1}
+    """
+    found = problems("experiment=mine", config_dir=written(tmp_path, experiment__mine=experiment))
+    assert found == [
+        "optimzer: unknown key. Did you mean optimizer?",
+        "trainer.max_epoch: unknown key. Did you mean trainer.max_epochs (integer ≥ 1, default 6)?",
+    ]
+
+
+def test_own_classes_named_in_yaml_are_accepted(tmp_path: Path) -> None:
+    folder = written(
+        tmp_path,
+        optimizer__mine="_target_: my_parts.Optimizer\nlr: 0.1\nbeta: 3\n",
+        head__mine="_target_: my_parts.Head\nwidth: 3\n",
+        model__mine="_target_: my_parts.Network\ndepth: 2\n",
+        data__mine="_target_: my_parts.Source\nlength: 5\nimage_size: 32\n",
+    )
+    chosen = ["optimizer=mine", "head=mine", "model=mine", "data=mine"]
+    assert problems(*chosen, "optimizer.beta=4", "+data.batch_size=4", config_dir=folder) == []
+    assert problems(*chosen, "optimizer.lr=0", "optimizer.bta=4", "data.batch_size=4", config_dir=folder) == [
+        "optimizer.bta: unknown key. Did you mean optimizer.beta?",
+        "data.batch_size: the chosen data file does not hold this key. Write it there, or +data.batch_size=VALUE.",
+        "optimizer.lr: must be float > 0, not `0` (learning rate).",
+    ]
+
+
+def test_an_own_optimizer_needs_a_learning_rate(tmp_path: Path) -> None:
+    folder = written(tmp_path, optimizer__mine="_target_: my_parts.Optimizer\n")
+    assert problems("optimizer=mine", config_dir=folder) == [
+        "optimizer.lr: missing; type optimizer.lr=VALUE (learning rate)."
+    ]
+
+
+def test_own_options_are_listed_with_ours(tmp_path: Path) -> None:
+    folder = written(tmp_path, scheduler__mine="name: constant\nwarmup: 0.1\n")
+    assert group_options(folder)["scheduler"] == ["constant", "cosine", "onecycle", "step", "mine"]
+    [problem] = problems("scheduler=min", config_dir=folder)
+    assert "Did you mean scheduler=mine?" in problem
+
+
+def test_a_config_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    assert problems(config_dir=tmp_path / "gone") == [f"--config-dir: there is no folder `{tmp_path / 'gone'}`."]
+
+
+def test_the_run_folder_is_found_without_hydras_main(tmp_path: Path) -> None:
+    overrides = [f"output_dir={tmp_path}/out", "freeze=head"]
+    folder = run_folder_of(Invocation(command="train", overrides=overrides))
+    assert folder == f"{tmp_path}/out/{run_folder.run_key()}"
+
+
+# Speed
+
+
+def test_help_mistakes_and_the_config_itself_answer_without_torch(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from frostline.commands.help import command_help, overview
+        from frostline.commands.main import main
+        from frostline.commands.schema.commands import COMMANDS
+
+        overview()
+        for name in COMMANDS:
+            command_help(name)
+        for given in (["optimizer.momentm=1", "freeze=nune"], ["--cfg", "job"]):
+            try:
+                main("train", given)
+            except SystemExit as end:
+                assert end.code == 2, end.code
+        heavy = {"torch", "lightning", "torchvision", "numpy", "wandb"} & sys.modules.keys()
+        assert not heavy, heavy
+        print("light")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["light"]), done.stderr
+    assert "max_epochs: 6" in done.stdout
+    assert "2 problems:" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tab_completion_answers_without_torch(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from frostline.commands.main import main
+        main("train", ["-sc", "query=bash"])
+        assert "torch" not in sys.modules
+    """
+    line = "train.py optimizer=ada"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        env={"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"optimizer=adam", "optimizer=adamw", "optimizer=adagrad"} <= set(done.stdout.split())

@@ -1,0 +1,103 @@
+"""A composed config against the schema."""
+
+from typing import Any
+
+import pytest
+
+from frostline.commands.help import default_config
+from frostline.commands.schema.commands import COMMANDS
+from frostline.commands.validation import unknown_choice, unknown_key, validate
+
+TRAIN = COMMANDS["train"]
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict[str, Any]:
+    return default_config("train")
+
+
+def changed(config: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """The config with other values; `optimizer__lr` is `optimizer.lr`."""
+    config = {**config}
+    for path, value in values.items():
+        section, _, key = path.rpartition("__")
+        if section:
+            config[section] = {**config[section], key: value}
+        else:
+            config[key] = value
+    return config
+
+
+def problems(config: dict[str, Any], **values: Any) -> list[str]:
+    return validate(TRAIN, changed(config, **values), defaults=config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("optimizer__lr", "0.1", "optimizer.lr: must be float > 0, not `0.1`"),
+        ("optimizer__lr", 0.0, "optimizer.lr: must be float > 0, not `0.0`"),
+        ("optimizer__lr", float("inf"), "optimizer.lr: must be float > 0, not `inf`"),
+        ("optimizer__lr", float("nan"), "optimizer.lr: must be float > 0, not `nan`"),
+        ("optimizer__lr", True, "optimizer.lr: must be float > 0, not `true`"),
+        ("optimizer__nesterov", 1, "optimizer.nesterov: must be true or false, not `1`"),
+        ("trainer__max_epochs", 1.5, "trainer.max_epochs: must be integer ≥ 1, not `1.5`"),
+        ("trainer__max_epochs", None, "trainer.max_epochs: must be integer ≥ 1, not `null`"),
+        ("trainer__max_steps", -1, "trainer.max_steps: must be integer ≥ 1 or null, not `-1`"),
+        ("trainer__precision", "16", "trainer.precision: must be one of auto, 32-true, bf16-mixed, 16-mixed, not `16`"),
+        ("seed", -1, "seed: must be integer ≥ 0 and < 4294967296, not `-1`"),
+        ("output_dir", "", "output_dir: must be text, not ``"),
+        ("data__mean", [0.5], "data.mean: must be list of 3 values, each float or null, not `[0.5]`"),
+        ("data__std", [1.0, 0.0, 1.0], "data.std: "),
+        (
+            "optimizer__exclude_from_decay",
+            ["bia"],
+            "optimizer.exclude_from_decay[0]: must be one of bias, norm, not `bia`",
+        ),
+        ("freeze__train", [], "freeze.train: must be list of text, not `[]`"),
+        ("freeze__lr", {"head": 0}, "freeze.lr: must be mapping of float > 0, not `0`"),
+    ],
+)
+def test_types_and_ranges(composed: dict[str, Any], key: str, value: Any, problem: str) -> None:
+    [found] = problems(composed, **{key: value})
+    assert found.startswith(problem)
+
+
+def test_an_integer_is_a_float(composed: dict[str, Any]) -> None:
+    assert problems(composed, optimizer__lr=1) == []
+
+
+def test_a_message_carries_the_keys_help_text(composed: dict[str, Any]) -> None:
+    assert problems(composed, data__batch_size=0) == [
+        "data.batch_size: must be integer ≥ 1, not `0` (images in one batch over all devices together)."
+    ]
+
+
+def test_a_group_that_is_no_mapping_is_named(composed: dict[str, Any]) -> None:
+    assert problems(composed, optimizer="adam") == [
+        "optimizer: takes the name of an option, or keys as optimizer.KEY=VALUE, not `adam`."
+    ]
+
+
+def test_an_unknown_name_lists_the_choices(composed: dict[str, Any]) -> None:
+    [problem] = problems(composed, scheduler__name="cosin")
+    assert problem.startswith("scheduler.name=cosin: unknown option. Did you mean scheduler.name=cosine?")
+
+
+def test_rules_are_not_asked_about_malformed_sections(composed: dict[str, Any]) -> None:
+    """A rule that computes with a text would fail."""
+    [problem] = problems(composed, data__batch_size="many", device__devices=3)
+    assert problem.startswith("data.batch_size: must be integer")
+
+
+def test_fractions_that_leave_nothing_to_train_on(composed: dict[str, Any]) -> None:
+    [problem] = problems(composed, data__val_fraction=0.5, data__test_fraction=0.5)
+    assert problem.startswith("data: val_fraction 0.5 and test_fraction 0.5 leave nothing to train on")
+
+
+def test_unknown_key_lists_the_keys_beside_it_where_none_is_near() -> None:
+    assert unknown_key("a.xyz", ["a.one", "a.two", "b.three"]) == "a.xyz: unknown key. The keys of a are: one, two."
+
+
+def test_unknown_choice_without_a_near_one_lists_all() -> None:
+    assert unknown_choice("a", "xyz", ["one", "two"]) == "a=xyz: unknown option. The choices are: one, two."
