@@ -21,6 +21,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "evaluate": ("frostline evaluate checkpoint=runs/RUN/checkpoints/best.ckpt",),
     "predict": ("frostline predict checkpoint=runs/RUN/checkpoints/best.ckpt inputs=photos output=predictions.csv",),
+    "graph": (
+        "frostline graph freeze=head",
+        "frostline graph checkpoint=runs/RUN/checkpoints/best.ckpt output=pictures",
+    ),
+    "gradients": ("frostline gradients freeze=from_layer4 output=pictures",),
+    "tour": ("frostline tour",),
 }
 
 

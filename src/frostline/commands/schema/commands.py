@@ -12,6 +12,7 @@ from frostline.commands.schema.freeze import FREEZE
 from frostline.commands.schema.model import HEADS, MODELS, OwnBackbone, OwnHead
 from frostline.commands.schema.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
 from frostline.commands.schema.section import OwnClass, Section
+from frostline.commands.schema.seeing import GradientsKeys, GraphKeys, TourKeys
 from frostline.commands.schema.training import LOSSES, PRECISION, Callbacks, Device, Loggers, Precision, TrainerSection
 
 PathText = Annotated[str, Field(min_length=1)]
@@ -79,24 +80,27 @@ class Command:
 DATA_GROUP = Group(by_name=DATA, own=OwnSource)
 DEVICE_GROUP = Group(section=Device)
 
+# All that describes a run.
+RUN_GROUPS: Mapping[str, Group] = {
+    "model": Group(by_name=MODELS, own=OwnBackbone),
+    "head": Group(by_name=HEADS, own=OwnHead),
+    "freeze": Group(by_name=FREEZE),
+    "data": DATA_GROUP,
+    "augment": Group(section=Augment),
+    "loss": Group(by_name=LOSSES),
+    "optimizer": Group(by_name=OPTIMIZERS, own=OwnOptimizer),
+    "scheduler": Group(by_name=SCHEDULERS),
+    "device": DEVICE_GROUP,
+    "trainer": Group(section=TrainerSection),
+    "callbacks": Group(section=Callbacks),
+    "logger": Group(section=Loggers),
+}
+
 COMMANDS: dict[str, Command] = {
     "train": Command(
         help="Train a classifier and test it.",
         keys=TrainKeys,
-        groups={
-            "model": Group(by_name=MODELS, own=OwnBackbone),
-            "head": Group(by_name=HEADS, own=OwnHead),
-            "freeze": Group(by_name=FREEZE),
-            "data": DATA_GROUP,
-            "augment": Group(section=Augment),
-            "loss": Group(by_name=LOSSES),
-            "optimizer": Group(by_name=OPTIMIZERS, own=OwnOptimizer),
-            "scheduler": Group(by_name=SCHEDULERS),
-            "device": DEVICE_GROUP,
-            "trainer": Group(section=TrainerSection),
-            "callbacks": Group(section=Callbacks),
-            "logger": Group(section=Loggers),
-        },
+        groups=RUN_GROUPS,
         selectors=("experiment",),
     ),
     "evaluate": Command(
@@ -107,4 +111,17 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         help="Predict the classes of images in files.", keys=PredictKeys, groups={"device": DEVICE_GROUP}
     ),
+    "graph": Command(
+        help="Draw the autograd graph of a run or a checkpoint, with its frost line.",
+        keys=GraphKeys,
+        groups=RUN_GROUPS,
+        selectors=("experiment",),
+    ),
+    "gradients": Command(
+        help="Measure what gradient reaches each stage of a run or a checkpoint.",
+        keys=GradientsKeys,
+        groups=RUN_GROUPS,
+        selectors=("experiment",),
+    ),
+    "tour": Command(help="Explain autograd by statements that run, in the terminal.", keys=TourKeys, groups={}),
 }

@@ -1,0 +1,66 @@
+"""frostline gradients: what reaches each stage of a classifier under its policy."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+
+from frostline.autograd.flow import Flow, by_stage
+from frostline.autograd.gradient_flow import measure_gradients
+from frostline.autograd.gradient_plot import plot_gradients, save_plot
+from frostline.autograd.gradient_table import gradient_table
+from frostline.autograd.reading import findings_of
+from frostline.commands.failures import explained
+from frostline.commands.phases import set_scene
+from frostline.commands.train import quiet_libraries
+from frostline.freezing.stages import in_stage, stages_of
+
+COLUMNS = ("norm", "mean", "maximum", "zeros", "update_ratio", "noise")
+
+
+@explained
+def run(settings: Mapping[str, Any]) -> None:
+    """Measure the gradients on training batches, in float32, and print what they say."""
+    quiet_libraries()
+    scene = set_scene(settings, list(HydraConfig.get().overrides.task))
+    classifier, network = scene.classifier, scene.classifier.network
+    batches = (
+        (classifier.normalised(images.to(classifier.device)), labels.to(classifier.device))
+        for images, labels in islice(scene.data.train_dataloader(), settings["batches"])
+    )
+    flows = measure_gradients(network, batches, classifier.loss, scene.optimizer())
+    stages = by_stage(network, flows)
+    console = Console(highlight=False)
+    lr = scene.settings["optimizer"].get("lr")
+    console.print(
+        f"{scene.title}; Δw of one step" + (f" at optimizer.lr={lr:g}, without its schedule\n" if lr else "\n")
+    )
+    console.print(gradient_table(stages))
+    found = findings_of(stages)
+    console.print(f"\n{len(found)} finding{'' if len(found) == 1 else 's'}")
+    if settings["output"] is not None:
+        folder = Path(settings["output"])
+        members = {
+            stage: [name for name, _ in network.named_parameters() if in_stage(name, modules)]
+            for stage, modules in stages_of(network).items()
+        }
+        figure = plot_gradients(flows, members, title=scene.title)
+        paths = [save_plot(figure, folder / f"gradients.{ending}") for ending in ("png", "svg")]
+        for path in (*paths, write_csv(flows, folder / "gradients.csv")):
+            print(f"written to {path.resolve()}")
+
+
+def write_csv(flows: Sequence[Flow], path: Path) -> Path:
+    """A row for each parameter; empty where there is no gradient."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["parameter", "trains", *COLUMNS])
+        for flow in flows:
+            scalars = flow.scalars()
+            rows.writerow([flow.name, bool(flow.trainable), *(scalars.get(column, "") for column in COLUMNS)])
+    return path

@@ -1,0 +1,59 @@
+"""frostline graph: draw the autograd graph of a classifier under its policy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+
+from frostline.autograd.agreement import disagreements
+from frostline.autograd.blocks import blocks_of
+from frostline.autograd.drawing import Drawing, draw_operations, draw_stages
+from frostline.autograd.observe import Observation, observe
+from frostline.autograd.stage_table import stage_text
+from frostline.commands.build import native_precision
+from frostline.commands.failures import explained
+from frostline.commands.phases import Scene, set_scene
+from frostline.commands.train import quiet_libraries
+
+
+@explained
+def run(settings: Mapping[str, Any]) -> None:
+    """Run one training batch forward, draw the graph of its loss, and say where the files lie."""
+    quiet_libraries()
+    scene = set_scene(settings, list(HydraConfig.get().overrides.task))
+    precision = precision_of(scene)
+    title = f"{scene.title}, {precision}"
+    observation = observed(scene, precision)
+    drawings: dict[str, Drawing] = {}
+    if "stages" in settings["views"]:
+        drawings["stages"] = draw_stages(observation, title=title)
+    if "operations" in settings["views"]:
+        drawings["operations"] = draw_operations(observation.graph, title=title)
+    [summary] = {drawing.summary for drawing in drawings.values()}
+    print(f"{title}\n{summary}\n\n{stage_text(blocks_of(observation))}")
+    for sentence in disagreements(observation.graph, observation.network, scene.optimizer()):
+        print(f"NOTE: {sentence}")
+    for view, drawing in drawings.items():
+        for ending in settings["formats"]:
+            print(f"written to {drawing.save(Path(settings['output']) / f'{view}.{ending}').resolve()}")
+
+
+def observed(scene: Scene, precision: str) -> Observation:
+    """The network's forward pass on the first training batch, in the precision of the run."""
+    classifier = scene.classifier
+    images, labels = (tensor.to(classifier.device) for tensor in next(iter(scene.data.train_dataloader())))
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    with torch.autocast(classifier.device.type, dtype=half, enabled=half is not None):
+        return observe(
+            classifier.network, classifier.normalised(images), lambda logits: classifier.loss(logits, labels)
+        )
+
+
+def precision_of(scene: Scene) -> str:
+    """The run's precision. Mixed ones add nodes that convert, and keep converted copies of the weights."""
+    precision = str(scene.settings["trainer"]["precision"])
+    if precision != "auto":
+        return precision
+    return native_precision("gpu" if scene.classifier.device.type == "cuda" else "cpu")

@@ -1,0 +1,126 @@
+"""A classifier in one phase of its policy, as a training run with the same overrides, or a checkpoint, has it."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import seed_everything
+
+from frostline.classifier import CHECKPOINT_KEY, ImageClassifier, read_checkpoint
+from frostline.commands.build import build_classifier, device_options, optimizer_builder
+from frostline.data.build import build_datamodule
+from frostline.data.datamodule import ImageDataModule
+from frostline.freezing.apply import apply_phase
+from frostline.freezing.resolved import ResolvedPhase
+from frostline.optim import parameter_groups
+
+# What a checkpoint fixes; the other groups may be changed on the command line.
+FIXED = ("model", "head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A classifier in training mode on its device, in a phase, with its data and the config that describes it."""
+
+    classifier: ImageClassifier
+    data: ImageDataModule
+    phase: ResolvedPhase
+    settings: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """ "resnet18, freeze=gradual, phase layer4"."""
+        freeze, phases = self.settings["freeze"]["name"], self.classifier.resolved.phases
+        phase = f", phase {self.phase.name}" if len(phases) > 1 else ""
+        model = self.settings["model"].get("name") or self.settings["model"]["_target_"]
+        return f"{model}, freeze={freeze}{phase}"
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The run's optimizer, at the phase's learning rates and without a schedule."""
+        options, classifier = self.settings["optimizer"], self.classifier
+        groups = parameter_groups(
+            classifier.network,
+            resolved=classifier.resolved,
+            lr=classifier.base_lr,
+            weight_decay=options.get("weight_decay") or 0.0,
+            exclude_from_decay=classifier.exclude_from_decay,
+        )
+        names = {id(parameter): name for name, parameter in classifier.network.named_parameters()}
+        for group in groups:
+            # All parameters of a group train at one rate, or not at all, in each phase.
+            group["lr"] *= self.phase.lr.get(names[id(group["params"][0])], 1.0)
+        return optimizer_builder(options)(groups)
+
+
+def set_scene(settings: Mapping[str, Any], overrides: Sequence[str]) -> Scene:
+    """Build what the config describes; with a checkpoint, what the checkpoint's config and the overrides do.
+
+    Raises:
+        ValueError: a part of the config does not fit another, the checkpoint says nothing of its config, an override
+            contradicts the checkpoint, or the policy has no such phase.
+        FileNotFoundError: no such checkpoint.
+    """
+    reached = 0
+    if settings["checkpoint"] is not None:
+        stored = read_checkpoint(settings["checkpoint"])
+        reached = _phase_of(stored)
+        settings = _with_checkpoint(settings, stored[CHECKPOINT_KEY]["settings"], overrides)
+    # A compiled network's graph is one opaque node.
+    settings = {**settings, "trainer": {**settings["trainer"], "compile": False}}
+    seed_everything(settings["seed"], verbose=False)
+    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
+    classifier, _ = build_classifier(settings, data)
+    phases = classifier.resolved.phases
+    if settings["phase"] is not None:
+        names = [phase.name for phase in phases]
+        if settings["phase"] not in names:
+            raise ValueError(f"phase={settings['phase']}: the policy has no such phase. It has: {', '.join(names)}.")
+        reached = names.index(settings["phase"])
+    elif reached >= len(phases):
+        reached = 0
+    accelerator = device_options(settings["device"])["accelerator"]
+    classifier.to("cuda" if accelerator == "gpu" else "cpu").train()
+    apply_phase(classifier.network, phases[reached])
+    return Scene(classifier=classifier, data=data, phase=phases[reached], settings=settings)
+
+
+def _with_checkpoint(
+    settings: Mapping[str, Any], stored: Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str, Any]:
+    """The checkpoint's own config, with what was typed on the command line laid over it."""
+    if not stored:
+        raise ValueError(f"{settings['checkpoint']}: says nothing of the config that it was trained with.")
+    merged = {**deepcopy(dict(stored)), **{key: settings[key] for key in ("checkpoint", "phase")}}
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~").partition("@")[0]
+        group, _, rest = key.partition(".")
+        if group in FIXED:
+            raise ValueError(f"{override}: the checkpoint says what the {group} is; leave one of the two out.")
+        if group not in stored:
+            continue
+        if not rest:
+            merged[group] = settings[group]
+            continue
+        node = merged[group]
+        *parents, last = rest.split(".")
+        for parent in parents:
+            node = node[parent] if isinstance(node, dict) and parent in node else {}
+        if last not in node:
+            raise ValueError(f"{override}: the checkpoint's {group} has no such key; choose an option as {group}=….")
+        value: Any = settings
+        for part in key.split("."):
+            value = value[part]
+        node[last] = value
+    merged["model"] = {**merged["model"], "weights": settings["checkpoint"]}
+    merged["device"] = settings["device"]
+    return merged
+
+
+def _phase_of(checkpoint: Mapping[str, Any]) -> int:
+    """The phase in which a checkpoint was written, as FreezingSchedule's state says."""
+    for name, state in checkpoint.get("callbacks", {}).items():
+        if name.startswith("FreezingSchedule"):
+            return int(state["progress"]["index"])
+    return 0

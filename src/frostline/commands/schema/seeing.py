@@ -1,0 +1,49 @@
+"""Keys of the commands that show the gradients: `tour`, `graph`, `gradients`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from frostline.commands.schema.section import Section
+
+PathText = Annotated[str, Field(min_length=1)]
+SEED = "seed of weights, order and augmentation"
+CHECKPOINT = "frostline checkpoint whose network, data and policy are taken instead of those of this config"
+PHASE = "name of the policy's phase; null: the first, or the one in which the checkpoint was written"
+
+
+class TourKeys(Section):
+    """Keys of the tour."""
+
+    weights: PathText | None = Field(
+        description="state dict of a ResNet-18 with 1,000 classes; null: ImageNet's if torchvision has them in its "
+        "cache, else random ones"
+    )
+    width: Annotated[int, Field(ge=60)] | None = Field(description="columns to write in; null: the terminal's")
+
+
+class GraphKeys(Section):
+    """Keys of the drawing of the autograd graph, outside the groups."""
+
+    seed: int = Field(ge=0, lt=2**32, description=SEED)
+    checkpoint: PathText | None = Field(description=CHECKPOINT)
+    phase: PathText | None = Field(description=PHASE)
+    views: Annotated[list[Literal["stages", "operations"]], Field(min_length=1)] = Field(
+        description="the pictures: `stages` has a block for each, `operations` every node of the graph"
+    )
+    formats: Annotated[list[Literal["svg", "html", "dot", "png"]], Field(min_length=1)] = Field(
+        description="the files of each picture; png needs Graphviz"
+    )
+    output: PathText = Field(description="folder for the files")
+
+
+class GradientsKeys(Section):
+    """Keys of the measurement of the gradients, outside the groups."""
+
+    seed: int = Field(ge=0, lt=2**32, description=SEED)
+    checkpoint: PathText | None = Field(description=CHECKPOINT)
+    phase: PathText | None = Field(description=PHASE)
+    batches: int = Field(ge=1, description="training batches over which the gradient is averaged; the noise needs two")
+    output: PathText | None = Field(
+        description="folder for gradients.csv, gradients.png and gradients.svg; null: the terminal only"
+    )
