@@ -1,0 +1,364 @@
+"""The callback in a plain LightningModule: when phases change, what is said, what is refused."""
+
+import csv
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, TinyNet, loader, seeded_net, trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from torch import nn
+
+from frostline.freezing import FreezePolicy, FreezingSchedule
+from frostline.freezing.reducer import check_strategy
+
+pytestmark = [
+    *LIGHTNING_WARNINGS,
+    # All that matters here is which phase is resumed.
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended.*"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    # The callback that wrote the checkpoint is not wanted where it is read.
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create.*"),
+]
+
+
+def phases(*, until: dict[str, Any], count: int = 3, **region: str) -> FreezePolicy:
+    names = [("head", ["head"]), ("middle", ["conv2", "head"]), ("all", ["all"])][-count:]
+    timed = [{"name": name, "train": train, "until": until} for name, train in names]
+    del timed[-1]["until"]
+    return FreezePolicy.from_dict({"phases": timed, **region})
+
+
+def fit(
+    policy: FreezePolicy, *, module: Any = None, batches: int = 4, attribute: str | None = "net", **settings: Any
+) -> Any:
+    schedule = FreezingSchedule(policy=policy, attribute=attribute)
+    ours = trainer([schedule, *settings.pop("callbacks", [])], **{"max_epochs": 4, **settings})
+    ours.fit(module or TinyModule(), loader(batches), loader(2))
+    return schedule
+
+
+def starts(schedule: FreezingSchedule) -> list[tuple[str, int, int]]:
+    return [(entry["phase"], entry["step"], entry["epoch"]) for entry in schedule.history]
+
+
+def test_three_lines_in_somebody_elses_project():
+    policy = FreezePolicy.static("head")
+    module = TinyModule()
+    before = module.net.conv1.weight.clone()
+    ours = trainer([FreezingSchedule(policy=policy, attribute="net")], max_epochs=2)
+    ours.fit(module, loader())
+    assert torch.equal(module.net.conv1.weight, before)
+
+
+def test_epochs():
+    assert starts(fit(phases(until={"epochs": 1}))) == [("head", 0, 0), ("middle", 4, 1), ("all", 8, 2)]
+
+
+def test_steps_end_mid_epoch():
+    assert starts(fit(phases(until={"steps": 3}))) == [("head", 0, 0), ("middle", 3, 0), ("all", 6, 1)]
+
+
+def test_a_share_of_the_run():
+    assert starts(fit(phases(until={"fraction": 0.25}))) == [("head", 0, 0), ("middle", 4, 1), ("all", 8, 2)]
+
+
+def test_epochs_count_from_the_phase_s_own_start():
+    """A phase that begins mid-epoch counts that epoch, and ends with an epoch."""
+    policy = FreezePolicy.from_dict(
+        {
+            "phases": [
+                {"name": "a", "train": ["head"], "until": {"steps": 2}},
+                {"name": "b", "train": ["conv2"], "until": {"epochs": 2}},
+                {"name": "c", "train": ["all"]},
+            ]
+        }
+    )
+    assert starts(fit(policy)) == [("a", 0, 0), ("b", 2, 0), ("c", 8, 2)]
+
+
+def test_phases_change_at_optimizer_steps_only():
+    """5 batches, 2 to a step: 3 steps an epoch, the last of one batch; `all` begins after 2 steps, with batch 4."""
+    trains = []
+
+    class Flags(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            trains.append(pl_module.net.conv1.weight.requires_grad)
+
+    policy = phases(until={"steps": 2}, count=2)
+    schedule = fit(policy, batches=5, max_epochs=2, accumulate_grad_batches=2, callbacks=[Flags()])
+    assert starts(schedule) == [("middle", 0, 0), ("all", 2, 0)]
+    assert trains == [False] * 4 + [True] * 6
+
+
+class Scripted(TinyModule):
+    """Logs a validation loss as written down beforehand, one value per validation; a poor one in the sanity check."""
+
+    def __init__(self, values: list[float]) -> None:
+        super().__init__()
+        self.values = iter(values)
+
+    def on_validation_epoch_start(self) -> None:
+        self.value = -1e9 if self.trainer.sanity_checking else next(self.values)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", self.value)
+
+
+def metric(**changes: Any) -> dict[str, Any]:
+    return {"metric": "val/loss", "mode": "min", "patience": 2, "max_epochs": 6, **changes}
+
+
+@pytest.mark.parametrize(
+    ("until", "values", "begins", "reason"),
+    [
+        # Best 2.0 in epoch 1, then two that are no better: thaw at epoch 4.
+        (metric(), [3, 2, 2, 2.5, 1, 1, 1, 1], 4, "val/loss has not improved on 2 in 2 evaluations"),
+        (metric(mode="max"), [3, 2, 2, 2.5, 1, 1, 1, 1], 3, "has not improved on 3"),
+        (metric(patience=1), [3, 2, 2, 2.5, 1, 1, 1, 1], 3, "in 1 evaluations"),
+        (metric(min_delta=0.4), [3, 2.7, 2.7, 2.7, 1, 1, 1, 1], 3, "has not improved on 3"),
+        (metric(max_epochs=2), [3, 2, 1, 0.5, 0.4, 0.3, 0.2, 0.1], 2, "2 epochs have passed, the most"),
+        (metric(), [3, 2, float("nan"), float("nan"), 1, 1, 1, 1], 4, "has not improved on 2"),
+        (metric(), [float("nan"), 2, 1.5, 1, 1, 1, 1, 1], 6, "has not improved on 1|6 epochs"),
+    ],
+    ids=["min", "max", "patience", "min_delta", "max_epochs", "nan", "nan first"],
+)
+def test_a_metric_that_has_stopped_improving_ends_a_phase(until, values, begins, reason):
+    schedule = fit(phases(until=until, count=2), module=Scripted(values), max_epochs=8)
+    assert starts(schedule) == [("middle", 0, 0), ("all", 4 * begins, begins)]
+    assert re.search(reason, schedule.history[1]["reason"])
+
+
+def test_a_metric_that_nobody_logs_is_an_error_that_helps():
+    with pytest.raises(
+        ValueError, match=r"Phase `middle` waits for `val/los`, which nobody logged.*Did you mean `val/loss`"
+    ):
+        fit(phases(until=metric(metric="val/los"), count=2), max_epochs=7)
+
+
+def test_a_metric_phase_without_validation_is_refused_at_the_start():
+    schedule = FreezingSchedule(policy=phases(until=metric(), count=2), attribute="net")
+    with pytest.raises(ValueError, match="has no validation"):
+        trainer([schedule], max_epochs=7).fit(TinyModule(), loader())
+
+
+def test_a_policy_longer_than_the_run_is_said_at_the_start_and_changes_nothing():
+    schedule = FreezingSchedule(policy=phases(until={"epochs": 2}), attribute="net")
+    ours = trainer([schedule], max_epochs=3)
+    with pytest.warns(
+        UserWarning, match=r"phase `all` would begin after 16 steps, but the run has 12 \(4 per epoch\), so it never"
+    ):
+        ours.fit(TinyModule(), loader())
+    assert ours.max_epochs == 3
+    assert starts(schedule) == [("head", 0, 0), ("middle", 8, 2)]
+
+
+def test_a_fraction_of_an_endless_run_is_refused():
+    schedule = FreezingSchedule(policy=phases(until={"fraction": 0.5}, count=2), attribute="net")
+    with pytest.raises(ValueError, match="run's length is unknown"):
+        trainer([schedule], max_epochs=-1).fit(TinyModule(), loader())
+
+
+def test_phase_changes_are_logged_for_readers_and_for_loggers(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "frostline.freezing"):
+        schedule = fit(phases(until={"steps": 6}), logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=2)
+    assert "Phase 2 of 3, `middle`, at step 6: 6 steps have passed." in caplog.text
+    assert "conv2     185" in caplog.text
+    with Path(tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["freezing/phase"]]
+    assert [(row["step"], row["freezing/phase"], row["freezing/frost_line"]) for row in rows] == [
+        ("0", "0", "4"),
+        ("6", "1", "2"),
+        ("12", "2", "0"),
+    ]
+    assert [row["freezing/trainable_parameters"] for row in rows] == ["18", "203", "333"]
+    assert [row["freezing/frozen_parameters"] for row in rows] == ["315", "130", "0"]
+    assert [row["freezing/lr/conv2"] for row in rows] == ["0.0", "0.1", "0.1"]
+    assert [row["freezing/trainable/conv2"] for row in rows] == ["0", "185", "185"]
+    assert schedule.history[1]["lr/head"] == 0.1
+    assert schedule.history[1]["reason"] == "6 steps have passed"
+
+
+def test_the_whole_module_is_the_network_by_default():
+    schedule = fit(FreezePolicy.static("net.head"), attribute=None)
+    assert schedule.phase.trainable == {"net.head.weight", "net.head.bias"}
+
+
+def test_a_missing_attribute_is_asked_for():
+    with pytest.raises(ValueError, match=r"`head` matches no parameter.*give FreezingSchedule attribute='net'"):
+        fit(FreezePolicy.static("head"), attribute=None)
+    with pytest.raises(ValueError, match=r"TinyModule has no attribute `nett`. Did you mean `net`"):
+        fit(FreezePolicy.static("head"), attribute="nett")
+    with pytest.raises(ValueError, match="is no module"):
+        fit(FreezePolicy.static("head"), attribute="make_optimizer")
+
+
+class Deferred(TinyModule):
+    """Makes its network in `configure_model`, as very large ones are."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+
+    def configure_model(self) -> None:
+        if isinstance(self.net, nn.Identity):
+            self.net = seeded_net()
+
+
+def test_a_network_made_in_configure_model():
+    schedule = fit(phases(until={"epochs": 1}), module=Deferred())
+    assert starts(schedule) == [("head", 0, 0), ("middle", 4, 1), ("all", 8, 2)]
+    assert schedule.verdict()["held"]
+
+
+def test_an_optimizer_that_lacks_what_will_train_is_refused():
+    module = TinyModule()
+    module.configure_optimizers = lambda: torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.1)
+    with pytest.raises(ValueError, match=r"The optimizer lacks `conv1.weight` and 7 more.*without a filter"):
+        fit(phases(until={"steps": 2}), module=module)
+
+
+def test_manual_optimization_is_refused():
+    module = TinyModule()
+    module.automatic_optimization = False
+    with pytest.raises(ValueError, match="needs automatic optimization"):
+        fit(FreezePolicy.static("head"), module=module)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "phase_count", "message"),
+    [
+        (DDPStrategy(static_graph=True), 2, "static_graph=True assumes"),
+        (DDPStrategy(static_graph=True), 1, None),
+        (DDPStrategy(), 2, None),
+        (DDPStrategy(find_unused_parameters=True), 2, None),
+        (FSDPStrategy.__new__(FSDPStrategy), 1, "FSDP1.*flattens"),
+        (DeepSpeedStrategy.__new__(DeepSpeedStrategy), 1, "does not run under DeepSpeed"),
+    ],
+    ids=["static graph", "static graph, one phase", "ddp", "unused", "fsdp1", "deepspeed"],
+)
+def test_strategies_that_would_break_the_promise_are_refused_with_the_reason(strategy, phase_count, message):
+    class Trainer:
+        pass
+
+    ours: Any = Trainer()
+    ours.strategy = strategy
+    if message is None:
+        check_strategy(ours, phases=phase_count)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_strategy(ours, phases=phase_count)
+
+
+def checkpoint(folder: Path, policy: FreezePolicy) -> Path:
+    saver = ModelCheckpoint(dirpath=folder, filename="{step}", every_n_train_steps=5, auto_insert_metric_name=False)
+    fit(policy, callbacks=[saver], enable_checkpointing=True, max_steps=5, max_epochs=-1)
+    return folder / "5.ckpt"
+
+
+def resume(path: Path, policy: FreezePolicy, **settings: Any) -> Any:
+    schedule = FreezingSchedule(policy=policy, attribute="net", **settings)
+    ours = trainer([schedule], max_epochs=4)
+    ours.fit(TinyModule(), loader(), loader(2), ckpt_path=path, weights_only=True)
+    return schedule, ours
+
+
+OLD = FreezePolicy.from_dict(
+    {"phases": [{"name": "a", "train": ["head"], "until": {"steps": 2}}, {"name": "b", "train": ["all"]}]}
+)
+
+
+def test_a_resume_under_a_changed_policy_is_refused(tmp_path):
+    path = checkpoint(tmp_path, OLD)
+    changed = FreezePolicy.from_dict(
+        {"phases": [{"name": "a", "train": ["head"], "until": {"steps": 3}}, {"name": "c", "train": ["all"]}]}
+    )
+    with pytest.raises(ValueError, match=r"another policy \(its phases: a, b; now: a, c\).*on_mismatch='restart'"):
+        resume(path, changed)
+    schedule, _ = resume(path, OLD)
+    assert starts(schedule) == [("a", 0, 0), ("b", 2, 0)]
+
+
+def test_a_changed_policy_restarts_when_asked_for_by_name(tmp_path):
+    path = checkpoint(tmp_path, OLD)
+    changed = FreezePolicy.from_dict(
+        {"phases": [{"name": "x", "train": ["head"], "until": {"steps": 3}}, {"name": "y", "train": ["conv1"]}]}
+    )
+    schedule, ours = resume(path, changed, on_mismatch="restart")
+    assert starts(schedule) == [("x", 5, 1), ("y", 8, 2)]
+    assert ours.global_step == 16
+
+
+def test_a_checkpoint_written_without_the_schedule_is_refused_too(tmp_path):
+    saver = ModelCheckpoint(dirpath=tmp_path, filename="plain", every_n_train_steps=2)
+    trainer([saver], max_epochs=1, enable_checkpointing=True).fit(TinyModule(), loader(2))
+    with pytest.raises(ValueError, match="it was written without FreezingSchedule"):
+        resume(tmp_path / "plain.ckpt", OLD)
+
+
+def test_a_checkpoint_whose_frozen_tensors_were_tampered_with_is_refused(tmp_path):
+    path = checkpoint(tmp_path, FreezePolicy.static("head"))
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["net.conv1.weight"][0] += 1
+    torch.save(content, path)
+    with pytest.raises(RuntimeError, match=r"froze what has moved since it began \(resume, step 5\): conv1.weight"):
+        resume(path, FreezePolicy.static("head"))
+
+
+def test_a_checkpoint_tested_under_another_policy_is_nobodys_business(tmp_path):
+    path = checkpoint(tmp_path, OLD)
+    schedule = FreezingSchedule(policy=FreezePolicy.static("conv1"), attribute="net")
+    module = TinyModule()
+    trainer([schedule]).test(module, loader(2), ckpt_path=path, weights_only=True, verbose=False)
+    assert all(entry.requires_grad for entry in module.parameters())
+
+
+def test_a_second_fit_of_the_same_trainer_goes_on_in_its_phase():
+    schedule = FreezingSchedule(policy=phases(until={"steps": 6}), attribute="net")
+    ours, module = trainer([schedule], max_epochs=2), TinyModule()
+    with pytest.warns(UserWarning, match="never begins"):
+        ours.fit(module, loader())
+    ours.fit_loop.max_epochs = 4
+    ours.fit(module, loader())
+    assert starts(schedule) == [("head", 0, 0), ("middle", 6, 1), ("all", 12, 3)]
+
+
+def test_lightnings_warning_of_eval_mode_is_kept_for_modules_that_are_not_ours():
+    class Other(TinyModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = nn.BatchNorm1d(2).eval()
+
+    with pytest.warns(UserWarning, match="in eval mode at the start of training"):
+        fit(FreezePolicy.static("head"), module=Other())
+
+
+def test_parameters_without_gradient_are_named_and_can_be_allowed():
+    class Spare(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.Linear(2, 2)
+
+    with pytest.raises(
+        RuntimeError, match=r"Phase `static`: spare.weight, spare.bias: in training, but without a gradient"
+    ):
+        fit(FreezePolicy.static("all"), module=TinyModule(Spare()))
+    schedule = FreezingSchedule(policy=FreezePolicy.static("all"), attribute="net", allow_unused=["spare"])
+    trainer([schedule], max_epochs=1).fit(TinyModule(Spare()), loader())
+    fit(FreezePolicy.static("all", "!spare"), module=TinyModule(Spare()))
+
+
+def test_a_cut_path_is_named():
+    class Cut(TinyModule):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features = torch.relu(self.net.bn1(self.net.conv1(images)))
+            features = torch.relu(self.net.bn2(self.net.conv2(features.detach())))
+            return self.net.head(features.mean((2, 3)))
+
+    with pytest.raises(RuntimeError, match=r"conv1.weight, conv1.bias, bn1.weight, bn1.bias: in training, but without"):
+        fit(FreezePolicy.static("all"), module=Cut())
