@@ -1,0 +1,71 @@
+"""The presets in conf/freeze: each is described by the schema, reads as a policy, and means what its name says."""
+
+from pathlib import Path
+
+import pytest
+import torchvision
+import yaml
+
+from frostline.commands.schema.freeze import FREEZE
+from frostline.freezing import FreezePolicy, write_policy
+
+FOLDER = Path(__file__).parents[2] / "conf" / "freeze"
+PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
+NET = torchvision.models.resnet18(num_classes=10)
+# Trainable tensors of a ResNet-18 in each phase, and where the frost line lies (whole frozen stages from the input).
+MEANING = {
+    "none": ([62], [0]),
+    "head": ([2], [5]),
+    "from_layer4": ([17], [4]),
+    "from_layer3": ([32], [3]),
+    "from_layer2": ([47], [2]),
+    "from_layer1": ([59], [1]),
+    "gradual": ([2, 17, 32, 62], [5, 4, 3, 0]),
+    "plateau": ([2, 62], [5, 0]),
+    "discriminative": ([62], [0]),
+    "batch_norm_only": ([42], [0]),
+    "bias_only": ([22], [0]),
+    "surgical": ([14], [1]),
+    "custom": ([17], [4]),
+}
+
+
+def policy_of(name):
+    return FreezePolicy.from_dict({key: value for key, value in PRESETS[name].items() if key != "name"})
+
+
+def test_every_preset_is_here_and_in_the_schema():
+    assert set(PRESETS) == set(FREEZE) == {*MEANING, "file"}
+    assert all(values["name"] == name for name, values in PRESETS.items())
+
+
+@pytest.mark.parametrize("name", MEANING)
+def test_a_preset_means_what_its_name_says(name):
+    FREEZE[name].model_validate(PRESETS[name])
+    resolved = policy_of(name).resolve(NET)
+    tensors, lines = MEANING[name]
+    assert [len(phase.trainable) for phase in resolved.phases] == tensors
+    assert [resolved.frost_line(phase) for phase in resolved.phases] == lines
+
+
+@pytest.mark.parametrize("name", MEANING)
+def test_every_key_of_the_schema_is_written_out_in_the_preset(name):
+    assert set(PRESETS[name]) == set(FREEZE[name].model_fields)
+
+
+def test_batch_norms_of_batch_norm_only_train_and_those_of_bias_only_keep_their_statistics():
+    norms = {name for name, module in NET.named_modules() if type(module).__name__ == "BatchNorm2d"}
+    assert not policy_of("batch_norm_only").resolve(NET).phases[0].held & norms
+    assert policy_of("bias_only").resolve(NET).phases[0].held >= norms
+
+
+def test_a_preset_exported_edited_and_given_back(tmp_path):
+    path = tmp_path / "mine.yaml"
+    write_policy(policy_of("gradual"), path)
+    edited = yaml.safe_load(path.read_text())
+    edited["phases"][0]["until"] = {"epochs": 2}
+    path.write_text(yaml.safe_dump(edited))
+    FREEZE["file"].model_validate({"name": "file", "path": str(path)})
+    policy = FreezePolicy.from_dict({"path": str(path)})
+    assert policy.phases[0].until.epochs == 2
+    assert policy.phases[1:] == policy_of("gradual").phases[1:]
