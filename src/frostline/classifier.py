@@ -229,7 +229,8 @@ class ImageClassifier(lightning.LightningModule):
         loader = trainer.val_dataloaders if split == "val" else trainer.test_dataloaders
         limit = trainer.limit_val_batches if split == "val" else trainer.limit_test_batches
         dataset = getattr(loader, "dataset", None)
-        if trainer.sanity_checking or limit != 1.0 or dataset is None:
+        # An int is a number of batches, and 1 == 1.0.
+        if trainer.sanity_checking or isinstance(limit, int) or limit != 1.0 or dataset is None:
             return
         if count != len(dataset):
             raise RuntimeError(

@@ -1,0 +1,132 @@
+"""The README's commands, as typed; trainings are cut short, and RUN stands for a run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.integration.conftest import FROSTLINE, ROOT, SHORT, facts, only_run
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line and not line.startswith("#")
+]
+RUN_BY_CI = ("make train", "make test")
+PROGRAMS = ("python train.py", "frostline ", "torchrun ")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the commands find a run, photographs and a table of labels."""
+    folder = tmp_path_factory.mktemp("home")
+    lines = ["path,label"]
+    for index in range(80):
+        name = ("ice", "fire")[index % 2]
+        photo = folder / "photos" / name / f"{index}.jpg"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60 + index, 50), (index, 40, 255 - index) if index % 2 else (255 - index, 40, 0)).save(photo)
+        lines.append(f"photos/{name}/{index}.jpg,{name}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    done = subprocess.run(
+        [*FROSTLINE, "train", *SHORT, "data.batch_size=8"], cwd=folder, env={**os.environ, "RUN_ID": "RUN"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def as_run(command: str) -> list[str]:
+    """The command with this environment's programs and, where it trains, cut short."""
+    words = shlex.split(command)
+    program = {
+        "python": [sys.executable],
+        "frostline": FROSTLINE,
+        "torchrun": [sys.executable, "-m", "torch.distributed.run"],
+    }[words[0]]
+    words = [*program, *(str(ROOT / "train.py") if word == "train.py" else word for word in words[1:])]
+    trains = str(ROOT / "train.py") in words and not {"--cfg", "--help"} & set(words)
+    if not trains:
+        return words
+    typed = {word.partition("=")[0] for word in words}
+    short = [word for word in SHORT if word.partition("=")[0] not in typed]
+    if any(word.startswith("experiment=") for word in words):
+        return [*words, "callbacks.progress_bar=false"]
+    if any(word.startswith("resume_from=") for word in words):
+        return [*words, *short, "data.batch_size=8", "trainer.max_epochs=3"]
+    if "data.batch_size" not in typed:
+        short.append("data.batch_size=8")
+    if "data.classes" in typed:  # balanced and sized from the source: nothing to cut
+        short.append("data.train_length=160")
+    return [*words, *short]
+
+
+def test_the_two_commands_are_the_first_and_ci_types_them() -> None:
+    assert tuple(COMMANDS[:2]) == RUN_BY_CI
+    typed = (ROOT / ".ci/run").read_text().splitlines()
+    assert set(RUN_BY_CI) <= set(typed)
+
+
+def test_every_command_is_one_that_a_test_runs() -> None:
+    rest = [line for line in COMMANDS if not line.startswith((*PROGRAMS, *RUN_BY_CI, "sbatch "))]
+    assert rest == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith(PROGRAMS)])
+def test_command(command: str, home: Path) -> None:
+    done = subprocess.run(as_run(command), cwd=home, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_five_lines_of_python_train_a_classifier(tmp_path: Path) -> None:
+    [lines] = [text for kind, text in BLOCKS if kind == "python" and "ImageDataModule" in text]
+    lines = lines.replace("max_epochs=1", "max_steps=2, limit_val_batches=1")
+    done = subprocess.run(
+        [sys.executable, "-c", lines + "\nprint('steps', classifier.trainer.global_step)"], cwd=tmp_path,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "steps 2" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_weights_of_a_run_load_into_plain_torchvision_as_shown(home: Path) -> None:
+    [lines] = [text for kind, text in BLOCKS if kind == "python" and "torchvision.models" in text]
+    done = subprocess.run([sys.executable, "-c", lines], cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_source_file_is_named_in_one_line() -> None:
+    files = [path for top in ("src", "scripts") for path in (ROOT / top).rglob("*.py")]
+    missing = [str(path.relative_to(ROOT)) for path in files if f"`{path.relative_to(ROOT)}`: " not in README]
+    assert [name for name in missing if (ROOT / name).read_text().strip()] == []
+
+
+def test_the_generated_docs_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/write_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_picture_and_every_file_that_the_readme_links_to_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_run_folder_table_is_what_a_run_leaves(home: Path) -> None:
+    named = set(re.findall(r"^\| `([^|]*)` \|", README, re.MULTILINE))
+    files = {name.strip("` ") for row in named for name in row.split(",")}
+    assert {"config.yaml", "overrides.yaml", "metrics.csv", "facts.json", "train.log"} <= files
+    assert all((home / "runs/RUN" / name).exists() for name in files - {"last.ckpt"})
+    assert facts(home / "runs/RUN")["freezing"]["held"] is True  # type: ignore[index]
+    assert only_run(home).name == "RUN"
