@@ -1,0 +1,135 @@
+"""One run, one folder: what it is called and what is written into it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from frostline.commands.run_folder import (
+    COMMAND_VARIABLE,
+    command_line,
+    prepare,
+    read_config,
+    run_key,
+    write_facts,
+    write_whole,
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_key() -> Iterator[None]:
+    run_key.cache_clear()
+    yield
+    run_key.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"RUN_ID": "mine"}, "mine"),
+        ({"RUN_ID": "mine", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7", "TORCHELASTIC_RUN_ID": "x"}, "mine"),
+        ({"SLURM_PROCID": "1", "SLURM_JOB_ID": "7"}, "slurm-7"),
+        (
+            {"SLURM_PROCID": "1", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "3"},
+            "slurm-8_3",
+        ),
+        ({"TORCHELASTIC_RUN_ID": "abc"}, "elastic-abc"),
+    ],
+)
+def test_every_process_of_a_launch_has_the_same_key(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], key: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run_key() == key
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"TORCHELASTIC_RUN_ID": "none"}, {"SLURM_JOB_ID": "7"}],
+    ids=["nothing", "torchrun without --rdzv-id", "a shell inside an allocation"],
+)
+def test_otherwise_the_key_is_the_time_and_a_random_suffix(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    key = run_key()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}", key)
+    assert run_key() == key  # within one process it does not change
+
+
+def test_two_runs_started_in_the_same_second_do_not_meet() -> None:
+    code = "from frostline.commands.run_folder import run_key; print(run_key())"
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    first, second = (process.communicate()[0].strip() for process in running)
+    assert first.rpartition("_")[2] != second.rpartition("_")[2]
+
+
+def test_the_config_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    settings = {
+        "seed": 0,
+        "data": {"mean": None, "classes": [1.5, "a"]},
+        "freeze": {"train": ["from:layer4", "@BatchNorm2d"]},
+    }
+    folder = tmp_path / "runs" / "one"
+    prepare(folder, settings, ["seed=0", "freeze.train=['from:layer4']"])
+    assert read_config(folder) == settings
+    assert (folder / "overrides.yaml").read_text() == "- seed=0\n- freeze.train=['from:layer4']\n"
+
+
+def test_without_overrides_the_file_says_so(tmp_path: Path) -> None:
+    prepare(tmp_path, {}, [])
+    assert (tmp_path / "overrides.yaml").read_text() == "[]\n"
+
+
+def test_facts_are_merged(tmp_path: Path) -> None:
+    write_facts(tmp_path, {"seed": 0, "git": None})
+    write_facts(tmp_path, {"results": {"test/accuracy": 0.5}, "seed": 1})
+    assert json.loads((tmp_path / "facts.json").read_text()) == {
+        "seed": 1,
+        "git": None,
+        "results": {"test/accuracy": 0.5},
+    }
+
+
+def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("old")
+    write_whole(path, "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("config.yaml", "new")]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "\ud800")  # no text that UTF-8 can hold
+    assert path.read_text() == "old"
+
+
+def test_the_command_line_can_be_typed_again(tmp_path: Path) -> None:
+    script = tmp_path / "train it.py"
+    script.write_text("from frostline.commands.run_folder import command_line\nprint(command_line())\n")
+    environment = {name: value for name, value in os.environ.items() if name != COMMAND_VARIABLE}
+    done = subprocess.run(
+        [sys.executable, script, "freeze.train=[head]"], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout == f"{Path(sys.executable).name} '{script}' 'freeze.train=[head]'\n"
+
+
+def test_a_worker_is_told_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMMAND_VARIABLE, "python train.py freeze=head")
+    assert command_line() == "python train.py freeze=head"
+
+
+def test_the_installed_script_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(COMMAND_VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/frostline", "train", "seed=1"])
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "/usr/bin/frostline", "train", "seed=1"])
+    assert command_line() == "frostline train seed=1"
