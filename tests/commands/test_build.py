@@ -1,0 +1,305 @@
+"""From the sections of a config to objects."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import yaml
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+
+from frostline.commands.build import (
+    TORCH_OPTIMIZERS,
+    build_classifier,
+    build_trainer,
+    device_options,
+    monitored,
+    native_precision,
+    optimizer_builder,
+)
+from frostline.commands.help import default_config
+from frostline.commands.schema.optimizer import OPTIMIZERS
+from frostline.data.build import build_datamodule
+from frostline.tracking.checkpoints import WholeFileCheckpointIO
+from frostline.tracking.first_gradient import FirstGradient
+
+CONF = Path(__file__).parents[2] / "conf"
+# The optimizers of torch that are no options, each with its reason.
+NOT_OFFERED = {
+    "lbfgs": "evaluates the loss several times per step, which needs a closure",
+    "sparseadam": "takes sparse gradients only",
+    "muon": "takes matrices only, and a network has biases and convolutions",
+    "optimizer": "is the base class",
+}
+OWN_KEYS = {"name", "exclude_from_decay", "include_frozen"}
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    small = ("data=synthetic", "data.length=8", "data.val_length=4", "data.test_length=4", "data.image_size=16")
+    return default_config("train", ("model.weights=none", *small, "device=cpu", *overrides))
+
+
+def data_of(settings: dict[str, Any]) -> Any:
+    return build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
+
+
+def trainer_of(folder: Path, *overrides: str) -> lightning.Trainer:
+    settings = composed(*overrides)
+    return build_trainer(settings, folder=folder, data=data_of(settings))
+
+
+# Optimizers
+
+
+def test_every_optimizer_of_torch_is_an_option_or_has_its_reason() -> None:
+    assert TORCH_OPTIMIZERS.keys() == OPTIMIZERS.keys() | NOT_OFFERED.keys()
+    assert not OPTIMIZERS.keys() & NOT_OFFERED.keys()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizers_keys_are_its_signatures_and_it_steps(name: str) -> None:
+    options = yaml.safe_load((CONF / f"optimizer/{name}.yaml").read_text())
+    signature = inspect.signature(TORCH_OPTIMIZERS[name]).parameters
+    assert options.keys() - OWN_KEYS <= signature.keys()
+    # What is left out tells how torch computes, or where to; it changes no result.
+    left_out = signature.keys() - options.keys() - {"params"}
+    assert left_out <= {"foreach", "maximize", "capturable", "differentiable", "fused"}
+    layer = nn.Linear(3, 2)
+    before = layer.weight.detach().clone()
+    optimizer = optimizer_builder(options)([{"params": list(layer.parameters()), "name": "layer"}])
+    assert type(optimizer) is TORCH_OPTIMIZERS[name]
+    layer(torch.ones(4, 3)).sum().backward()
+    optimizer.step()
+    assert not layer.weight.equal(before)
+
+
+def test_an_own_optimizer_is_built_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_optimizers.py").write_text(
+        "import torch\n\n\n"
+        "class Half(torch.optim.SGD):\n"
+        "    def __init__(self, params, *, lr, share):\n"
+        "        super().__init__(params, lr=lr * share)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_optimizers", raising=False)
+    # As the schema completes an own optimizer's section: it takes no weight decay, and none is wanted.
+    options = {"_target_": "my_optimizers.Half", "lr": 0.1, "share": 0.5, "weight_decay": 0.0, "exclude_from_decay": []}
+    optimizer = optimizer_builder(options)([{"params": [nn.Parameter(torch.zeros(1))]}])
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    with pytest.raises(ValueError, match=r"optimizer\.shar: `Half` takes no such argument\. Did you mean `share`\?"):
+        optimizer_builder({"_target_": "my_optimizers.Half", "lr": 0.1, "shar": 0.5})
+    with pytest.raises(ValueError, match=r"optimizer\.weight_decay: `Half` takes no such argument"):
+        optimizer_builder({**options, "weight_decay": 0.1})
+
+
+# The classifier
+
+
+def test_a_classifier_is_built_from_a_config() -> None:
+    settings = composed("freeze=from_layer4", "head=mlp", "optimizer=adamw", "optimizer.exclude_from_decay=[bias]")
+    classifier, loaded = build_classifier(settings, data_of(settings))
+    assert loaded.source == "none (random)"
+    assert [module.out_features for module in classifier.network.fc if isinstance(module, nn.Linear)] == [256, 10]
+    training = {name.partition(".")[0] for name, p in classifier.network.named_parameters() if p.requires_grad}
+    assert training == {"layer4", "fc"}
+    assert classifier.exclude_from_decay == ["bias"]
+    assert classifier.base_lr == 0.001
+    assert classifier.settings == settings
+    assert classifier.channels_last
+    assert classifier.images["image_size"] == 16
+    assert classifier.recipe == {
+        "model": {"name": "resnet18"},
+        "head": {"name": "mlp", "hidden": [256], "dropout": 0.2},
+    }
+
+
+def test_a_new_head_trains_whatever_the_policy_says() -> None:
+    settings = composed("freeze=custom", "freeze.train=[layer4]")
+    classifier, _ = build_classifier(settings, data_of(settings))
+    assert classifier.network.fc.weight.requires_grad
+
+
+def test_a_head_that_was_loaded_obeys_the_policy(tmp_path: Path) -> None:
+    settings = composed("freeze=custom", "freeze.train=[layer4]")
+    first, _ = build_classifier(settings, data_of(settings))
+    torch.save(first.network.state_dict(), tmp_path / "trained.pth")
+    settings["model"]["weights"] = str(tmp_path / "trained.pth")
+    classifier, loaded = build_classifier(settings, data_of(settings))
+    assert len(loaded.loaded) == 122
+    assert not classifier.network.fc.weight.requires_grad
+
+
+def test_a_policy_that_matches_nothing_lists_the_choices() -> None:
+    settings = composed("freeze=custom", "freeze.train=[layer5]")
+    with pytest.raises(ValueError, match=r"layer5.*layer4"):
+        build_classifier(settings, data_of(settings))
+
+
+def test_balanced_class_weights_come_from_the_data() -> None:
+    settings = composed("loss.class_weights=balanced", "data.length=20")
+    data = data_of(settings)
+    classifier, _ = build_classifier(settings, data)
+    assert torch.equal(classifier.loss.class_weights, data.class_weights())
+
+
+# Devices
+
+
+def test_one_cpu() -> None:
+    options = device_options({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "threads": None, "timeout": 60})
+    assert {key: options[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision")} == {
+        "accelerator": "cpu",
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "precision": "32-true",
+    }
+    assert [type(plugin) for plugin in options["plugins"]] == [WholeFileCheckpointIO]
+
+
+def test_threads_are_set() -> None:
+    before = torch.get_num_threads()
+    try:
+        device_options({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "threads": 3, "timeout": 60})
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "a", "LOCAL_WORLD_SIZE": "2"}
+SRUN = {
+    "SLURM_PROCID": "0",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_JOB_ID": "7",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind"),
+    [({}, LightningEnvironment), (TORCHRUN, TorchElasticEnvironment), (SRUN, SLURMEnvironment)],
+    ids=["ours", "torchrun", "srun"],
+)
+def test_several_processes_are_ddp_in_the_launchers_environment(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], kind: type
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    options = device_options({"accelerator": "cpu", "devices": 2, "num_nodes": 1, "threads": None, "timeout": 60})
+    assert isinstance(options["strategy"], DDPStrategy)
+    assert options["strategy"].process_group_backend == "gloo"
+    assert options["strategy"]._timeout.total_seconds() == 60
+    [environment_plugin] = [p for p in options["plugins"] if not isinstance(p, WholeFileCheckpointIO)]
+    assert type(environment_plugin) is kind
+    if kind is SLURMEnvironment:
+        assert not environment_plugin.auto_requeue
+
+
+def test_precision_auto_is_what_the_processor_computes_natively(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability in ("avx512_bf16", "amx_bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capability: {c: True})
+        assert native_precision("cpu") == "bf16-mixed"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    assert native_precision("cpu") == "32-true"
+    for capability, precision in (((7, 5), "32-true"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
+        assert native_precision("gpu") == precision
+
+
+# The trainer
+
+
+def test_every_key_of_the_trainer_section_arrives(tmp_path: Path) -> None:
+    trainer = trainer_of(
+        tmp_path,
+        "trainer.max_epochs=3",
+        "trainer.max_steps=7",
+        "trainer.precision=bf16-mixed",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.gradient_clip_norm=0.5",
+        "trainer.log_every_n_steps=4",
+        "trainer.validate_every_n_epochs=2",
+        "trainer.limit_train_batches=5",
+        "trainer.limit_val_batches=6",
+        "trainer.limit_test_batches=8",
+    )
+    assert (trainer.max_epochs, trainer.max_steps, trainer.precision) == (3, 7, "bf16-mixed")
+    assert (trainer.accumulate_grad_batches, trainer.log_every_n_steps, trainer.check_val_every_n_epoch) == (2, 4, 2)
+    assert (trainer.gradient_clip_val, trainer.gradient_clip_algorithm) == (0.5, "norm")
+    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
+    assert limits == (5, 6, 8)
+    assert trainer.num_sanity_val_steps == 0
+    assert Path(trainer.default_root_dir) == tmp_path
+
+
+def test_without_limits_everything_is_seen(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    assert trainer.max_steps == -1
+    assert (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches) == (1.0, 1.0, 1.0)
+    assert trainer.gradient_clip_val is None
+
+
+def test_callbacks_are_those_that_the_config_asks_for(tmp_path: Path) -> None:
+    kinds = [type(callback) for callback in trainer_of(tmp_path).callbacks]
+    assert RichProgressBar in kinds
+    assert not {EarlyStopping, FirstGradient} & set(kinds)
+    asked = ["callbacks.progress_bar=false", "callbacks.first_gradient=true", "callbacks.early_stopping_patience=3"]
+    callbacks = trainer_of(tmp_path, *asked, "callbacks.monitor=val/loss").callbacks
+    [stopping] = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+    assert (stopping.monitor, stopping.patience, stopping.mode) == ("val/loss", 3, "min")
+    assert any(isinstance(callback, FirstGradient) for callback in callbacks)
+    assert not any(isinstance(callback, RichProgressBar) for callback in callbacks)
+
+
+def test_best_and_last_lie_in_the_run_folder(tmp_path: Path) -> None:
+    best, last = trainer_of(tmp_path).checkpoint_callbacks
+    assert isinstance(best, ModelCheckpoint)
+    assert isinstance(last, ModelCheckpoint)
+    assert (best.filename, best.monitor, best.mode) == ("best", "val/accuracy", "max")
+    assert (last.filename, last.monitor) == ("last", None)
+    assert Path(best.dirpath) == Path(last.dirpath) == tmp_path / "checkpoints"
+
+
+def test_checkpoints_every_n_steps(tmp_path: Path) -> None:
+    _, last = trainer_of(tmp_path, "callbacks.checkpoint_every_n_steps=4").checkpoint_callbacks
+    assert last._every_n_train_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "monitor"),
+    [
+        ([], "val/accuracy"),
+        (["callbacks.monitor=val/f1"], "val/f1"),
+        (["data=random", "data.val_length=4"], "val/loss"),
+        (["data=random"], None),
+    ],
+)
+def test_what_chooses_the_best_checkpoint(overrides: list[str], monitor: str | None) -> None:
+    settings = default_config("train", ("data=synthetic", *overrides))
+    assert monitored(settings, data_of(settings)) == monitor
+
+
+def test_early_stopping_needs_validation_images() -> None:
+    settings = default_config("train", ("data=random", "callbacks.early_stopping_patience=2"))
+    with pytest.raises(ValueError, match="the data has no validation images to decide by"):
+        monitored(settings, data_of(settings))
+
+
+def test_without_validation_images_nothing_is_validated(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, "data.val_length=0")
+    assert trainer.limit_val_batches == 0
+    assert [callback.filename for callback in trainer.checkpoint_callbacks] == ["last"]
+
+
+def test_logger_none_logs_nothing(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, "logger=none")
+    assert trainer.loggers == []
