@@ -5,7 +5,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -256,3 +256,19 @@ def test_nothing_to_measure_is_refused():
     network.requires_grad_(False)
     with pytest.raises(ValueError, match="The loss has no graph: every parameter is frozen"):
         measure_gradients(network, batches(), F.cross_entropy, optimizer)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb", "ignore::ResourceWarning")  # wandb's own
+def test_wandb_gets_the_same_scalars(tmp_path):
+    wandb = WandbLogger(project="test", save_dir=tmp_path / "wandb", offline=True)
+    try:
+        fit(tmp_path / "csv", every=4, loggers=[CSVLogger(tmp_path / "csv", name="", version=""), wandb])
+        summary = dict(wandb.experiment.summary)
+    finally:
+        wandb.experiment.finish()
+    last = [row for row in rows(tmp_path / "csv") if row["gradients/head/norm"]][-1]
+    for stage in ("middle", "head"):
+        for key in KEYS:
+            name = f"gradients/{stage}/{key}"
+            assert summary[name] == pytest.approx(float(last[name]), rel=1e-5)
+    assert summary["trainer/global_step"] == 11
