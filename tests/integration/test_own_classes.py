@@ -7,7 +7,7 @@ import torch
 
 from tests.integration.conftest import FROSTLINE, SHORT, Cli, only_run
 
-MINE = '''
+MINE = """
 import torch
 from frostline.data.source import LabelledImages
 
@@ -60,7 +60,7 @@ class Source:
     @property
     def classes(self): return ["across", "down"]
     def dataset(self, split): return Bars(self.length)
-'''
+"""
 
 
 @pytest.fixture

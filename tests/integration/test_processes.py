@@ -25,9 +25,7 @@ def equal(one: Weights, other: Weights) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_two_cpu_processes_and_torchrun_train_in_one_folder_each_with_the_same_result(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_two_cpu_processes_and_torchrun_train_in_one_folder_each_with_the_same_result(cli: Cli, tmp_path: Path) -> None:
     by_device = cli(*FROSTLINE, "train", *SHORT, "device=cpu_ddp", env={"RUN_ID": "own"})
     assert by_device.returncode == 0, by_device.stdout + by_device.stderr
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(ROOT / "train.py"), *SHORT]
@@ -65,7 +63,15 @@ def test_an_interrupted_run_that_is_resumed_ends_bit_identical(
     device: str, signum: signal.Signals, cli: Cli, tmp_path: Path
 ) -> None:
     short = [word for word in SHORT if not word.startswith("trainer.limit_train")]
-    words = [*FROSTLINE, "train", *short, "trainer.limit_train_batches=30", "data.batch_size=8", f"device={device}", "test=false"]
+    words = [
+        *FROSTLINE,
+        "train",
+        *short,
+        "trainer.limit_train_batches=30",
+        "data.batch_size=8",
+        f"device={device}",
+        "test=false",
+    ]
     whole = cli(*words, env={"RUN_ID": "whole"})
     assert whole.returncode == 0, whole.stderr
 

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.cluster
 
 def test_two_nodes_train_in_one_run_folder_as_one_process_does(slurm: SlurmCluster, tmp_path: Path, cli: Cli) -> None:
     done = cli(
-        "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", f"--export=ALL,PYTHON={sys.executable}",
-        str(ROOT / "scripts/slurm/train.sbatch"), *SHORT, env=slurm.env,
+        "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1",
+        f"--export=ALL,PYTHON={sys.executable}", str(ROOT / "scripts/slurm/train.sbatch"), *SHORT, env=slurm.env,
     )  # fmt: skip
     job = done.stdout.strip()
     assert job.isdigit(), done.stderr

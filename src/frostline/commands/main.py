@@ -64,6 +64,7 @@ def run_hydra(command: str, given: list[str]) -> None:
     from frostline.commands.overrides import Invocation, problems_of
     from frostline.commands.ranks import global_rank
     from frostline.commands.schema.commands import COMMANDS
+    from frostline.commands.validation import completed
 
     OmegaConf.register_new_resolver("frostline.run_key", run_folder.run_key, replace=True)
     # Intermixed: Hydra itself wants all flags before or after the overrides.
@@ -90,7 +91,7 @@ def run_hydra(command: str, given: list[str]) -> None:
         # Found by name, as each command pulls in torch.
         run = importlib.import_module(f"frostline.commands.{command}").run
         try:
-            run({str(key): value for key, value in settings.items()})
+            run(completed(COMMANDS[command], settings))
         except BrokenPipeError:  # here, as Hydra would print a traceback
             _close_stdout()
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from frostline.commands.rules import broken_rules
-from frostline.commands.schema.commands import Command, Group
+from frostline.commands.schema.commands import Command, Group, TrainKeys
 from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
 from frostline.commands.schema.section import Section
 
@@ -21,7 +21,11 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
     `defaults` is the config without the user's own values: the source of the defaults that messages name.
     """
     defaults = defaults or {}
-    own_keys = {key: value for key, value in settings.items() if key not in (*command.groups, *command.selectors)}
+    elsewhere = {*command.groups, *command.selectors}
+    if command.selectors:
+        # An experiment may say what only a training reads; on the command line Hydra's struct refuses it.
+        elsewhere |= TrainKeys.model_fields.keys() - command.keys.model_fields.keys()
+    own_keys = {key: value for key, value in settings.items() if key not in elsewhere}
     problems = section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
     sound = {} if problems else dict(own_keys)
     for name, group in command.groups.items():

@@ -67,6 +67,16 @@ class PredictKeys(Section):
     batch_size: int = Field(ge=1, description="images per batch")
 
 
+class PlanKeys(Section):
+    """Keys of the plan outside the groups."""
+
+    seed: int = Field(ge=0, lt=2**32, description="seed; it chooses nothing that a plan shows, but configs carry it")
+    output: PathText | None = Field(description="picture of the phases (.svg, .png or .pdf); null: none")
+    export: PathText | None = Field(
+        description="YAML file for the policy, to be edited and given back as freeze=file freeze.path=…; null: none"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """What a command's config consists of."""
@@ -110,6 +120,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "predict": Command(
         help="Predict the classes of images in files.", keys=PredictKeys, groups={"device": DEVICE_GROUP}
+    ),
+    "plan": Command(
+        help="Show which stage a run would train when, and what that saves; train nothing.",
+        keys=PlanKeys,
+        groups=RUN_GROUPS,
+        selectors=("experiment",),
     ),
     "graph": Command(
         help="Draw the autograd graph of a run or a checkpoint, with its frost line.",

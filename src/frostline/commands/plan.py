@@ -1,0 +1,51 @@
+"""frostline plan: what a run with the same overrides would train when, without training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import seed_everything
+
+from frostline.commands.build import build_classifier
+from frostline.commands.failures import explained
+from frostline.commands.train import quiet_libraries
+from frostline.data.build import build_datamodule
+from frostline.freezing.policy_file import write_policy
+from frostline.tracking.plan import draw_plan, plan, plan_table
+
+
+@explained
+def run(settings: Mapping[str, Any]) -> None:
+    """Print the phases as a table; draw them and export the policy where that is asked for."""
+    quiet_libraries()
+    seed_everything(settings["seed"], verbose=False)
+    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
+    # Which weights a policy freezes does not change what it costs.
+    random = {**settings, "model": {**settings["model"], "weights": "none"}}
+    classifier, _ = build_classifier(random, data)
+    trainer = settings["trainer"]
+    batches = min(data.batches_per_epoch, trainer["limit_train_batches"] or data.batches_per_epoch)
+    steps_per_epoch = -(-batches // trainer["accumulate_grad_batches"])
+    total_steps = min(steps_per_epoch * trainer["max_epochs"], trainer["max_steps"] or 2**62)
+    planned = plan(
+        classifier.network,
+        classifier.resolved,
+        images=torch.rand(2, 3, data.image_size, data.image_size),
+        lr=classifier.base_lr,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    for note in classifier.resolved.notes:
+        print(note)
+    print(plan_table(planned))
+    print(f"\n{total_steps} optimizer steps, {steps_per_epoch} an epoch; learning rates before the scheduler's factor")
+    if settings["output"] is not None:
+        title = f"{settings['model'].get('name', 'own network')}, freeze={settings['freeze'].get('name', 'own')}"
+        draw_plan(planned, Path(settings["output"]), title=title)
+        print(f"drawn: {Path(settings['output']).resolve()}")
+    if settings["export"] is not None:
+        path = Path(settings["export"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_policy(classifier.policy, path)
+        print(f"exported: {path.resolve()}; edit it and give it back: freeze=file freeze.path={path}")
