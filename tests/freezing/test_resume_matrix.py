@@ -2,7 +2,7 @@
 
 Every row of the matrix is one optimizer, scheduler and policy; its columns are checkpoints of every kind: after each
 optimizer step (the last batch before a thaw and inside metric phases among them), after each validation, and at each
-epoch's end: 24 a row. Order of the data, augmentation and dropout are `ExactResume`'s part, and are in play.
+epoch's end: 24 a row, of which the default run takes 8. Order of the data, augmentation and dropout are `ExactResume`'s part, and are in play.
 """
 
 import contextlib
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from freezing.tiny import CLASSES, LIGHTNING_WARNINGS, TinyModule, seeded_net, trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim import lr_scheduler as schedulers
 
@@ -153,7 +154,7 @@ def differing(whole: Result, again: Result) -> list[str]:
     return differs + (["rates"] if rates_differ else [])
 
 
-def run(row: tuple[str, str, str], *callbacks: Any, **fit: Any) -> Result:
+def run(row: tuple[str, str, str], *callbacks: Any, plugins: Any = (), **fit: Any) -> Result:
     optimizer, scheduler, policy = OPTIMIZERS[row[0]], SCHEDULERS[row[1]], FreezePolicy.from_dict(POLICIES[row[2]])
     schedule = FreezingSchedule(policy=policy, attribute="net")
     used: dict[int, list[float]] = {}
@@ -172,6 +173,7 @@ def run(row: tuple[str, str, str], *callbacks: Any, **fit: Any) -> Result:
         [schedule, ExactResume(), *callbacks],
         max_epochs=EPOCHS,
         use_distributed_sampler=False,
+        plugins=list(plugins),
         enable_checkpointing=any(isinstance(entry, Checkpoint) for entry in callbacks),
     )
 
@@ -206,14 +208,15 @@ class SaveEverywhere(Checkpoint):
         self.save(trainer, "epoch_end")
 
 
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
-def test_a_resumed_run_is_the_uninterrupted_run(row, tmp_path):
+def test_a_resumed_run_is_the_uninterrupted_run(row, every, tmp_path):
     whole = run(row, SaveEverywhere(tmp_path))
     paths = sorted(tmp_path.glob("*.ckpt"))
     assert len(paths) == TOTAL + 2 * EPOCHS
     assert len(whole.history) == len(POLICIES[row[2]]["phases"]), "the run should see every phase"
     wrong = {}
-    for path in paths:
+    for path in paths[::every]:
         if path.stem == f"{TOTAL}-epoch_end":
             # The run is over, and Lightning does not start again for a scheduler's last step.
             continue
@@ -241,3 +244,26 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def half_precision() -> pl.plugins.MixedPrecision:
+    """`16-mixed`, with a scaler that grows every third step, so that its state matters."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+    return pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)
+
+
+@pytest.mark.parametrize("step", [2, 4, 5, 9])
+def test_a_resume_in_half_precision_takes_up_the_scaler_too(step, tmp_path):
+    row = ROWS[1]
+    whole = run(row, plugins=[half_precision()])
+    run(row, InterruptAfter(step, tmp_path / "a.ckpt"), plugins=[half_precision()])
+    assert differing(whole, run(row, plugins=[half_precision()], ckpt_path=tmp_path / "a.ckpt")) == []
+
+
+@pytest.mark.parametrize("step", [2, 4, 9])
+def test_a_resume_with_a_moving_average(step, tmp_path):
+    """The checkpoint's weights are the average; what is frozen is the same in both."""
+    row = ROWS[0]
+    whole = run(row, EMAWeightAveraging(decay=0.9))
+    run(row, EMAWeightAveraging(decay=0.9), InterruptAfter(step, tmp_path / "a.ckpt"))
+    assert differing(whole, run(row, EMAWeightAveraging(decay=0.9), ckpt_path=tmp_path / "a.ckpt")) == []

@@ -32,6 +32,11 @@ def fingerprint(tensor: Tensor) -> Tensor:
     return (words * (odd * MULTIPLIER)).sum()
 
 
+def is_sharded(network: nn.Module) -> bool:
+    """Whether ranks hold different parts of the parameters (FSDP2): one's fingerprints mean nothing to another."""
+    return any(hasattr(parameter, "to_local") for parameter in network.parameters())
+
+
 def fingerprints(network: nn.Module, names: Sequence[str]) -> dict[str, int]:
     """The fingerprints of parameters and buffers, by name; one transfer from the device for all of them."""
     network = bare(network)

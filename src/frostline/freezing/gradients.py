@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from frostline.freezing.audit import fingerprint
+from frostline.freezing.audit import fingerprint, is_sharded
 from frostline.freezing.resolved import ResolvedPhase
 from frostline.freezing.stages import bare
 
@@ -30,7 +30,7 @@ def check_gradients(network: nn.Module, phase: ResolvedPhase, *, allow_unused: C
     training = [name for name in parameters if name in phase.trainable]
     missing = [name for name in training if parameters[name].grad is None and name not in allow_unused]
     stray = [name for name, entry in parameters.items() if name not in phase.trainable and entry.grad is not None]
-    unequal = _unequal(parameters, training)
+    unequal = [] if is_sharded(network) else _unequal(parameters, training)
     problems = [f"{', '.join(missing)}: in training, but without a gradient after the backward. Either the loss does "
                 "not depend on it (freeze it, or name it in `allow_unused`), or the path to it is cut (`no_grad`, "
                 "`detach`)"] if missing else []  # fmt: skip
@@ -45,8 +45,7 @@ def check_gradients(network: nn.Module, phase: ResolvedPhase, *, allow_unused: C
 
 def _unequal(parameters: dict[str, nn.Parameter], names: list[str]) -> list[str]:
     """Names of the gradients that differ between ranks."""
-    # A DTensor's ranks hold different shards on purpose.
-    if not _distributed() or any(hasattr(entry, "to_local") for entry in parameters.values()):
+    if not _distributed():
         return []
     marks = []
     for name in names:

@@ -47,6 +47,24 @@ def check_strategy(trainer: "pl.Trainer", *, phases: int) -> None:
         raise ValueError(f"FreezingSchedule does not know what a thaw means to {type(strategy).__name__}. {instead}")
 
 
+def check_resume(trainer: "pl.Trainer", *, entered: int) -> None:
+    """Refuse a resume that would silently lose optimizer state.
+
+    Args:
+        entered: phases that the checkpoint's run had begun.
+
+    Raises:
+        ValueError: with the reason, and what to use instead.
+    """
+    if isinstance(trainer.strategy, ModelParallelStrategy) and entered > 1:
+        # Measured: resumed in the second phase, what had thawed went on without its momentum.
+        raise ValueError(
+            "Under ModelParallelStrategy a run can be resumed in its first phase only: the strategy loads the "
+            "optimizer before anybody can tell it what has thawed, and drops the state of what was frozen at the start. "
+            "Use strategy='ddp', or start a new run from the weights."
+        )
+
+
 def rebuild_reducer(trainer: "pl.Trainer") -> bool:
     """Wrap the module into DDP anew, so that what trains now is reduced; every rank must call it.
 

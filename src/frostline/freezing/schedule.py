@@ -16,7 +16,7 @@ from torch import nn
 
 from frostline.freezing.announce import announce, log, rate_scalars, rates, say
 from frostline.freezing.apply import apply_phase, frozen_tensors, misplaced_flags, set_modes
-from frostline.freezing.audit import Audit, FrozenTensorMoved
+from frostline.freezing.audit import Audit, FrozenTensorMoved, is_sharded
 from frostline.freezing.averaging import average_exactly, averages_weights
 from frostline.freezing.binding import check_optimizer, difference, find_network, read_against, selection
 from frostline.freezing.eval_warning import EvalWarning
@@ -27,6 +27,7 @@ from frostline.freezing.rates import GroupRates, RateLayer
 from frostline.freezing.recalibration import recalibrate_frozen
 from frostline.freezing.reducer import (
     accumulates,
+    check_resume,
     check_strategy,
     forget_compiled_graphs,
     rebuild_reducer,
@@ -154,6 +155,7 @@ class FreezingSchedule(pl.Callback):
             return
         assert state is not None
         self._progress = Progress.from_dict(state["progress"])
+        check_resume(trainer, entered=len(self._progress.starts))
         self._audit.load_state_dict(state["audit"])
         self.history = list(state["history"])
         apply_phase(self.network, self.phase)
@@ -195,8 +197,12 @@ class FreezingSchedule(pl.Callback):
                 warnings.warn(message, stacklevel=2)
         if self._progress.starts:
             # Resumed inside a phase: what it froze must still be what it was when the phase began.
-            self._compare(trainer, reason="resume")
-            self._audit.copy_buffers(self.network)
+            if is_sharded(self.network):
+                # The checkpoint has the fingerprints of rank 0's shards only.
+                self._audit.begin(self.network, frozen_tensors(self.network, self.phase))
+            else:
+                self._compare(trainer, reason="resume")
+                self._audit.copy_buffers(self.network)
             self._announce(trainer, reason="resumed")
 
     def on_train_batch_start(
@@ -215,7 +221,7 @@ class FreezingSchedule(pl.Callback):
                 "for the freezing policy alone to say; under DDP the ranks would drift apart."
             )
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.loggers and (trainer.global_step + 1) % every == 0:
+        if trainer.loggers and every and (trainer.global_step + 1) % every == 0:
             pl_module.log_dict(rate_scalars(self.resolved, self._learning_rates(trainer)), on_step=True, on_epoch=False)
 
     def _move_on(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
