@@ -2,7 +2,8 @@
 
 Every row of the matrix is one optimizer, scheduler and policy; its columns are checkpoints of every kind: after each
 optimizer step (the last batch before a thaw and inside metric phases among them), after each validation, and at each
-epoch's end: 24 a row, of which the default run takes 8. Order of the data, augmentation and dropout are `ExactResume`'s part, and are in play.
+epoch's end: 24 a row, of which the default run takes 8. Order of the data, augmentation and dropout are in play; they
+are `ExactResume`'s part.
 """
 
 import contextlib

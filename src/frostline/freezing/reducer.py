@@ -60,7 +60,7 @@ def check_resume(trainer: "pl.Trainer", *, entered: int) -> None:
         # Measured: resumed in the second phase, what had thawed went on without its momentum.
         raise ValueError(
             "Under ModelParallelStrategy a run can be resumed in its first phase only: the strategy loads the "
-            "optimizer before anybody can tell it what has thawed, and drops the state of what was frozen at the start. "
+            "optimizer before anybody can tell it what has thawed, and drops the state of what was frozen at first. "
             "Use strategy='ddp', or start a new run from the weights."
         )
 
