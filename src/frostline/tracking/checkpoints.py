@@ -81,12 +81,14 @@ class SaveOnInterrupt(lightning.Callback):
         self._received = 0
         self._before: dict[int, Any] = {}
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit" and not self._before:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Not in `setup`: Lightning registers its own handler after it, which runs a broadcast where the signal finds
+        # it, stops inside an accumulation window, and would put ours back after a failed fit.
+        if not self._before:
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._before[signum] = signal.signal(signum, self._note)
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.restore()
 
     def on_exception(

@@ -2,10 +2,12 @@
 
 import csv
 import secrets
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -54,7 +56,9 @@ def build_loggers(loggers: Mapping[str, Any], *, folder: Path, settings: Mapping
         built.append(MetricsFile(folder))
     if "tensorboard" in loggers:
         tensorboard = TensorBoardLogger(save_dir=folder, name="", version="tensorboard", default_hp_metric=False)
-        tensorboard.log_hyperparams(dict(settings))
+        tensorboard.log_hyperparams(dict(settings))  # hparams.yaml beside the events, which TensorBoard does not show
+        as_code = textwrap.indent(yaml.safe_dump(dict(settings), sort_keys=False), "    ")
+        tensorboard.experiment.add_text("config", as_code)
         built.append(tensorboard)
     if "wandb" in loggers:
         built.append(_wandb_logger(loggers["wandb"], folder=folder, settings=settings))
@@ -66,7 +70,7 @@ def _wandb_logger(options: Mapping[str, Any], *, folder: Path, settings: Mapping
 
     # Chosen once and kept in the run folder, so that a run which goes on there stays one run on the dashboard.
     id_file = folder / WANDB_ID
-    if not id_file.exists():
+    if not id_file.exists() and getattr(rank_zero_only, "rank", 0) == 0:  # the other ranks start no W&B run
         id_file.write_text(secrets.token_hex(4) + "\n")
     return WandbLogger(
         project=options["project"],
@@ -76,7 +80,7 @@ def _wandb_logger(options: Mapping[str, Any], *, folder: Path, settings: Mapping
         tags=options["tags"],
         offline=options["offline"],
         save_dir=folder,
-        id=id_file.read_text().strip(),
+        id=id_file.read_text().strip() if id_file.exists() else None,
         resume="allow",
         config=dict(settings),
         log_model=False,

@@ -1,0 +1,199 @@
+"""Checkpoints are whole or not there, and an interruption saves."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from frostline.tracking.checkpoints import (
+    Interrupted,
+    SaveOnInterrupt,
+    WholeFileCheckpointIO,
+    checkpoint_callbacks,
+)
+
+pytestmark = [
+    # Advice of Lightning's that does not apply to fits of a few batches.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
+]
+
+
+# Whole files
+
+
+def test_the_file_is_written_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "last.ckpt"
+    WholeFileCheckpointIO().save_checkpoint({"value": torch.ones(2)}, path)
+    assert torch.load(path, weights_only=True)["value"].tolist() == [1, 1]
+    assert list(path.parent.iterdir()) == [path]
+
+
+class Unpicklable:
+    """Fails when `torch.save` has already begun to write."""
+
+    def __reduce__(self) -> Any:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    checkpoints = WholeFileCheckpointIO()
+    checkpoints.save_checkpoint({"value": 1}, path)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save_checkpoint({"large": torch.zeros(1000), "broken": Unpicklable()}, path)
+    assert torch.load(path, weights_only=True) == {"value": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
+    path, other = tmp_path / "last.ckpt", tmp_path / ".best.ckpt.12.part"
+    (tmp_path / ".last.ckpt.123.part").write_bytes(b"half")
+    other.write_bytes(b"another file's")
+    WholeFileCheckpointIO().save_checkpoint({}, path)
+    assert sorted(tmp_path.iterdir()) == [other, path]
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_a_file_that_loads(tmp_path: Path) -> None:
+    script = """
+        import os, random, signal, sys, time
+        from pathlib import Path
+
+        import torch
+        from frostline.tracking.checkpoints import WholeFileCheckpointIO
+
+        folder, chance = Path(sys.argv[1]), random.Random(0)
+        checkpoint = {"tensors": torch.ones(2_000_000)}
+        for attempt in range(5):
+            path = folder / str(attempt) / "last.ckpt"
+            WholeFileCheckpointIO().save_checkpoint(checkpoint, path)
+            saving = os.fork()
+            while saving == 0:
+                WholeFileCheckpointIO().save_checkpoint(checkpoint, path)
+            time.sleep(chance.uniform(0.02, 0.1))
+            os.kill(saving, signal.SIGKILL)
+            os.waitpid(saving, 0)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]  # apart from this process's threads
+    subprocess.run(words, check=True, timeout=120)
+    for attempt in range(5):
+        whole = torch.load(tmp_path / str(attempt) / "last.ckpt", weights_only=True)
+        assert whole["tensors"].sum() == 2_000_000
+    assert list(tmp_path.glob("*/.*.part")), "no kill fell into a save, so nothing was tested"
+
+
+# Which checkpoints
+
+
+def test_best_and_last(tmp_path: Path) -> None:
+    kept = checkpoint_callbacks(tmp_path, monitor="val/accuracy", every_n_steps=None)
+    assert list(kept) == ["best", "last"]
+    assert (kept["best"].monitor, kept["best"].mode, kept["best"].filename) == ("val/accuracy", "max", "best")
+    assert kept["last"].monitor is None
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "val/calibration_error"])
+def test_a_smaller_loss_or_error_is_better(tmp_path: Path, monitor: str) -> None:
+    assert checkpoint_callbacks(tmp_path, monitor=monitor, every_n_steps=None)["best"].mode == "min"
+
+
+def test_without_a_value_to_monitor_there_is_no_best(tmp_path: Path) -> None:
+    assert list(checkpoint_callbacks(tmp_path, monitor=None, every_n_steps=None)) == ["last"]
+
+
+# Interruption
+
+
+class Model(lightning.LightningModule):
+    """Sends itself signals at the batches that the test names."""
+
+    def __init__(self, signals: dict[int, list[int]]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.signals = signals
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        for signum in self.signals.get(batch_idx, []):
+            os.kill(os.getpid(), signum)
+            time.sleep(0.01)  # until Python has called its handler
+        loss: Tensor = self.layer(batch[0]).sum()
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder: Path, signals: dict[int, list[int]], **options: Any) -> lightning.Trainer:
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[SaveOnInterrupt(folder / "last.ckpt")],
+        **options,
+    )
+    trainer.fit(Model(signals), DataLoader(TensorDataset(torch.rand(6, 2))))
+    return trainer
+
+
+@pytest.fixture
+def handlers() -> dict[int, Any]:
+    return {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+
+def now() -> dict[int, Any]:
+    return {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_after_the_batch_and_stops(tmp_path: Path, handlers: dict[int, Any], signum: int) -> None:
+    with pytest.raises(Interrupted) as caught:
+        fit(tmp_path, {2: [signum]})
+    assert (caught.value.signum, caught.value.step) == (signum, 3)
+    assert caught.value.checkpoint == tmp_path / "last.ckpt"
+    assert f"Interrupted by {signal.Signals(signum).name} at step 3; saved to" in str(caught.value)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert now() == handlers
+
+
+def test_a_second_signal_interrupts_at_once(tmp_path: Path, handlers: dict[int, Any]) -> None:
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, {2: [signal.SIGINT, signal.SIGINT]})
+    assert not (tmp_path / "last.ckpt").exists()
+    assert now() == handlers
+
+
+def test_an_accumulation_window_is_finished_first(tmp_path: Path) -> None:
+    """The gradients of a half-full window are in no checkpoint."""
+    with pytest.raises(Interrupted) as caught:
+        fit(tmp_path, {0: [signal.SIGTERM]}, accumulate_grad_batches=3)
+    assert caught.value.step == 1
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_without_a_signal_the_run_ends_and_the_handlers_are_given_back(
+    tmp_path: Path, handlers: dict[int, Any]
+) -> None:
+    assert fit(tmp_path, {}).global_step == 6
+    assert not (tmp_path / "last.ckpt").exists()
+    assert now() == handlers
+
+
+def test_an_error_gives_the_handlers_back(tmp_path: Path, handlers: dict[int, Any]) -> None:
+    with pytest.raises(TypeError):
+        fit(tmp_path, {1: [None]})  # type: ignore[list-item]
+    assert now() == handlers
