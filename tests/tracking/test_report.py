@@ -1,0 +1,92 @@
+"""The texts before and after a run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.synthetic import Synthetic
+from frostline.tracking.report import (
+    MOST_CLASSES,
+    class_table,
+    evaluation_facts,
+    evaluation_text,
+    metrics_table,
+    places_text,
+    plan_text,
+)
+
+CONFUSION = torch.tensor([[1500, 500], [0, 0]])
+
+
+def test_the_plan_names_data_weights_and_device() -> None:
+    source = Synthetic(length=1200, val_length=30, test_length=0, classes=4, image_size=16)
+    data = ImageDataModule(source=source, image_size=16)
+    assert plan_text(data=data, weights="weights: none", device="device: CPU") == (
+        "data: 1,200 train, 30 val images of 4 classes, 16 px\nweights: none\ndevice: CPU"
+    )
+
+
+def test_an_evaluation_is_plain_values() -> None:
+    facts = evaluation_facts({"test/accuracy": 0.75}, CONFUSION, ["a", "b"])
+    assert facts["results"] == {"test/accuracy": 0.75}
+    assert facts["confusion"] == [[1500, 500], [0, 0]]
+    assert [(row["class"], row["images"], row["recall"]) for row in facts["per_class"]] == [
+        ("a", 2000, 0.75),
+        ("b", 0, 0),
+    ]
+
+
+def test_without_a_confusion_matrix_there_are_results_only() -> None:
+    facts = evaluation_facts({"test/loss": 1.0}, None, ["a"])
+    assert facts == {"results": {"test/loss": 1.0}}
+    assert evaluation_text(facts) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cells"),
+    [
+        ("test/accuracy", 0.98765, "test accuracy │ 98.77 %"),
+        ("test/accuracy_top5", 1.0, "test accuracy, top 5 │ 100.00 %"),
+        ("val/f1", 0.5, "val macro F1 │ 50.00 %"),
+        ("test/calibration_error", 0.015, "test calibration error │ 1.50 %"),
+        ("test/loss", 0.12345, "test loss │ 0.1235"),
+        ("test/own", 2.0, "test own │ 2.0000"),
+    ],
+)
+def test_shares_are_shown_in_percent_and_others_as_they_are(name: str, value: float, cells: str) -> None:
+    [row] = [line for line in metrics_table({name: value}).splitlines() if cells.partition(" │")[0] in line]
+    assert " ".join(row.split()) == f"│ {cells} │"
+
+
+def test_the_class_table_by_hand() -> None:
+    facts = evaluation_facts({}, CONFUSION, ["a", "b"])
+    rows = [" ".join(line.split()) for line in class_table(facts["per_class"]).splitlines()]
+    assert "│ a │ 2,000 │ 100.0 % │ 75.0 % │ 85.7 % │" in rows
+    assert "│ b │ 0 │ 0.0 % │ 0.0 % │ 0.0 % │" in rows
+
+
+def test_many_classes_are_not_for_a_screen() -> None:
+    for classes, shown in ((MOST_CLASSES, True), (MOST_CLASSES + 1, False)):
+        facts = evaluation_facts({"test/loss": 1.0}, torch.eye(classes), [f"class {i}" for i in range(classes)])
+        assert bool(class_table(facts["per_class"])) == shown
+        assert "test loss" in evaluation_text(facts)
+
+
+def test_only_places_that_exist_are_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    best = tmp_path / "checkpoints/best.ckpt"
+    best.touch()
+    (tmp_path / "facts.json").touch()
+    assert places_text(tmp_path, str(best)).splitlines() == [
+        f"run folder       {tmp_path}",
+        f"best checkpoint  {best}",
+        f"facts.json       {tmp_path}/facts.json",
+    ]
+
+
+def test_without_a_best_checkpoint_the_last_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    assert f"{tmp_path}/checkpoints/last.ckpt" in places_text(tmp_path, "")
