@@ -1,0 +1,208 @@
+"""The house as CONTRIBUTING.md draws it: which room may import which, and what."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "frostline"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# Room -> the other rooms that it may import. A file at the top is a room of its own.
+ARROWS: dict[str, set[str]] = {
+    "freezing": set(),
+    "signatures": set(),
+    "losses": set(),
+    "metrics": set(),
+    "schedulers": set(),
+    "data": set(),
+    "models": {"signatures"},
+    "optim": {"freezing"},
+    "autograd": {"freezing"},
+    "resume": {"data"},
+    "classifier": {"freezing", "losses", "metrics", "models", "optim", "schedulers"},
+    "tracking": {"freezing", "autograd", "data", "metrics"},
+    "commands": {
+        "autograd",
+        "classifier",
+        "data",
+        "freezing",
+        "losses",
+        "metrics",
+        "models",
+        "optim",
+        "resume",
+        "schedulers",
+        "signatures",
+        "tracking",
+    },
+    "__main__": {"commands"},
+}
+CONFIG_LIBRARIES = {"hydra", "omegaconf", "pydantic", "pydantic_core", "annotated_types"}
+# What of freezing is about a Lightning fit; the rest needs a network only.
+OF_A_FIT = {"announce", "averaging", "recalibration", "reducer", "schedule"}
+NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path, *, at_import: bool = False) -> Iterator[str]:
+    """Every module that a file imports; with `at_import`, only those that importing the file imports."""
+
+    def later(node: ast.AST) -> bool:
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        return function or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+
+    def walk(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{file}: relative imports hide which room is meant"
+                yield from {child.module or "", *(f"{child.module}.{alias.name}" for alias in child.names)}
+            elif not (at_import and later(child)):
+                yield from walk(child)
+
+    yield from walk(ast.parse(file.read_text()))
+
+
+def libraries(file: Path, *, at_import: bool = False) -> set[str]:
+    """Top names of the libraries beyond Python's own that a file imports."""
+    tops = {module.partition(".")[0] for module in imports(file, at_import=at_import)}
+    return tops - sys.stdlib_module_names - {"frostline"}
+
+
+def frostline_rooms(file: Path) -> set[str]:
+    return {module.split(".")[1] for module in imports(file) if module.startswith("frostline.")}
+
+
+def named(file: Path) -> str:
+    return str(file.relative_to(SOURCE))
+
+
+def test_every_room_is_drawn() -> None:
+    assert {room_of(file) for file in FILES} - {"__init__"} == set(ARROWS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_imports_follow_the_arrows(file: Path) -> None:
+    room = room_of(file)
+    if room == "__init__":  # hands out the public names, when they are asked for
+        assert not {module for module in imports(file, at_import=True) if module.startswith("frostline")}
+        return
+    assert frostline_rooms(file) - {room} <= ARROWS[room]
+
+
+def test_the_arrows_make_no_circle() -> None:
+    reached = {room: set(rooms) for room, rooms in ARROWS.items()}
+    for _ in ARROWS:
+        reached = {room: rooms.union(*(reached[other] for other in rooms)) for room, rooms in reached.items()}
+    assert not [room for room, rooms in reached.items() if room in rooms]
+
+
+def test_no_arrow_is_drawn_for_nothing() -> None:
+    used = {room: set() for room in ARROWS}
+    for file in FILES:
+        if room_of(file) in used:
+            used[room_of(file)] |= frostline_rooms(file) - {room_of(file)}
+    assert {room: rooms for room, rooms in ARROWS.items() if room != "commands"} == {
+        room: rooms for room, rooms in used.items() if room != "commands"
+    }
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_configs_stop_at_the_door(file: Path) -> None:
+    """Only commands imports Hydra and OmegaConf; only its schema, and what reads that, pydantic."""
+    found = libraries(file) & CONFIG_LIBRARIES
+    if room_of(file) != "commands":
+        assert not found
+    elif "pydantic" in found:
+        assert file.parent.name == "schema" or file.name == "validation.py"
+
+
+def test_the_schema_knows_no_other_room_and_no_heavy_library() -> None:
+    for file in (SOURCE / "commands/schema").glob("*.py"):
+        assert {module for module in imports(file) if module.startswith("frostline.")} == {
+            module for module in imports(file) if module.startswith("frostline.commands.schema")
+        }
+        assert libraries(file) <= {"pydantic", "annotated_types"}
+
+
+@pytest.mark.parametrize("file", sorted((SOURCE / "freezing").glob("*.py")), ids=named)
+def test_freezing_needs_torch_only_except_in_a_fit(file: Path) -> None:
+    allowed = {"torch", "yaml"} if file.stem == "policy_file" else {"torch"}
+    found = libraries(file, at_import=True)
+    if file.stem in OF_A_FIT:
+        allowed |= {"lightning"}
+    assert found <= allowed
+    inside = {
+        module.split(".")[2] for module in imports(file, at_import=True) if module.startswith("frostline.freezing.")
+    }
+    if file.stem not in OF_A_FIT:
+        assert not inside & OF_A_FIT
+
+
+@pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures"])
+def test_the_small_rooms_need_torch_only(name: str) -> None:
+    assert libraries(SOURCE / f"{name}.py") <= {"torch"}
+
+
+@pytest.mark.parametrize("file", sorted((SOURCE / "models").glob("*.py")), ids=named)
+def test_models_needs_torch_only_until_a_network_is_built(file: Path) -> None:
+    assert libraries(file, at_import=True) <= {"torch"}
+    assert libraries(file) <= {"torch", "torchvision", "safetensors"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_wandb_is_imported_nowhere_at_module_level(file: Path) -> None:
+    assert "wandb" not in libraries(file, at_import=True)
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_importing_does_nothing(file: Path) -> None:
+    """A module holds definitions: no call stands alone, and no loop."""
+    if file.name == "worker.py":  # a script
+        return
+    for statement in ast.parse(file.read_text()).body:
+        if isinstance(statement, ast.Expr):
+            assert isinstance(statement.value, ast.Constant), f"line {statement.lineno}"
+        assert not isinstance(statement, ast.For | ast.While | ast.With), f"line {statement.lineno}"
+
+
+def test_only_the_classifier_is_a_lightning_module() -> None:
+    found = [
+        f"{named(file)}:{node.name}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef) and any("LightningModule" in ast.unparse(base) for base in node.bases)
+    ]
+    assert found == ["classifier.py:ImageClassifier"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_a_file_is_named_for_what_it_holds(file: Path) -> None:
+    assert file.stem not in NO_NAMES
+    assert file.parent.name not in NO_NAMES
+
+
+def test_importing_frostline_imports_no_torch() -> None:
+    code = (
+        "import sys, frostline, frostline.commands.main, frostline.commands.schema.commands\n"
+        "assert not {'torch', 'lightning', 'numpy'} & sys.modules.keys()\n"
+        "assert callable(frostline.FreezePolicy.static)\n"
+        "assert 'torch' in sys.modules and 'lightning' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_public_names_are_there() -> None:
+    import frostline
+
+    assert all(getattr(frostline, name).__name__ == name for name in frostline.__all__)
+    with pytest.raises(AttributeError, match="module 'frostline' has no attribute 'Policy'"):
+        frostline.Policy  # noqa: B018 - the access is the test
