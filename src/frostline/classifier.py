@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import lightning
 import torch
@@ -77,6 +77,7 @@ class ImageClassifier(lightning.LightningModule):
         self.exclude_from_decay: Collection[Spared] = ()
         self.optimizer_holds_frozen = False
         self.channels_last = False
+        self.on_policy_change: Literal["refuse", "restart"] = "refuse"  # see FreezingSchedule's `on_mismatch`
         self._build_optimizer = optimizer or partial(torch.optim.SGD, lr=0.01, momentum=0.9)
         self._build_scheduler = scheduler or constant()
         classes = len(self.classes)
@@ -116,6 +117,7 @@ class ImageClassifier(lightning.LightningModule):
                 policy=self.policy,
                 attribute="network",
                 must_train=self.must_train,
+                on_mismatch=self.on_policy_change,
                 inputs=lambda batch: self.normalised(batch[0]),
             )
         ]

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMon
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from frostline.classifier import ImageClassifier, OptimizerBuilder
+from frostline.classifier import ImageClassifier, OptimizerBuilder, read_checkpoint
 from frostline.commands.ranks import launched_outside
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.policy import FreezePolicy
@@ -44,7 +44,9 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
     Raises:
         ValueError, FileNotFoundError: a part of the config does not fit the data or another part.
     """
-    weights = settings["model"]["weights"]
+    weights = settings.get("init_from") or settings["model"]["weights"]
+    if settings.get("init_from"):
+        read_checkpoint(weights)  # a plain state dict is model.weights' business
     recipe = {"model": _without(settings["model"], "weights"), "head": dict(settings["head"])}
     network, loaded = build_network(
         model=recipe["model"], head=recipe["head"], classes=len(data.classes), weights=weights
@@ -62,6 +64,7 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
     )
     classifier.exclude_from_decay = settings["optimizer"].get("exclude_from_decay", [])
     classifier.optimizer_holds_frozen = settings["optimizer"].get("include_frozen", False)
+    classifier.on_policy_change = settings.get("on_policy_change", "refuse")
     classifier.settings = dict(settings)
     if settings["trainer"]["channels_last"]:
         classifier.channels_last = True

@@ -22,7 +22,7 @@ def visible_gpus() -> int:
 
 
 def _files(settings: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("resume_from", "checkpoint"):
+    for key in ("resume_from", "init_from", "checkpoint"):
         path = settings.get(key)
         if path is not None and not Path(path).exists():
             yield f"{key}: there is no file `{path}`."
@@ -36,10 +36,18 @@ def _files(settings: Mapping[str, Any]) -> Iterator[str]:
     policy = (settings.get("freeze") or {}).get("path")
     if policy is not None and not Path(policy).is_file():
         yield f"freeze.path: there is no file `{policy}`."
+    if "output_dir" in settings and not _writable(Path(settings["output_dir"])):
+        yield f"output_dir: `{settings['output_dir']}` cannot be written to."
     inputs = settings.get("inputs") or []
     for path in [inputs] if isinstance(inputs, str) else inputs:
         if not Path(path).exists():
             yield f"inputs: there is no file or folder `{path}`."
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder can be made, or written to where it exists."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _devices(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -76,6 +84,13 @@ def _training(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "fit, test: both are false, so there is nothing to do."
     if settings.get("resume_from") is not None and settings.get("fit") is False:
         yield "resume_from: goes with fit=true. To test a checkpoint, use `frostline evaluate checkpoint=PATH`."
+    if settings.get("init_from") is not None:
+        if settings.get("resume_from") is not None:
+            yield "init_from, resume_from: one starts a new run, the other goes on with an old one. Leave one out."
+        if (settings.get("model") or {}).get("weights", "auto") not in ("auto", "none"):
+            yield "init_from, model.weights: both say where the weights come from. Leave one out."
+    if settings.get("on_policy_change") == "restart" and settings.get("resume_from") is None:
+        yield "on_policy_change: restart is about the checkpoint in resume_from; name one."
     optimizer = settings.get("optimizer") or {}
     if optimizer.get("nesterov") and not optimizer.get("momentum"):
         yield "optimizer.nesterov: needs optimizer.momentum > 0."

@@ -131,8 +131,9 @@ def with_absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
     for key in ("path", "root"):
         if settings["data"].get(key) is not None:
             changed["data"][key] = str(Path(settings["data"][key]).expanduser().resolve())
-    if settings["resume_from"] is not None:
-        changed["resume_from"] = str(Path(settings["resume_from"]).resolve())
+    for key in ("resume_from", "init_from"):
+        if settings[key] is not None:
+            changed[key] = str(Path(settings[key]).resolve())
     weights = settings["model"]["weights"]
     if weights not in ("auto", "imagenet", "none") and not urlparse(weights).scheme:
         changed["model"]["weights"] = str(Path(weights).resolve())
