@@ -41,6 +41,14 @@ def test_the_stem_keeps_what_was_counted_by_hand():
     assert stem.kept_bytes == images + 2 * maps + indices + statistics
 
 
+def test_weights_of_frozen_stages_that_the_gradient_passes_are_no_activations():
+    passed, trained = (
+        {block.stage: block.kept_bytes for block in blocks_of(observed(*names))} for names in (("layer2",), ("",))
+    )
+    assert passed["layer4"] == trained["layer4"]
+    assert passed["layer3"] == trained["layer3"]
+
+
 def test_states_say_what_trains():
     states = {block.stage: block.state for block in blocks_of(observed("layer4.1", "fc"))}
     assert states["layer3"] == "frozen"
