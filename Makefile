@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Test files are shared out among this many processes, each with one thread.
+JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -25,10 +27,10 @@ train: $(INSTALLED) ## train on handwritten digits: no download, no GPU, about a
 	$(BIN)/python train.py $(ARGS)
 
 test: $(INSTALLED) ## run the tests (ARGS="-k name")
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadscope $(ARGS)
 
 test-all: $(INSTALLED) ## run the slow, cluster and browser tests as well
-	$(BIN)/pytest -m "not gpu" $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadscope -m "not gpu" $(ARGS)
 
 format: $(INSTALLED) ## format and mend what the linter can mend
 	$(BIN)/ruff check --fix src tests scripts train.py
