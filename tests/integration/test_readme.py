@@ -61,8 +61,8 @@ def as_run(command: str) -> list[str]:
         return [*words, *short, "data.batch_size=8", "trainer.max_epochs=3"]
     if "data.batch_size" not in typed:
         short.append("data.batch_size=8")
-    if "data.classes" in typed:  # balanced and sized from the source: nothing to cut
-        short.append("data.train_length=160")
+    if "data.classes" in typed:  # the synthetic source: fewer images
+        short.append("data.length=160")
     return [*words, *short]
 
 

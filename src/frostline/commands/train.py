@@ -34,7 +34,7 @@ def run(settings: dict[str, Any]) -> None:
         ranks.announce(folder)
     elif device["num_nodes"] > 1:
         fail(["device.num_nodes: several nodes need a launcher: srun (scripts/slurm/train.sbatch) or torchrun."])
-    processes = visible_gpus() if device["devices"] == "all" else device["devices"]
+    processes = max(1, visible_gpus()) if device["devices"] == "all" else device["devices"]
     if outside or processes == 1:
         train_in(folder, settings)
         return
