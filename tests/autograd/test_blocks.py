@@ -67,6 +67,17 @@ def test_a_network_of_the_users_own_has_its_children_as_stages():
     ]
 
 
+def test_an_operation_before_all_stages_belongs_to_the_first():
+    class Doubling(torch.nn.Sequential):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    network = Doubling(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    images = torch.rand(5, 4, requires_grad=True)
+    nodes = [block.nodes for block in blocks_of(observe(network, images, torch.sum))]
+    assert nodes == [1 + 4, 4]  # the doubling; addmm, transpose and two leaves each
+
+
 def test_flops_may_be_left_out():
     observation = observe(resnet("fc"), IMAGES, cross_entropy, count_flops=False)
     assert {block.flops for block in blocks_of(observation)} == {None}

@@ -37,7 +37,8 @@ class Block:
 def blocks_of(observation: Observation) -> list[Block]:
     """The network's stages in execution order.
 
-    A node made between stages (a functional call in the network's own forward) belongs to the stage it reads from.
+    A node made between stages (a functional call in the network's own forward) belongs to the stage it reads from, and
+    to the first one if it reads from none.
     """
     stages = stages_of(observation.network)
     nodes_in, kept_in = dict.fromkeys((*stages, LOSS), 0), dict.fromkeys((*stages, LOSS), 0)
@@ -85,5 +86,5 @@ def _stage_of_nodes(observation: Observation, order: list[str]) -> dict[int, str
                 found[node.index] = stage_of(node.module, stages)
             except KeyError:
                 below = [found[target] for target in reads[node.index] if found[target] in order]
-                found[node.index] = max(below, key=order.index, default=order[-1])
+                found[node.index] = max(below, key=order.index, default=order[0])
     return found

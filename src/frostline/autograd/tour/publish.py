@@ -16,11 +16,11 @@ INTRODUCTION = (
     "This is the notebook that frostline grew from, as something that runs. `frostline tour` tells it in the terminal; "
     "`docs/autograd.md` and `docs/autograd.ipynb` are made from the same code by `scripts/publish_tour.py`, and a test "
     "fails where they differ from it. A ✓ marks a claim that was checked against the mathematics while this was made. "
-    "The document leaves the imports out; the notebook has them.\n\nThe same on a network of your own: `frostline graph` "
-    "and `frostline gradients` take a run's overrides or a checkpoint. From Python, `frostline.autograd.draw(loss)` draws "
-    "the graph of any tensor, `GradientFlow` (in `frostline.autograd.gradient_flow`) is a Lightning callback that logs what "
-    "reaches each stage, and `check_gradient` (in `frostline.autograd.check`) checks a head or a loss against finite "
-    "differences."
+    "The document leaves the imports out; the notebook has them.\n\n"
+    "The same on a network of your own: `frostline graph` and `frostline gradients` take a run's overrides or a "
+    "checkpoint. From Python, `frostline.autograd.draw(loss)` draws the graph of any tensor, `GradientFlow` (in "
+    "`frostline.autograd.gradient_flow`) is a Lightning callback that logs what reaches each stage, and "
+    "`check_gradient` (in `frostline.autograd.check`) checks a head or a loss against finite differences."
 )
 SETUP = """from frostline.autograd.tour import Tour
 from frostline.autograd.tour.voices import Notebook
