@@ -75,7 +75,7 @@ def test_an_operation_before_all_stages_belongs_to_the_first():
     network = Doubling(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
     images = torch.rand(5, 4, requires_grad=True)
     nodes = [block.nodes for block in blocks_of(observe(network, images, torch.sum))]
-    assert nodes == [1 + 4, 4]  # the doubling; addmm, transpose and two leaves each
+    assert nodes == [2 + 4, 4]  # the doubling and the images; addmm, transpose and two leaves each
 
 
 def test_flops_may_be_left_out():
