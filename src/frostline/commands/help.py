@@ -27,6 +27,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "gradients": ("frostline gradients freeze=from_layer4 output=pictures",),
     "tour": ("frostline tour",),
+    "plan": ("frostline plan freeze=gradual trainer.max_epochs=20",),
 }
 
 
