@@ -97,6 +97,23 @@ def test_phases_change_at_optimizer_steps_only():
     assert trains == [False] * 4 + [True] * 6
 
 
+def test_a_metric_known_between_two_batches_of_one_step_waits_for_the_next_step():
+    """Validation after every third batch, two batches to a step: at batch 3 the phase is due, at batch 4 it changes."""
+    trains = []
+
+    class Flags(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            trains.append(pl_module.net.conv1.weight.requires_grad)
+
+    policy = phases(until=metric(patience=1, max_epochs=5, mode="max"), count=2)
+    schedule = FreezingSchedule(policy=policy, attribute="net")
+    ours = trainer([schedule, Flags()], max_epochs=6, accumulate_grad_batches=2, val_check_interval=3)
+    ours.fit(Scripted([2.0, 3.0] + [1.0] * 30), loader(6), loader(2))
+    # Validations after batches 3, 6, 9: the third is the first that is no better.
+    assert trains[:12] == [False] * 10 + [True] * 2
+    assert starts(schedule)[1] == ("all", 5, 1)
+
+
 class Scripted(TinyModule):
     """Logs a validation loss as written down beforehand, one value per validation; a poor one in the sanity check."""
 

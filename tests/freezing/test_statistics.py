@@ -47,7 +47,7 @@ def run(policy: dict[str, Any], *, recalibration_batches: int = 50) -> tuple[Tin
 
     class Module(TinyModule):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            losses.append(float(batch[0].double().sum()))
+            losses.extend([float(batch[0].double().sum()), float(torch.rand(1))])
             return super().training_step(batch, batch_idx)
 
     torch.manual_seed(5)
@@ -77,7 +77,7 @@ def test_a_fit_recalibrates_once_and_then_holds():
     )
 
 
-def test_recalibration_disturbs_neither_the_order_of_the_data_nor_its_own_repetition():
+def test_recalibration_disturbs_neither_the_order_of_the_data_nor_random_numbers_nor_its_own_repetition():
     plain = run({"train": ["head"]})[2]
     one, _, order = run({"train": ["head"], "batch_norm": "recalibrate"})
     other = run({"train": ["head"], "batch_norm": "recalibrate"})[0]
