@@ -14,12 +14,14 @@ from PIL import Image
 
 from tests.integration.conftest import FROSTLINE, SHORT, Cli, facts
 
+FLOW = "callbacks.gradient_flow_every_n_steps=2"
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a short training with a frozen backbone."""
     folder = tmp_path_factory.mktemp("trained")
-    words = [*FROSTLINE, "train", *SHORT, "freeze=from_layer4", "logger=[csv,tensorboard]"]
+    words = [*FROSTLINE, "train", *SHORT, "freeze=from_layer4", "logger=[csv,tensorboard]", FLOW]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     [run] = (folder / "runs").iterdir()
@@ -80,6 +82,10 @@ def test_metrics_are_logged_under_stable_names(run: Path) -> None:
     wanted = {"step", "epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/accuracy_top5"}
     assert wanted | {"val/f1", "val/calibration_error", "test/accuracy", "test/f1"} <= columns
     assert any(name.startswith("lr-SGD/layer4") for name in columns)
+    # Measured where a gradient comes, and only there.
+    assert {"gradients/layer4/norm", "gradients/head/update_ratio"} <= columns
+    assert not any(name.startswith(("gradients/stem", "gradients/layer3")) for name in columns)
+    assert {"freezing/phase", "freezing/lr/head"} <= columns
 
 
 def test_the_weights_load_into_plain_torchvision(run: Path) -> None:

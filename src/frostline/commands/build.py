@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMon
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
+from frostline.autograd.gradient_flow import GradientFlow
 from frostline.classifier import ImageClassifier, OptimizerBuilder, read_checkpoint
 from frostline.commands.ranks import launched_outside
 from frostline.data.datamodule import ImageDataModule
@@ -190,6 +191,8 @@ def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModu
         callbacks.append(LearningRateMonitor(logging_interval="step", log_momentum=True))
     if options["progress_bar"]:
         callbacks.append(RichProgressBar(leave=False))
+    if options["gradient_flow_every_n_steps"] is not None:
+        callbacks.append(GradientFlow(every_n_steps=options["gradient_flow_every_n_steps"], attribute="network"))
     if options["first_gradient"]:
         callbacks.append(FirstGradient())
     return callbacks

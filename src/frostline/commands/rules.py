@@ -100,6 +100,8 @@ def _training(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "optimizer.exclude_from_decay: optimizer.weight_decay is 0, so there is nothing to leave out."
     if optimizer.get("name") == "rprop" and optimizer["step_sizes"][0] >= optimizer["step_sizes"][1]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."
+    if (settings.get("callbacks") or {}).get("gradient_flow_every_n_steps") and settings.get("logger") == {}:
+        yield "callbacks.gradient_flow_every_n_steps: there is no logger to write to. Choose one, as logger=csv."
     labels = (settings.get("data") or {}).get("name")
     loss = settings.get("loss") or {}
     if labels == "random" and loss.get("class_weights") == "balanced":

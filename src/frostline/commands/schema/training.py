@@ -77,6 +77,10 @@ class Callbacks(Section):
         description="steps between two writings of last.ckpt; null: at each epoch's end"
     )
     progress_bar: bool = Field(description="show a progress bar")
+    gradient_flow_every_n_steps: Positive | None = Field(
+        description="optimizer steps between two measurements of what gradient reaches each stage, logged as "
+        "gradients/<stage>/norm and so on; null: none"
+    )
     first_gradient: bool = Field(description="print the first layer's gradient before and after the first backward")
 
 
