@@ -47,6 +47,7 @@ check: lint type test ## lint, types, tests
 
 docs: $(INSTALLED) ## write the generated parts of docs/
 	$(BIN)/python scripts/write_docs.py
+	$(BIN)/python scripts/publish_tour.py
 
 constraints: $(INSTALLED) ## pin the newest versions that fit, for every supported Python
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --upgrade \

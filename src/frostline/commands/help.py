@@ -41,9 +41,10 @@ def overview() -> str:
 def command_help(name: str) -> str:
     """What `frostline NAME --help` prints: the options of every group, and every key of the default config."""
     command, options, defaults = COMMANDS[name], group_options(None), default_config(name)
-    lines = [command.help, "", *(f"  {example}" for example in EXAMPLES.get(name, ())), "", "Groups (group=option):"]
-    for group in (*command.groups, *command.selectors):
-        lines.append(f"  {group}={'|'.join(options[group])}")
+    lines = [command.help, "", *(f"  {example}" for example in EXAMPLES.get(name, ()))]
+    groups = (*command.groups, *command.selectors)
+    lines += ["", "Groups (group=option):"] if groups else []
+    lines += [f"  {group}={'|'.join(options[group])}" for group in groups]
     lines += ["", "Keys (key=value), with the options and values of the default config:"]
     for key, kind, default, text in key_rows(command.keys, defaults):
         lines += _entry(key, kind, default, text)
