@@ -208,7 +208,8 @@ def zero_gradient() -> dict[str, Any]:
 
 
 class Module(pl.LightningModule):
-    """As BackboneFinetuning wants it: a `backbone`, and an optimizer over what requires a gradient at the start."""
+    """As BackboneFinetuning wants it: a `backbone`, and an optimizer over what requires a gradient at the start;
+    FreezingSchedule wants all parameters in it, in a group for each learning rate."""
 
     def __init__(self, *, only_trainable: bool) -> None:
         super().__init__()
@@ -222,8 +223,10 @@ class Module(pl.LightningModule):
         return F.cross_entropy(self.head(self.backbone(batch[0])), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        wanted = [entry for entry in self.parameters() if entry.requires_grad or not self.only_trainable]
-        return torch.optim.SGD(wanted, lr=0.05, momentum=0.9)
+        groups: list[Any] = [{"params": list(part.parameters())} for part in (self.backbone, self.head)]
+        if self.only_trainable:
+            groups = [entry for entry in self.parameters() if entry.requires_grad]
+        return torch.optim.SGD(groups, lr=0.05, momentum=0.9)
 
 
 def _callback(who: str) -> pl.Callback:
@@ -232,14 +235,20 @@ def _callback(who: str) -> pl.Callback:
     if who == "finetuning_scheduler":
         from finetuning_scheduler import FinetuningScheduler
 
-        schedule = {0: {"params": ["head.*"], "max_transition_epoch": 1}, 1: {"params": ["backbone.*"]}}
-        return FinetuningScheduler(ft_schedule=schedule, epoch_transitions_only=True, restore_best=False)
+        schedule = {
+            0: {"params": ["head.*"], "max_transition_epoch": 1},
+            1: {"params": ["backbone.*"], "max_transition_epoch": 3, "lr": 0.005},
+        }
+        return FinetuningScheduler(
+            ft_schedule=schedule,
+            epoch_transitions_only=True,
+            restore_best=False,
+            log_dir=tempfile.mkdtemp(prefix="fts_"),
+        )
     return FreezingSchedule(policy=FreezePolicy.from_dict(POLICY))
 
 
-def _fit(
-    who: str, *, data_seed: int, epochs: int, callbacks: list[pl.Callback] | None = None, **settings: Any
-) -> Module:
+def _fit(who: str, *, data_seed: int, callbacks: list[pl.Callback] | None = None, **settings: Any) -> Module:
     """Three epochs of 4 steps on fixed batches in fixed order; the backbone thaws at epoch 1."""
     generator = torch.Generator().manual_seed(data_seed)
     count = BATCH * STEPS
@@ -373,6 +382,7 @@ def main() -> None:
         return
     if unknown := [name for name in given.facts if name not in FACTS]:
         raise SystemExit(f"There is no fact {unknown[0]!r}; there are {', '.join(FACTS)}.")
+    given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "freezing_peers.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name in given.facts or FACTS:
@@ -381,9 +391,8 @@ def main() -> None:
             print(f"{name}: finetuning-scheduler is not installed", flush=True)
             continue
         found[name] = fact
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {fact['title']}\n  without: {fact['without']}\n  frostline: {fact['frostline']}", flush=True)
-    given.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if given.out == FIGURES and DOCS.is_file():
         before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
         _, there, after = rest.partition(END)
