@@ -247,6 +247,36 @@ def test_load_classifier_gives_the_same_logits(trained: tuple[ImageClassifier, P
         assert torch.equal(loaded(images), classifier(images))
 
 
+class Learned(nn.Module):
+    """A loss of the user's own that keeps something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.ones(1))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels)
+
+
+def test_what_a_loss_keeps_is_not_among_the_networks_weights(tmp_path: Path) -> None:
+    path, images, labels = tmp_path / "last.ckpt", torch.rand(4, 3, 8, 8), torch.arange(4)
+    classifier = small(loss=Learned())
+    fit(classifier, images, labels).save_checkpoint(path)
+    assert torch.load(path, weights_only=True)["state_dict"].keys() == classifier.network.state_dict().keys()
+    other = small(loss=Learned())
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(TensorDataset(images, labels))
+    trainer.test(other, loader, ckpt_path=path, verbose=False, weights_only=True)
+    assert other.network.fc.weight.equal(classifier.network.fc.weight)
+    assert other.loss.kept.tolist() == [1]
+
+
 def test_lightning_loads_its_own_weights_back(trained: tuple[ImageClassifier, Path]) -> None:
     classifier, path = trained
     other = resnet()

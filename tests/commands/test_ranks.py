@@ -132,8 +132,12 @@ def test_grace_ends_when_the_others_have(monkeypatch: pytest.MonkeyPatch) -> Non
     end(processes)
 
 
-def test_one_that_was_killed_gives_128_plus_the_signal() -> None:
-    processes = children("os.kill(os.getpid(), signal.SIGKILL)")
+@pytest.mark.parametrize("others", [(), ("time.sleep(60)",)], ids=["alone", "beside another"])
+def test_one_that_was_killed_gives_128_plus_the_signal(
+    monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
+    processes = children("os.kill(os.getpid(), signal.SIGKILL)", *others)
     assert ranks._outcome(processes) == 128 + signal.SIGKILL
     end(processes)
 

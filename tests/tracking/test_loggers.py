@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -40,17 +41,17 @@ def test_metrics_lie_right_in_the_run_folder(tmp_path: Path) -> None:
 
 def test_metrics_are_continued_in_the_same_folder_with_new_columns(tmp_path: Path) -> None:
     first = MetricsFile(tmp_path)
-    first.log_metrics({"train/loss": 2.0}, step=1)
+    first.log_metrics({"train/loss": 2.0, "lr": 0.1}, step=1)
     first.save()
     second = MetricsFile(tmp_path)
     second.log_metrics({"train/loss": 1.0}, step=2)
     second.save()
     second.log_metrics({"val/accuracy": 0.5}, step=2)
     second.save()
-    assert [(row["step"], row["train/loss"], row["val/accuracy"]) for row in rows(tmp_path)] == [
-        ("1", "2.0", ""),
-        ("2", "1.0", ""),
-        ("2", "", "0.5"),
+    assert [[row[key] for key in ("step", "lr", "train/loss", "val/accuracy")] for row in rows(tmp_path)] == [
+        ["1", "0.1", "2.0", ""],
+        ["2", "", "1.0", ""],
+        ["2", "", "", "0.5"],
     ]
 
 
@@ -115,7 +116,9 @@ def test_a_wandb_run_is_written_offline_with_its_nested_config(tmp_path: Path) -
     """
     # In a process of its own: W&B starts a service and handlers that outlive a test.
     words = [sys.executable, "-c", textwrap.dedent(script), str(folder), json.dumps(SETTINGS), json.dumps(WANDB)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    # On a loaded machine W&B's service takes longer to start than the 30 s that it is given by default.
+    patient = {**os.environ, "WANDB__SERVICE_WAIT": "300"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=patient)
     assert done.returncode == 0, done.stderr
     [run] = (folder / "wandb").glob("offline-run-*")
     summary = inspected(run)
