@@ -32,7 +32,8 @@ def find_class(path: str, *, subclass_of: type, what: str) -> type:
         hint = f" Did you mean `{module_name}.{near[0]}`?" if near else ""
         raise ValueError(f"{what}: there is no class at `_target_: {path}`.{hint}")
     if not (inspect.isclass(found) and issubclass(found, subclass_of)):
-        raise ValueError(f"{what}: `{path}` is not a subclass of {subclass_of.__module__}.{subclass_of.__qualname__}.")
+        expected = f"subclass of {subclass_of.__module__}.{subclass_of.__qualname__}"
+        raise ValueError(f"{what}: `{path}` is not a {'class' if subclass_of is object else expected}.")
     return found
 
 

@@ -1,4 +1,3 @@
-import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -26,7 +25,7 @@ def test_svg_html_and_dot_are_written_and_self_contained(drawings, view, tmp_pat
     assert drawings[view].svg in (tmp_path / "new" / "graph.html").read_text()
 
 
-@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+@pytest.mark.browser
 @pytest.mark.parametrize("view", ["operations", "stages"])
 def test_png_is_drawn_by_graphviz_from_the_dot(drawings, view, tmp_path):
     assert drawings[view].save(tmp_path / "graph.png").read_bytes().startswith(b"\x89PNG")

@@ -71,20 +71,27 @@ def test_own_class(own):
         ({"name": "digit"}, "Unknown data source 'digit'. Did you mean 'digits'"),
         ({}, "either name"),
         ({"name": "digits", "_target_": "x.Y"}, "either name"),
-        ({"name": "digits", "val_fractoin": 0.1}, r"data\.val_fractoin: digits has no such key. Did you mean 'val_fr"),
-        ({"_target_": "own_sources.Squares"}, r"data\.count is required by own_sources\.Squares"),
-        ({"_target_": "own_sources.Squares", "cuont": 3}, r"data\.cuont.*Did you mean 'count'"),
-        ({"_target_": "own_sources.Nothing"}, r"own_sources\.Nothing: cannot be imported"),
-        ({"_target_": "no_such_module.Source"}, r"cannot be imported \(No module named 'no_such_module'\)"),
-        ({"_target_": "Source"}, "cannot be imported"),
-        ({"_target_": "own_sources.function"}, "is no class but a function"),
-        ({"_target_": "own_sources.NoDataset"}, "it lacks dataset"),
-        ({"_target_": "own_sources.NoClasses"}, "it lacks classes"),
+        ({"name": "digits", "val_fractoin": 0.1}, r"data\.val_fractoin: `Digits` takes no such argument. Did you mean `val_fr"),
+        ({"_target_": "own_sources.Squares"}, r"data\.count: missing; `Squares` requires it"),
+        ({"_target_": "own_sources.Squares", "cuont": 3}, r"data\.cuont.*Did you mean `count`"),
+        ({"_target_": "own_sources.Nothing"}, r"no class at `_target_: own_sources\.Nothing`"),
+        ({"_target_": "no_such_module.Source"}, r"cannot import `no_such_module`.*No module named"),
+        ({"_target_": "Source"}, "no class at `_target_: Source`"),
+        ({"_target_": "own_sources.function"}, "is not a class"),
+        ({"_target_": "own_sources.NoDataset"}, "it lacks a method `dataset"),
+        ({"_target_": "own_sources.NoClasses"}, "it lacks `classes`"),
     ],
 )
 def test_user_mistakes(own, config, message):
     with pytest.raises(ValueError, match=message):
         build_source(config)
+
+
+def test_a_class_that_is_no_source_is_refused_before_it_is_constructed(tmp_path):
+    marker = tmp_path / "ran"
+    with pytest.raises(ValueError, match="is no data source"):
+        build_source({"_target_": "subprocess.Popen", "args": ["touch", str(marker)]})
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["digits", "random", "synthetic"])

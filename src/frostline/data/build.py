@@ -1,7 +1,6 @@
 """From the `data` and `augment` sections of a config to a source and a datamodule: by name, or a user's own class."""
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from frostline.data.datamodule import ImageDataModule, Loading
 from frostline.data.source import ImageSource
 from frostline.data.transforms import Augmentation
+from frostline.signatures import construct, find_class
 
 # Imported when chosen: scikit-learn and torchvision's datasets are slow to import.
 SOURCES: Mapping[str, str] = {
@@ -20,6 +20,7 @@ SOURCES: Mapping[str, str] = {
     "csv": "frostline.data.csv_table.CsvTable",
     "torchvision": "frostline.data.torchvision_source.TorchvisionSource",
 }
+SEE = "(see frostline.data.source)."
 # Keys of the `data` section that are the datamodule's, not the source's.
 SHARED_KEYS = (
     "image_size",
@@ -49,15 +50,10 @@ def source_class(config: Mapping[str, Any]) -> type:
         target = SOURCES[name]
     else:
         target = str(config["_target_"])
-    module, _, attribute = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"data._target_={target}: cannot be imported ({error}). It is `module.Class`, the module on PYTHONPATH."
-        ) from error
-    if not inspect.isclass(found):
-        raise ValueError(f"data._target_={target} is no class but a {type(found).__name__}.")
+    found = find_class(target, subclass_of=object, what="data")
+    # Asked of the class, before anything is called: a path may come out of a checkpoint and name any class there is.
+    if not callable(getattr(found, "dataset", None)):
+        raise ValueError(f"`{target}` is no data source: it lacks a method `dataset(split)` {SEE}")
     return found
 
 
@@ -67,26 +63,10 @@ def build_source(config: Mapping[str, Any]) -> ImageSource:
     Raises:
         ValueError: no such source; an unknown or missing key; a user's class without `classes` or `dataset`.
     """
-    cls = source_class(config)
-    title = config.get("name", config.get("_target_"))
     keys = {key: value for key, value in config.items() if key not in ("name", "_target_")}
-    parameters = inspect.signature(cls).parameters
-    accepts_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    known = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
-    for key in keys:
-        if key not in known and not accepts_all:
-            raise ValueError(f"data.{key}: {title} has no such key.{_meant(key, known)}")
-    for name in known:
-        if name not in keys and parameters[name].default is inspect.Parameter.empty:
-            raise ValueError(f"data.{name} is required by {title}. It takes: {', '.join(known)}.")
-    missing = [member for member in ("classes", "dataset") if not hasattr(cls, member)]
-    source = cls(**keys)
-    missing = [member for member in missing if not hasattr(source, member)]
-    if missing or not callable(source.dataset):
-        raise ValueError(
-            f"{title} is no data source: it lacks {' and '.join(missing) or 'a method `dataset`'}. A source has "
-            "`classes` (names) and `dataset(split)` (see frostline.data.source)."
-        )
+    source = construct(source_class(config), keys, what="data")
+    if not hasattr(source, "classes"):
+        raise ValueError(f"`{type(source).__qualname__}` is no data source: it lacks `classes`, the names {SEE}")
     built: ImageSource = source
     return built
 
