@@ -6,6 +6,7 @@ python scripts/draw_run.py docs/figures/run.svg [key=value …]
 import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,7 @@ def main(target: Path, overrides: list[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     # The picture is about the run, not about where this checkout lies.
     printed = done.stdout.replace(f"{Path.cwd()}/", "")
-    console = Console(record=True, width=96, file=Path("/dev/null").open("w"))
+    console = Console(record=True, width=96, file=StringIO())
     console.print(Text("$ make train", style="bold"))
     console.print(Text(printed.rstrip()))
     svg = console.export_svg(title="frostline")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.integration.conftest import FROSTLINE, SHORT, Cli, facts, only_run
 
 pytestmark = pytest.mark.gpu

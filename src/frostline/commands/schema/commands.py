@@ -43,12 +43,12 @@ class TrainKeys(Section):
     test: bool = Field(description="evaluate the best checkpoint on the test images at the end")
     resume_from: PathText | None = Field(description="checkpoint of an interrupted run to go on from")
     init_from: PathText | None = Field(
-        description="frostline checkpoint whose weights a new run starts from, under any policy; its classifier is kept "
-        "where the classes are as many"
+        description="frostline checkpoint whose weights a new run starts from, under any policy; its classifier is "
+        "kept where it has the same form"
     )
     on_policy_change: Literal["refuse", "restart"] = Field(
-        description="what resume_from does with a checkpoint of another freezing policy: `restart` keeps its weights and "
-        "begins the first phase"
+        description="what resume_from does with a checkpoint of another freezing policy: `restart` keeps its weights "
+        "and begins the first phase"
     )
     output_dir: PathText = Field(description="folder in which each run gets a folder of its own")
 
