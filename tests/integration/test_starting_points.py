@@ -45,7 +45,7 @@ def test_a_resume_under_a_changed_policy_is_refused_unless_asked_for_by_name(che
     words = [*FROSTLINE, "train", *longer, f"resume_from={checkpoint}", "test=false"]
     refused = cli(*words)
     assert refused.returncode == 2, refused.stdout
-    assert "policy" in refused.stderr
+    assert "on_policy_change=restart" in refused.stderr
     assert "Traceback" not in refused.stderr
     restarted = cli(*words, "on_policy_change=restart")
     assert restarted.returncode == 0, restarted.stderr

@@ -197,13 +197,15 @@ def _log_into(folder: Path, rank: int) -> None:
 def _explain(error: Exception, folder: Path, rank: int) -> None:
     """Print the message once, whichever ranks met the error; the traceback goes into the rank's log."""
     path = folder / _log_name(rank)
+    # The callback speaks to users of its Python interface; here the same wish is a key.
+    message = message_of(error).replace("on_mismatch='restart'", "on_policy_change=restart")
     with path.open("a") as file:
         traceback.print_exception(error, file=file)
     if rank:
         time.sleep(2)  # the first rank's chance to say the same
         if message_of(error) in (folder / _log_name(0)).read_text():
             return
-    print(f"frostline: {message_of(error)}\n(traceback in {path})", file=sys.stderr)
+    print(f"frostline: {message}\n(traceback in {path})", file=sys.stderr)
 
 
 def _log_name(rank: int) -> str:
