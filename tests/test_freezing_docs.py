@@ -1,4 +1,4 @@
-"""docs/freezing.md says what is so: its policies are policies, its tables are what the scripts wrote, its facts hold."""
+"""docs/freezing.md says what is so: its policies are policies, its tables the scripts' own, its facts hold."""
 
 import json
 import re
