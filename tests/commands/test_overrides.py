@@ -86,6 +86,13 @@ def test_all_problems_come_in_one_report() -> None:
     ]
 
 
+def test_rules_between_keys_are_in_the_report() -> None:
+    assert problems("device=cpu_ddp", "data.batch_size=33", "optimizer.nesterov=true", "optimizer.momentum=0") == [
+        "data.batch_size: 33 images cannot be shared evenly by 2 processes (the size is global). Use 32 or 34.",
+        "optimizer.nesterov: needs optimizer.momentum > 0.",
+    ]
+
+
 def test_a_word_that_is_no_override_is_named() -> None:
     [problem] = problems("freeze")
     assert problem == "freeze: cannot be read. Write KEY=VALUE, with quotes around special characters."

@@ -135,7 +135,9 @@ class Model(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder: Path, signals: dict[int, list[int]], **options: Any) -> lightning.Trainer:
+def fit(
+    folder: Path, signals: dict[int, list[int]], *, saving: SaveOnInterrupt | None = None, **options: Any
+) -> lightning.Trainer:
     trainer = lightning.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -143,7 +145,7 @@ def fit(folder: Path, signals: dict[int, list[int]], **options: Any) -> lightnin
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[SaveOnInterrupt(folder / "last.ckpt")],
+        callbacks=[saving or SaveOnInterrupt(folder / "last.ckpt")],
         **options,
     )
     trainer.fit(Model(signals), DataLoader(TensorDataset(torch.rand(6, 2))))
@@ -168,6 +170,14 @@ def test_a_signal_saves_after_the_batch_and_stops(tmp_path: Path, handlers: dict
     assert f"Interrupted by {signal.Signals(signum).name} at step 3; saved to" in str(caught.value)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
     assert now() == handlers
+
+
+def test_an_interrupted_callback_serves_another_fit(tmp_path: Path) -> None:
+    saving = SaveOnInterrupt(tmp_path / "last.ckpt")
+    for batch in (1, 3):
+        with pytest.raises(Interrupted) as caught:
+            fit(tmp_path, {batch: [signal.SIGTERM]}, saving=saving)
+        assert caught.value.step == batch + 1
 
 
 def test_a_second_signal_interrupts_at_once(tmp_path: Path, handlers: dict[int, Any]) -> None:

@@ -85,6 +85,7 @@ class SaveOnInterrupt(lightning.Callback):
         # Not in `setup`: Lightning registers its own handler after it, which runs a broadcast where the signal finds
         # it, stops inside an accumulation window, and would put ours back after a failed fit.
         if not self._before:
+            self._received = 0
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._before[signum] = signal.signal(signum, self._note)
 
