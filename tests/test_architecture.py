@@ -18,7 +18,7 @@ ARROWS: dict[str, set[str]] = {
     "losses": set(),
     "metrics": set(),
     "schedulers": set(),
-    "data": set(),
+    "data": {"signatures"},
     "models": {"signatures"},
     "optim": {"freezing"},
     "autograd": {"freezing"},
