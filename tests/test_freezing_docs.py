@@ -62,7 +62,6 @@ def test_the_study_covers_every_preset_and_every_mode():
 def test_the_table_of_the_study_is_what_its_runs_say():
     found = json.loads((FIGURES / "freezing_study.json").read_text(encoding="utf-8"))
     assert between(study.BEGIN, study.END) == study.markdown(study.summary(found))
-    assert all(run["held"] for run in found["runs"])
     assert f"{found['setup']['labels_per_class']} labels a class" in TEXT
     assert f"{found['setup']['pretraining']['wanted']['images']:,} images of Fashion-MNIST" in TEXT
 

@@ -122,9 +122,9 @@ def pretrain(path: Path, *, images: int, epochs: int, batch: int) -> dict[str, A
     module, ours = classifier(network, data, FreezePolicy.static("all")), trainer(epochs, validates=False)
     begun = time.perf_counter()
     ours.fit(module, data)
-    seconds = time.perf_counter() - begun
     accuracy = ours.test(module, data, verbose=False)[0]["test/accuracy"]
-    facts = {"wanted": wanted, "test_accuracy": round(accuracy, 4), "seconds": round(seconds)}
+    print(f"pretrained in {time.perf_counter() - begun:.0f} s: {100 * accuracy:.1f} % on Fashion-MNIST's test images")
+    facts = {"wanted": wanted, "test_accuracy": round(accuracy, 4)}
     body = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("fc.")}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": body, "facts": facts}, path)
@@ -132,8 +132,7 @@ def pretrain(path: Path, *, images: int, epochs: int, batch: int) -> dict[str, A
 
 
 def transfer(name: str, batch_norm: str, *, seed: int, pretrained: Path, epochs: int) -> dict[str, Any]:
-    """One run: its test accuracy, how many parameters trained at some time, the step at which each phase began, and
-    whether everything frozen held still."""
+    """One run: its test accuracy, how many parameters trained at some time, and the step at which each phase began."""
     seed_everything(seed, verbose=False)
     source = FewDigits(labels=LABELS, validation=VALIDATION, seed=seed)
     data = ImageDataModule(source=source, image_size=SIDE, batch_size=BATCH, seed=seed)
@@ -146,12 +145,13 @@ def transfer(name: str, batch_norm: str, *, seed: int, pretrained: Path, epochs:
     validates = any(phase.until is not None and phase.until.metric for phase in policy.phases)
     module, ours = classifier(network, data, policy), trainer(epochs, validates=validates)
     ours.fit(module, data)
+    # Now: for a test Lightning asks the module for its callbacks again, and this one is gone.
+    schedule = next(entry for entry in ours.callbacks if isinstance(entry, FreezingSchedule))
+    begins = {entry["phase"]: entry["step"] for entry in schedule.history}
     accuracy = ours.test(module, data, verbose=False)[0]["test/accuracy"]
     trained = sum(network.get_parameter(parameter).numel() for parameter in module.resolved.trainable)
-    schedule = next(entry for entry in ours.callbacks if isinstance(entry, FreezingSchedule))
-    verdict = schedule.verdict()
-    begins = {entry["phase"]: entry["step"] for entry in verdict["phases"]}
-    return {"accuracy": accuracy, "trainable_parameters": trained, "phases": begins, "held": verdict["held"]}
+    run = {"accuracy": accuracy, "trainable_parameters": trained}
+    return {**run, "phases": begins} if len(begins) > 1 else run
 
 
 def study(path: Path, *, seeds: int, pretrained: Path, epochs: int, pretraining: dict[str, int]) -> dict[str, Any]:
