@@ -217,14 +217,15 @@ def markdown(lines: list[dict[str, Any]]) -> str:
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
-    """Every run a small dot, every row's mean a large one with its standard deviation."""
+    """Every row's mean a large dot with its standard deviation; below it, every run a small one."""
     rcParams["svg.hashsalt"] = "frostline"  # the same picture, the same file
     figure = Figure(figsize=(8.5, 0.27 * len(lines) + 1.1), layout="constrained")
     axes = figure.subplots()
     for height, line in enumerate(reversed(lines)):
         own = line["batch_norm"] == "frozen"
         colour = "#8a8f98" if line["preset"] == SCRATCH else "#c96a1b" if own else "#2f83b7"
-        axes.plot(line["accuracies"], [height] * len(line["accuracies"]), ".", color=colour, alpha=0.4, markersize=5)
+        below = [height - 0.28] * len(line["accuracies"])
+        axes.plot(line["accuracies"], below, ".", color=colour, alpha=0.6, markersize=4)
         axes.errorbar(line["mean"], height, xerr=line["sd"], fmt="o", color=colour, markersize=6, capsize=3)
     names = [line["preset"] + ("" if line["batch_norm"] == "frozen" else f", {line['batch_norm']}") for line in lines]
     axes.set_yticks(range(len(lines)), list(reversed(names)), fontsize=8)
