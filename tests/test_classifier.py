@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.classifier import ImageClassifier, load_classifier, read_checkpoint
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.random_noise import RandomNoise
 from frostline.freezing.policy import FreezePolicy
+from frostline.freezing.schedule import FreezingSchedule
 from frostline.models.network import build_network
 
 CLASSES = [f"class {index}" for index in range(10)]
@@ -336,3 +339,18 @@ def test_a_network_built_by_hand_can_only_be_loaded_by_hand(tmp_path: Path) -> N
     fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4)).save_checkpoint(path)
     with pytest.raises(ValueError, match="made from a network built by hand"):
         load_classifier(path)
+
+
+def test_the_verdict_of_a_fit_outlives_a_test(tmp_path: Path) -> None:
+    source = RandomNoise(length=4, test_length=4, classes=3, image_size=32)
+    data = ImageDataModule(source=source, image_size=32, batch_size=4)
+    network, _ = build_network(model={"name": "resnet18"}, head={"name": "linear"}, classes=3)
+    module = ImageClassifier(network=network, images=data.describe(), policy=FreezePolicy.static("head"))
+    trainer = lightning.Trainer(
+        max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", use_distributed_sampler=False, limit_val_batches=0, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    [schedule] = [callback for callback in trainer.callbacks if isinstance(callback, FreezingSchedule)]
+    assert schedule.verdict()["held"] is True

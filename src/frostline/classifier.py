@@ -78,6 +78,7 @@ class ImageClassifier(lightning.LightningModule):
         self.optimizer_holds_frozen = False
         self.channels_last = False
         self.on_policy_change: Literal["refuse", "restart"] = "refuse"  # see FreezingSchedule's `on_mismatch`
+        self._schedule: FreezingSchedule | None = None
         self._build_optimizer = optimizer or partial(torch.optim.SGD, lr=0.01, momentum=0.9)
         self._build_scheduler = scheduler or constant()
         classes = len(self.classes)
@@ -111,16 +112,19 @@ class ImageClassifier(lightning.LightningModule):
         return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
 
     def configure_callbacks(self) -> list[lightning.pytorch.callbacks.Callback]:
-        """The policy's own callback, so that a Trainer built by hand obeys the policy too."""
-        return [
-            FreezingSchedule(
+        """The policy's own callback, so that a Trainer built by hand obeys the policy too.
+
+        Always the same one: Lightning asks anew for `test`, and would replace the one that holds the fit's verdict.
+        """
+        if self._schedule is None:
+            self._schedule = FreezingSchedule(
                 policy=self.policy,
                 attribute="network",
                 must_train=self.must_train,
                 on_mismatch=self.on_policy_change,
                 inputs=lambda batch: self.normalised(batch[0]),
             )
-        ]
+        return [self._schedule]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over all that ever trains, in fixed named groups, and its schedule per step."""

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from frostline.commands import run_folder
-from frostline.commands.overrides import Invocation, group_options, problems_of, run_folder_of
+from frostline.commands.overrides import Invocation, group_options, problems_of, run_folder_of, with_mappings_merged
 from frostline.commands.schema.commands import COMMANDS
 
 
@@ -319,3 +319,14 @@ def test_tab_completion_answers_without_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert {"optimizer=adam", "optimizer=adamw", "optimizer=adagrad"} <= set(done.stdout.split())
+
+
+def test_a_mapping_that_is_empty_by_default_takes_keys() -> None:
+    texts = with_mappings_merged(["freeze.lr={stem: 0.01}", "seed=1", "+a={b: 1}", "seed=[1"])
+    assert texts == ["++freeze.lr={stem: 0.01}", "seed=1", "+a={b: 1}", "seed=[1"]
+    assert problems_of(Invocation(command="train", overrides=texts[:2]), COMMANDS["train"]) == []
+    [unknown] = problems_of(
+        Invocation(command="train", overrides=with_mappings_merged(["freeze.lrr={stem: 0.01}"])), COMMANDS["train"]
+    )
+    assert "freeze.lrr" in unknown
+    assert "freeze.lr" in unknown.partition("Did you mean")[2]

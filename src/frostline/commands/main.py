@@ -61,7 +61,7 @@ def run_hydra(command: str, given: list[str]) -> None:
     from omegaconf import DictConfig, OmegaConf
 
     from frostline.commands import run_folder
-    from frostline.commands.overrides import Invocation, problems_of
+    from frostline.commands.overrides import Invocation, problems_of, with_mappings_merged
     from frostline.commands.ranks import global_rank
     from frostline.commands.schema.commands import COMMANDS
     from frostline.commands.validation import completed
@@ -70,7 +70,8 @@ def run_hydra(command: str, given: list[str]) -> None:
     # Intermixed: Hydra itself wants all flags before or after the overrides.
     flags = get_args_parser().parse_intermixed_args(given)
     config_dir = Path(flags.config_dir) if flags.config_dir else None
-    invocation = Invocation(command=command, overrides=flags.overrides, config_dir=config_dir)
+    overrides = with_mappings_merged(flags.overrides)
+    invocation = Invocation(command=command, overrides=overrides, config_dir=config_dir)
     only_shown = flags.shell_completion or flags.hydra_help or flags.info
     if not only_shown:
         if flags.config_dir and str(config_dir) not in sys.path:
@@ -95,5 +96,5 @@ def run_hydra(command: str, given: list[str]) -> None:
         except BrokenPipeError:  # here, as Hydra would print a traceback
             _close_stdout()
 
-    sys.argv = [sys.argv[0], *(word for word in given if word not in flags.overrides), *flags.overrides]
+    sys.argv = [sys.argv[0], *(word for word in given if word not in flags.overrides), *overrides]
     hydra.main(version_base="1.3", config_path="pkg://frostline.conf", config_name=command)(job)()

@@ -130,6 +130,22 @@ def _option_problem(override: Override, options: list[str], command: Command) ->
     return None
 
 
+def with_mappings_merged(texts: Sequence[str]) -> list[str]:
+    """Let `freeze.lr={stem: 0.01}` add keys to a mapping that is empty by default.
+
+    Hydra adds keys for `++` only. Keys that nobody reads are found afterwards, as for a `+` that a user types.
+    """
+    parser, merged = OverridesParser.create(), []
+    for text in texts:
+        try:
+            value = parser.parse_override(text).value()
+        except HydraException:  # told by `problems_of`
+            value = None
+        plain = isinstance(value, dict) and not text.startswith(("+", "~"))
+        merged.append(f"++{text}" if plain else text)
+    return merged
+
+
 def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
     """The override lists of a sweep's jobs; one list where nothing is swept."""
     alternatives = []
