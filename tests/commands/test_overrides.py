@@ -225,7 +225,7 @@ def test_a_mistake_inside_an_own_file_is_found(tmp_path: Path) -> None:
     found = problems("experiment=mine", config_dir=written(tmp_path, experiment__mine=experiment))
     assert found == [
         "optimzer: unknown key. Did you mean optimizer?",
-        "trainer.max_epoch: unknown key. Did you mean trainer.max_epochs (integer ≥ 1, default 6)?",
+        "trainer.max_epoch: unknown key. Did you mean trainer.max_epochs (integer ≥ 1, default 4)?",
     ]
 
 
@@ -296,7 +296,7 @@ def test_help_mistakes_and_the_config_itself_answer_without_torch(tmp_path: Path
         [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["light"]), done.stderr
-    assert "max_epochs: 6" in done.stdout
+    assert "max_epochs: 4" in done.stdout
     assert "2 problems:" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -166,7 +166,7 @@ def test_the_default_run_reaches_97_percent_without_a_network(cli: Cli, tmp_path
 def test_fashion_mnist_from_files_reaches_85_percent(cli: Cli, tmp_path: Path) -> None:
     done = cli(
         *FROSTLINE, "train", "data=fashion_mnist", "data.train_length=10000", "data.image_size=32",
-        "data.batch_size=128", "optimizer=adamw", "model.weights=none", "trainer.max_epochs=8",
+        "data.batch_size=128", "optimizer=adamw", "model.weights=none", "trainer.max_epochs=10",
         "callbacks.progress_bar=false", seconds=2400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
