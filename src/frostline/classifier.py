@@ -262,7 +262,9 @@ def load_classifier(path: str | Path, *, device: str | torch.device = "cpu") -> 
     network, _ = build_network(model=recipe["model"], head=recipe["head"], classes=len(images["classes"]))
     network.load_state_dict(checkpoint["state_dict"])
     policy = FreezePolicy.from_dict(described["policy"])
-    return ImageClassifier(network=network, images=images, policy=policy, recipe=recipe).to(device).eval()
+    classifier = ImageClassifier(network=network, images=images, policy=policy, recipe=recipe)
+    classifier.settings = described["settings"]
+    return classifier.to(device).eval()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

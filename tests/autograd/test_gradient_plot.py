@@ -42,3 +42,4 @@ def test_another_ending_is_refused(tmp_path):
 
 def test_a_network_without_any_gradient_is_plotted_too(tmp_path):
     save_plot(plot_gradients([Flow(flow.name, tensors=1) for flow in FLOWS], STAGES, title=""), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

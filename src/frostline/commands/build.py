@@ -28,7 +28,7 @@ from frostline.models.weights import LoadedWeights
 from frostline.resume import ExactResume
 from frostline.schedulers import SCHEDULERS
 from frostline.signatures import check_signature, find_class
-from frostline.tracking.checkpoints import LAST, SaveOnInterrupt, WholeFileCheckpointIO, checkpoint_callbacks
+from frostline.tracking.checkpoints import BEST, LAST, SaveOnInterrupt, WholeFileCheckpointIO, checkpoint_callbacks
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.loggers import build_loggers
 
@@ -185,8 +185,8 @@ def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModu
     kept = checkpoint_callbacks(checkpoints, monitor=monitor, every_n_steps=options["checkpoint_every_n_steps"])
     callbacks: list[Callback] = [ExactResume(), SaveOnInterrupt(checkpoints / f"{LAST}.ckpt"), *kept.values()]
     if monitor is not None and options["early_stopping_patience"]:
-        mode = "min" if monitor.endswith(("loss", "error")) else "max"
-        callbacks.append(EarlyStopping(monitor, patience=options["early_stopping_patience"], mode=mode))
+        patience = options["early_stopping_patience"]
+        callbacks.append(EarlyStopping(monitor, patience=patience, mode=kept[BEST].mode))
     if logs:
         callbacks.append(LearningRateMonitor(logging_interval="step", log_momentum=True))
     if options["progress_bar"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning
 
-from frostline.classifier import CHECKPOINT_KEY, load_classifier, read_checkpoint
+from frostline.classifier import load_classifier
 from frostline.commands.build import device_options
 from frostline.commands.failures import explained
 from frostline.commands.run_folder import write_whole
@@ -20,8 +20,8 @@ from frostline.tracking.report import evaluation_facts, evaluation_text
 def run(settings: Mapping[str, Any]) -> None:
     """Print the metrics of a checkpoint on one split, and write them to `output` where one is given."""
     quiet_libraries()
-    trained_on = read_checkpoint(settings["checkpoint"])[CHECKPOINT_KEY]["settings"]
     classifier = load_classifier(settings["checkpoint"])
+    trained_on = classifier.settings
     data_settings = settings.get("data") or trained_on.get("data")
     if data_settings is None:
         raise ValueError(
