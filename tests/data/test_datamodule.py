@@ -235,6 +235,7 @@ def test_the_description_is_plain_and_enough_for_a_file(tmp_path):
         "std": [0.229, 0.224, 0.225],
         "image_size": 24,
         "resize": 1.143,
+        "scaled_decoding": True,
     }
     with Image.open(tmp_path / "a" / "1.png") as image:
         assert eval_transform(description)(image).shape == (3, 24, 24)

@@ -1,5 +1,6 @@
 """frostline evaluate: a checkpoint's results on data."""
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from frostline.commands.build import device_options
 from frostline.commands.failures import explained
 from frostline.commands.run_folder import write_whole
 from frostline.commands.train import quiet_libraries
-from frostline.data.build import build_datamodule
+from frostline.data.build import build_datamodule, source_class
 from frostline.tracking.report import evaluation_facts, evaluation_text
 
 
@@ -28,6 +29,8 @@ def run(settings: Mapping[str, Any]) -> None:
             "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
         )
     images = {key: classifier.images[key] for key in ("image_size", "resize", "mean", "std")}
+    if "scaled_decoding" in inspect.signature(source_class(data_settings)).parameters:
+        images["scaled_decoding"] = classifier.images.get("scaled_decoding", False)
     if settings["batch_size"] is not None:
         images["batch_size"] = settings["batch_size"]
     no_augmentation = {"name": "none", "mixup": 0.0, "cutmix": 0.0}

@@ -128,7 +128,7 @@ def with_absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
     from urllib.parse import urlparse
 
     changed = {**settings, "model": dict(settings["model"]), "data": dict(settings["data"])}
-    for key in ("path", "root"):
+    for key in ("path", "root", "packed"):
         if settings["data"].get(key) is not None:
             changed["data"][key] = str(Path(settings["data"][key]).expanduser().resolve())
     for key in ("resume_from", "init_from"):

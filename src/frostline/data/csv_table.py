@@ -9,6 +9,7 @@ from typing import NamedTuple
 from frostline.data.decoding import MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile, divide
 from frostline.data.image_folder import SPLIT_FOLDERS
+from frostline.data.packed import packing
 from frostline.data.source import LabelledImages
 
 
@@ -22,7 +23,7 @@ class Row(NamedTuple):
 
 
 class CsvTable:
-    """Images listed in a CSV file; relative paths start at the file's folder.
+    """Images listed in a CSV file; relative paths start at the file's folder. Further keys: `ImageFolder`'s.
 
     Classes are the labels in the file, sorted (as numbers where all are whole numbers). Without a `split` column the
     images are divided by a seeded stratified split; with one that names no `val`, val is taken from train.
@@ -41,6 +42,9 @@ class CsvTable:
         test_fraction: float = 0.15,
         split_seed: int = 0,
         max_pixels: int = MAX_PIXELS,
+        scaled_decoding: bool = True,
+        packed: str | os.PathLike[str] | None = None,
+        packed_limit: float = 50.0,
     ) -> None:
         table = Path(path).expanduser()
         if not table.is_file():
@@ -61,6 +65,8 @@ class CsvTable:
         for row in rows:
             files.setdefault(row.split, []).append(LabelledFile(str(row.path), numbering[row.label]))
         self.max_pixels = max_pixels
+        self.scaled_decoding = scaled_decoding
+        self.packing = packing(packed, limit=packed_limit)
         self._splits = divide(
             files, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed, classes=self._classes
         )
@@ -71,7 +77,9 @@ class CsvTable:
 
     def dataset(self, split: str) -> LabelledImages | None:
         files = self._splits.get(split)
-        return FileImages(files, max_pixels=self.max_pixels) if files else None
+        if not files:
+            return None
+        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, packing=self.packing)
 
 
 def _rows(table: Path) -> Iterator[Row]:

@@ -1,15 +1,19 @@
 """Images in files: the labelled ones of a source, and whatever a user names for prediction."""
 
 import glob
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import PIL
 import torch
+from PIL import features
 from torch.utils.data import Dataset
 
-from frostline.data.decoding import EXTENSIONS, MAX_PIXELS, UnreadableImage, decode_image
+from frostline.data.decoding import EXTENSIONS, MAX_PIXELS, UnreadableImage, decode_image, decoded_size
+from frostline.data.packed import PackedImages, Packing, open_packed
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.data.splitting import stratified_split
 from frostline.data.transforms import Transform
@@ -25,14 +29,30 @@ class LabelledFile(NamedTuple):
 class FileImages(LabelledImages):
     """One split of labelled files, decoded when they are asked for.
 
+    Args:
+        max_pixels: larger images are errors, before they are decoded.
+        scaled_decoding: let `for_shorter_side` decode large JPEGs at reduced size (`frostline.data.decoding`).
+        packing: where `for_shorter_side` keeps what was decoded; None for nowhere.
+
     Raises:
         UnreadableImage: on reading a broken file; names it.
     """
 
-    def __init__(self, files: Sequence[LabelledFile], *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        files: Sequence[LabelledFile],
+        *,
+        max_pixels: int = MAX_PIXELS,
+        scaled_decoding: bool = False,
+        packing: Packing | None = None,
+    ) -> None:
+        self.files = files
         self.paths = [file.path for file in files]
         self._labels = [file.label for file in files]
         self.max_pixels = max_pixels
+        self.scaled_decoding = scaled_decoding
+        self.packing = packing
+        self.shorter_side: int | None = None
 
     @property
     def labels(self) -> Sequence[int]:
@@ -42,16 +62,68 @@ class FileImages(LabelledImages):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        return decode_image(self.paths[index], max_pixels=self.max_pixels), self._labels[index]
+        image = decode_image(self.paths[index], max_pixels=self.max_pixels, shorter_side=self.shorter_side)
+        return image, self._labels[index]
+
+    def for_shorter_side(self, pixels: int) -> LabelledImages:
+        """The same images for a transform that makes use of so many pixels of the shorter side: see
+        `frostline.data.source.ScalableImages`.
+
+        Raises:
+            ValueError: the packed images would take more than the limit, or their folder cannot be written to.
+        """
+        images = FileImages(self.files, max_pixels=self.max_pixels)
+        images.shorter_side = pixels if self.scaled_decoding else None
+        if self.packing is None:
+            return images
+        packed = open_packed(self.packing, key=images.identity, sizes=images.decoded_sizes)
+        return images if packed is None else PackedImages(images, packed)
+
+    @property
+    def identity(self) -> str:
+        """A word that changes with the files, their sizes and times, and whatever else decides the pixels."""
+        digest = hashlib.blake2b(digest_size=16)
+        decoder = (PIL.__version__, features.version("libjpeg_turbo"), features.version("zlib"))
+        digest.update(repr((decoder, self.shorter_side, self.max_pixels)).encode())
+        for path in self.paths:
+            try:
+                found = Path(path).stat()
+                digest.update(repr((path, found.st_size, found.st_mtime_ns)).encode())
+            except OSError:
+                digest.update(repr((path, None)).encode())
+        return digest.hexdigest()
+
+    def decoded_sizes(self) -> list[tuple[int, int] | None]:
+        """Width and height of each image as it is decoded, from the headers; None for one that cannot be read."""
+        sizes: list[tuple[int, int] | None] = []
+        for path in self.paths:
+            try:
+                sizes.append(decoded_size(path, max_pixels=self.max_pixels, shorter_side=self.shorter_side))
+            except UnreadableImage:
+                sizes.append(None)  # told when the image is asked for
+        return sizes
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor | None, str, str]]):
-    """Unlabelled files for prediction: `(image, path, reason)`; a broken one has None for image and says why."""
+    """Unlabelled files for prediction: `(image, path, reason)`; a broken one has None for image and says why.
 
-    def __init__(self, paths: Sequence[Path], *, transform: Transform, max_pixels: int = MAX_PIXELS) -> None:
+    Args:
+        shorter_side: pixels of the shorter side that the transform makes use of, to decode larger JPEGs at reduced
+            size; None decodes them whole.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        transform: Transform,
+        max_pixels: int = MAX_PIXELS,
+        shorter_side: int | None = None,
+    ) -> None:
         self.paths = [str(path) for path in paths]
         self.transform = transform
         self.max_pixels = max_pixels
+        self.shorter_side = shorter_side
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -59,7 +131,8 @@ class ImageFiles(Dataset[tuple[torch.Tensor | None, str, str]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor | None, str, str]:
         path = self.paths[index]
         try:
-            return self.transform(decode_image(path, max_pixels=self.max_pixels)), path, ""
+            image = decode_image(path, max_pixels=self.max_pixels, shorter_side=self.shorter_side)
+            return self.transform(image), path, ""
         except UnreadableImage as error:
             return None, path, error.reason
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from frostline.data.decoding import EXTENSIONS, MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile, divide, images_under
+from frostline.data.packed import packing
 from frostline.data.source import LabelledImages
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -19,6 +20,9 @@ class ImageFolder:
         val_fraction: of each class's training images, where there is no val folder.
         test_fraction: of each class's images, where there are no train, val and test folders.
         max_pixels: larger images are errors, before they are decoded.
+        scaled_decoding: decode JPEGs of several megapixels at reduced size where that is enough.
+        packed: folder in which decoded images are kept for later epochs and runs; None for none.
+        packed_limit: GiB that it may take.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -33,6 +37,9 @@ class ImageFolder:
         test_fraction: float = 0.15,
         split_seed: int = 0,
         max_pixels: int = MAX_PIXELS,
+        scaled_decoding: bool = True,
+        packed: str | os.PathLike[str] | None = None,
+        packed_limit: float = 50.0,
     ) -> None:
         root = Path(path).expanduser()
         if not root.is_dir():
@@ -48,6 +55,8 @@ class ImageFolder:
                     )
         files = {split: _labelled(folder, self._classes) for split, folder in (folders or {"all": root}).items()}
         self.max_pixels = max_pixels
+        self.scaled_decoding = scaled_decoding
+        self.packing = packing(packed, limit=packed_limit)
         self._splits = divide(
             files, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed, classes=self._classes
         )
@@ -58,7 +67,9 @@ class ImageFolder:
 
     def dataset(self, split: str) -> LabelledImages | None:
         files = self._splits.get(split)
-        return FileImages(files, max_pixels=self.max_pixels) if files else None
+        if not files:
+            return None
+        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, packing=self.packing)
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 uint8 stays uint8: a batch crosses to the device as bytes, and is normalised there.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torchvision.transforms import v2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 AUGMENTATIONS = ("none", "light", "standard", "trivial")
+CROP_AREA = (0.25, 1.0)  # of the image's, in the random crop of `standard`
+CROP_RATIO = (3 / 4, 4 / 3)  # width to height
 
 Transform = Callable[[Image.Image | torch.Tensor], torch.Tensor]
 
@@ -65,7 +68,7 @@ def training_transform(augment: Augmentation, *, image_size: int, resize: float 
     elif augment.name == "standard":
         steps = [
             v2.ToImage(),
-            v2.RandomResizedCrop(image_size, scale=(0.25, 1.0), antialias=True),
+            v2.RandomResizedCrop(image_size, scale=CROP_AREA, ratio=CROP_RATIO, antialias=True),
             v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
         ]
     else:
@@ -74,6 +77,21 @@ def training_transform(augment: Augmentation, *, image_size: int, resize: float 
         steps.append(v2.RandomHorizontalFlip())
     transform: Transform = v2.Compose([*steps, v2.ToPureTensor()])
     return transform
+
+
+def shorter_side(*, image_size: int, resize: float = 1.0, augment: Augmentation | None = None) -> int:
+    """Pixels of an image's shorter side that a transform makes use of: what more it has is averaged away.
+
+    Evaluation, and the augmentations that start like it, resize the shorter side to `image_size * resize`. The random
+    crop of `standard` may take a quarter of the area at 3:4, whose shorter side is sqrt(0.25 * 0.75) of a square
+    image's: that one still has `image_size` pixels.
+
+    Args:
+        augment: None for evaluation.
+    """
+    if augment is None or augment.name != "standard":
+        return round(image_size * resize)
+    return math.ceil(image_size / math.sqrt(CROP_AREA[0] * CROP_RATIO[0]))
 
 
 def _centre(image_size: int, resize: float) -> list[Any]:
@@ -95,6 +113,16 @@ def eval_transform(description: Mapping[str, Any]) -> Transform:
     if missing:
         raise ValueError(f"The description of the data lacks {', '.join(missing)}; it has {', '.join(description)}.")
     return evaluation_transform(image_size=int(description["image_size"]), resize=float(description["resize"]))
+
+
+def eval_shorter_side(description: Mapping[str, Any]) -> int | None:
+    """What `decode_image` takes as `shorter_side` to read files as the described evaluation does.
+
+    None, for whole images, where the classifier was trained on such, or on no files at all.
+    """
+    if not description.get("scaled_decoding", False):
+        return None
+    return shorter_side(image_size=int(description["image_size"]), resize=float(description["resize"]))
 
 
 def mix_batch(

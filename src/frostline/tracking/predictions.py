@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from frostline.data.files import ImageFiles
-from frostline.data.transforms import eval_transform
+from frostline.data.transforms import eval_shorter_side, eval_transform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def predict_files(
         probabilities: maps uint8 images (batch, 3, height, width) to (batch, classes) on the CPU.
         images: what `ImageDataModule.describe()` says of the images that the classifier was trained on.
     """
-    files = ImageFiles(paths, transform=eval_transform(images))
+    files = ImageFiles(paths, transform=eval_transform(images), shorter_side=eval_shorter_side(images))
     classes = images["classes"]
     top_k = min(top_k, len(classes))
     for items in DataLoader(files, batch_size=batch_size, collate_fn=list):

@@ -21,6 +21,15 @@ SAMPLING = "shuffled: each image once an epoch; balanced: with replacement, each
 MEAN = "red, green and blue mean to normalise with, on the scale 0 to 1; null for the source's own, else ImageNet's"
 STD = "red, green and blue standard deviation to normalise with; null for the source's own, else ImageNet's"
 WORKERS = "loader processes per device; auto: none on two cores or for fewer than 1,000 images"
+MAX_PIXELS = "refuse larger images, before they are decoded"
+SCALED_DECODING = (
+    "decode a JPEG of 2 megapixels or more at 1/2, 1/4 or 1/8 of its size, where that leaves twice the pixels that are "
+    "needed: pixels differ by a few grey levels; smaller images come out bit-identical"
+)
+PACKED = (
+    "folder in which decoded images are kept, so that later epochs, runs and processes need not decode them; null: none"
+)
+PACKED_LIMIT = "GiB that data.packed may take; what no run uses is removed first, the longest unused before others"
 TIMEOUT = "seconds to wait for a batch from a worker before the run fails; 0 waits for ever"
 
 
@@ -124,7 +133,10 @@ class ImageFolder(SplitOff):
 
     name: Literal["image_folder"] = Field(description="the source's name")
     path: str | None = Field(description="the folder: path/class/image, or path/train|val|test/class/image")
-    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description="refuse larger images, before they are decoded")
+    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description=MAX_PIXELS)
+    scaled_decoding: bool = Field(description=SCALED_DECODING)
+    packed: Annotated[str, Field(min_length=1)] | None = Field(description=PACKED)
+    packed_limit: float = Field(gt=0, description=PACKED_LIMIT)
 
     @field_validator("path")
     @classmethod
@@ -137,7 +149,10 @@ class Csv(SplitOff):
 
     name: Literal["csv"] = Field(description="the source's name")
     path: str | None = Field(description="the CSV file; paths in it start at its folder")
-    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description="refuse larger images, before they are decoded")
+    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description=MAX_PIXELS)
+    scaled_decoding: bool = Field(description=SCALED_DECODING)
+    packed: Annotated[str, Field(min_length=1)] | None = Field(description=PACKED)
+    packed_limit: float = Field(gt=0, description=PACKED_LIMIT)
 
     @field_validator("path")
     @classmethod
