@@ -3,11 +3,13 @@
 torchvision.io is not used: it dies (SIGSEGV) of one flipped byte in a PNG and decodes a 900-megapixel bomb.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -43,6 +45,13 @@ class UnreadableImage(ValueError):  # noqa: N818 - says what it is, like FileNot
         return f"{self.path}: {self.reason}"
 
 
+class ImageBytes(NamedTuple):
+    """An encoded image that is no file of its own, with the name that it has in messages."""
+
+    name: str
+    content: bytes
+
+
 def reduction(width: int, height: int, *, shorter_side: int | None) -> int:
     """By how much a JPEG of this size is reduced while it is decoded: 8, 4, 2 or, for not at all, 1.
 
@@ -59,9 +68,9 @@ def reduction(width: int, height: int, *, shorter_side: int | None) -> int:
 
 
 def decode_image(
-    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, shorter_side: int | None = None
+    file: str | os.PathLike[str] | ImageBytes, *, max_pixels: int = MAX_PIXELS, shorter_side: int | None = None
 ) -> Image.Image:
-    """The image in a file, upright and in mode RGB.
+    """The image in a file, or in bytes, upright and in mode RGB.
 
     The EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits, CMYK and palette
     images are converted, and of an animation the first frame is taken.
@@ -74,7 +83,8 @@ def decode_image(
         UnreadableImage: missing, empty, truncated or corrupt, no image, of an unsupported format or pixel type, or of
             more than `max_pixels` pixels (checked before any of them is decoded, and before any reduction).
     """
-    with _opened(Path(path), max_pixels=max_pixels, shorter_side=shorter_side) as image:
+    opened = file if isinstance(file, ImageBytes) else Path(file)
+    with _opened(opened, max_pixels=max_pixels, shorter_side=shorter_side) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
         return _to_rgb(upright)
@@ -95,15 +105,17 @@ def decoded_size(
 
 
 @contextmanager
-def _opened(path: Path, *, max_pixels: int, shorter_side: int | None) -> Iterator[Image.Image]:
-    """The file as Pillow opened it, before its pixels; whatever goes wrong inside becomes UnreadableImage."""
+def _opened(file: Path | ImageBytes, *, max_pixels: int, shorter_side: int | None) -> Iterator[Image.Image]:
+    """The image as Pillow opened it, before its pixels; whatever goes wrong inside becomes UnreadableImage."""
+    path = file if isinstance(file, Path) else Path(file.name)
     try:
-        if path.stat().st_size == 0:
+        if (file.stat().st_size if isinstance(file, Path) else len(file.content)) == 0:
             raise UnreadableImage(path, "empty file (0 bytes)")
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and of sizes above its own limit; ours is checked below.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            content = file if isinstance(file, Path) else io.BytesIO(file.content)
+            with Image.open(content, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UnreadableImage(

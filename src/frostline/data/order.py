@@ -13,6 +13,19 @@ from torch.utils.data import Sampler
 from frostline.data.seeding import stable_seed
 
 SAMPLING = ("shuffled", "balanced")
+LANES = 8
+
+
+class Chunks(NamedTuple):
+    """How images lie in files that are fetched whole, one file after the other.
+
+    Attributes:
+        lengths: images in each chunk; their indices are consecutive.
+        window: chunks among which images are shuffled at a time.
+    """
+
+    lengths: Sequence[int]
+    window: int
 
 
 class Draw(NamedTuple):
@@ -28,26 +41,75 @@ class Draw(NamedTuple):
 
 
 def epoch_order(
-    epoch: int, *, length: int, sampling: str = "shuffled", labels: Sequence[int] | None = None, seed: int = 0
+    epoch: int,
+    *,
+    length: int,
+    sampling: str = "shuffled",
+    labels: Sequence[int] | None = None,
+    chunks: Chunks | None = None,
+    seed: int = 0,
 ) -> torch.Tensor:
     """The indices of an epoch, int64 `(length,)`, in the order in which they are drawn.
 
-    `shuffled` is a permutation. `balanced` draws `length` indices with replacement, so that each class is equally
-    likely whatever its size.
+    `shuffled` is a permutation; of images in chunks, the one of `chunk_order`. `balanced` draws `length` indices with
+    replacement, so that each class is equally likely whatever its size.
 
     Raises:
-        ValueError: no such sampling, or `balanced` without class indices.
+        ValueError: no such sampling, `balanced` without class indices, or `balanced` of images in chunks.
     """
     generator = torch.Generator().manual_seed(stable_seed(seed, "order", epoch))
+    if sampling == "shuffled" and chunks is not None:
+        return chunk_order(chunks, generator=generator)
     if sampling == "shuffled":
         return torch.randperm(length, generator=generator)
     if sampling != "balanced":
         raise ValueError(f"Unknown sampling {sampling!r}; choose from {', '.join(SAMPLING)}.")
+    if chunks is not None:
+        raise ValueError(
+            "sampling=balanced would fetch a chunk for each image. Use sampling=shuffled, with "
+            "loss.class_weights=balanced where classes differ in size."
+        )
     if labels is None:
         raise ValueError("sampling=balanced needs one class per image; these labels are soft. Use sampling=shuffled.")
     values = torch.as_tensor(labels)
     weights = 1.0 / torch.bincount(values).clamp(min=1).double()
     return torch.multinomial(weights[values], length, replacement=True, generator=generator)
+
+
+def chunk_order(chunks: Chunks, *, generator: torch.Generator) -> torch.Tensor:
+    """A permutation, int64 `(images,)`, that goes from chunk to chunk: few are needed at a time, each of them once.
+
+    The chunks are shuffled and dealt to 8 lanes. In a lane, an image of the lane's n-th chunk has the key n + u, with u
+    uniform in [0, window / 8): sorted by their keys, its images come from a window that slides over the lane's chunks.
+    Place p of the epoch is lane p % 8's, and ranks take places r, r + W, … (see `EpochBatches`): each of 2, 4 or 8 ranks
+    reads chunks that no other reads, but for some at the epoch's end, when a lane that has run out takes from the ends of
+    the others. 16 ranks share each lane by two; 3, 5, 6 or 7 share more.
+
+    How random it is: two images of different chunks meet in a batch as often as chance has it over the epochs; two of
+    one chunk more often, as they always lie within `window` chunks of each other. Where all chunks fit into the window
+    the permutation is uniform.
+    """
+    lengths = torch.as_tensor(chunks.lengths, dtype=torch.int64)
+    total, count = int(lengths.sum()), len(lengths)
+    if count <= max(chunks.window, LANES):
+        return torch.randperm(total, generator=generator)
+    place = torch.empty(count, dtype=torch.int64)
+    place[torch.randperm(count, generator=generator)] = torch.arange(count)
+    place = place.repeat_interleave(lengths)
+    keys = torch.rand(total, generator=generator, dtype=torch.float64).mul_(max(1.0, chunks.window / LANES))
+    keys += place // LANES
+    lanes = []
+    for lane in range(LANES):
+        members = torch.nonzero(place % LANES == lane).flatten()
+        lanes.append(members[keys[members].argsort(stable=True)])
+    sizes = [len(range(lane, total, LANES)) for lane in range(LANES)]
+    spare = torch.cat([lane[size:] for lane, size in zip(lanes, sizes, strict=True)])
+    order = torch.empty(total, dtype=torch.int64)
+    for number, (lane, size) in enumerate(zip(lanes, sizes, strict=True)):
+        missing = size - len(lane[:size])
+        order[number::LANES] = torch.cat([lane[:size], spare[:missing]])
+        spare = spare[missing:]
+    return order
 
 
 def per_rank(batch_size: int, *, world_size: int) -> int:
