@@ -81,9 +81,9 @@ def chunk_order(chunks: Chunks, *, generator: torch.Generator) -> torch.Tensor:
 
     The chunks are shuffled and dealt to 8 lanes. In a lane, an image of the lane's n-th chunk has the key n + u, with u
     uniform in [0, window / 8): sorted by their keys, its images come from a window that slides over the lane's chunks.
-    Place p of the epoch is lane p % 8's, and ranks take places r, r + W, … (see `EpochBatches`): each of 2, 4 or 8 ranks
-    reads chunks that no other reads, but for some at the epoch's end, when a lane that has run out takes from the ends of
-    the others. 16 ranks share each lane by two; 3, 5, 6 or 7 share more.
+    Place p of the epoch is lane p % 8's, and ranks take places r, r + W, … (see `EpochBatches`): each of 2, 4 or 8
+    ranks reads chunks that no other reads, but for some at the epoch's end, when a lane that has run out takes from the
+    ends of the others. 16 ranks share each lane by two; 3, 5, 6 or 7 share more.
 
     How random it is: two images of different chunks meet in a batch as often as chance has it over the epochs; two of
     one chunk more often, as they always lie within `window` chunks of each other. Where all chunks fit into the window
