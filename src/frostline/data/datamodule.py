@@ -155,11 +155,13 @@ class ImageDataModule(lightning.LightningDataModule):
     def order_key(self) -> dict[str, int | str]:
         """What the order of samples depends on: a run resumed under another key would see other samples."""
         images = self.images("train")
+        chunks = getattr(images, "chunks", None)
         return {
             "seed": self.seed,
             "batch_size": self.batch_size,
             "sampling": self.sampling,
             "training images": 0 if images is None else len(images),
+            **({} if chunks is None else chunks.order_key),
         }
 
     @property
@@ -237,8 +239,14 @@ class ImageDataModule(lightning.LightningDataModule):
 
     def _order(self, epoch: int) -> torch.Tensor:
         images = self._required("train")
-        labels = images.labels if self.sampling == "balanced" else None
-        return epoch_order(epoch, length=len(images), sampling=self.sampling, labels=labels, seed=self.seed)
+        return epoch_order(
+            epoch,
+            length=len(images),
+            sampling=self.sampling,
+            labels=images.labels if self.sampling == "balanced" else None,
+            chunks=getattr(images, "chunks", None),
+            seed=self.seed,
+        )
 
     def _position(self) -> tuple[int, int]:
         if self.trainer is None:

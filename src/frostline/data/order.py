@@ -4,6 +4,7 @@ Global batch b of epoch e is `epoch_order(e)[b * batch_size : (b + 1) * batch_si
 r + W, … of it: the sequence of global batches survives a change of world size, and a run can start anywhere in it.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import NamedTuple
 
@@ -26,6 +27,12 @@ class Chunks(NamedTuple):
 
     lengths: Sequence[int]
     window: int
+
+    @property
+    def order_key(self) -> dict[str, int | str]:
+        """What the order depends on, besides the seed."""
+        checksum = zlib.crc32(repr(list(self.lengths)).encode())
+        return {"window": self.window, "chunks": f"{len(self.lengths)} ({checksum:08x})"}
 
 
 class Draw(NamedTuple):
@@ -99,10 +106,10 @@ def chunk_order(chunks: Chunks, *, generator: torch.Generator) -> torch.Tensor:
     keys = torch.rand(total, generator=generator, dtype=torch.float64).mul_(max(1.0, chunks.window / LANES))
     keys += place // LANES
     lanes = []
-    for lane in range(LANES):
-        members = torch.nonzero(place % LANES == lane).flatten()
+    for number in range(LANES):
+        members = torch.nonzero(place % LANES == number).flatten()
         lanes.append(members[keys[members].argsort(stable=True)])
-    sizes = [len(range(lane, total, LANES)) for lane in range(LANES)]
+    sizes = [len(range(number, total, LANES)) for number in range(LANES)]
     spare = torch.cat([lane[size:] for lane, size in zip(lanes, sizes, strict=True)])
     order = torch.empty(total, dtype=torch.int64)
     for number, (lane, size) in enumerate(zip(lanes, sizes, strict=True)):
