@@ -21,6 +21,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "evaluate": ("frostline evaluate checkpoint=runs/RUN/checkpoints/best.ckpt",),
     "predict": ("frostline predict checkpoint=runs/RUN/checkpoints/best.ckpt inputs=photos output=predictions.csv",),
+    "pack": ("frostline pack data=image_folder data.path=photos output=packed",),
     "graph": (
         "frostline graph freeze=head",
         "frostline graph checkpoint=runs/RUN/checkpoints/best.ckpt output=pictures",

@@ -38,10 +38,19 @@ def _files(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"freeze.path: there is no file `{policy}`."
     if "output_dir" in settings and not _writable(Path(settings["output_dir"])):
         yield f"output_dir: `{settings['output_dir']}` cannot be written to."
+    if "skip_broken" in settings:
+        yield from _packed_folder(Path(settings["output"]).expanduser())
     inputs = settings.get("inputs") or []
     for path in [inputs] if isinstance(inputs, str) else inputs:
         if not Path(path).exists():
             yield f"inputs: there is no file or folder `{path}`."
+
+
+def _packed_folder(output: Path) -> Iterator[str]:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        yield f"output: `{output}` is there already, and not empty. Name a folder that is not."
+    elif not _writable(output):
+        yield f"output: `{output}` cannot be written to."
 
 
 def _writable(folder: Path) -> bool:

@@ -18,6 +18,7 @@ SOURCES: Mapping[str, str] = {
     "fashion_mnist": "frostline.data.fashion_mnist.FashionMNIST",
     "image_folder": "frostline.data.image_folder.ImageFolder",
     "csv": "frostline.data.csv_table.CsvTable",
+    "streaming": "frostline.data.streaming.Streaming",
     "torchvision": "frostline.data.torchvision_source.TorchvisionSource",
 }
 SEE = "(see frostline.data.source)."

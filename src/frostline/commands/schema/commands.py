@@ -85,6 +85,15 @@ class PlanKeys(Section):
     )
 
 
+class PackKeys(Section):
+    """Keys of packing outside the groups."""
+
+    output: PathText = Field(description="the packed folder; it must not be there yet, or be empty")
+    chunk_size: float = Field(gt=0, le=2048, description="MiB of the files that images are packed into")
+    seed: int = Field(ge=0, lt=2**32, description="seed of the order in which training images are packed")
+    skip_broken: bool = Field(description="leave out images that cannot be read; false refuses to pack, and names them")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """What a command's config consists of."""
@@ -134,6 +143,11 @@ COMMANDS: dict[str, Command] = {
         keys=PlanKeys,
         groups=RUN_GROUPS,
         selectors=("experiment",),
+    ),
+    "pack": Command(
+        help="Pack images into a few large files, for data=streaming from a disk or a store.",
+        keys=PackKeys,
+        groups={"data": DATA_GROUP},
     ),
     "graph": Command(
         help="Draw the autograd graph of a run or a checkpoint, with its frost line.",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlparse
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +13,8 @@ Three = Annotated[list[float], Field(min_length=3, max_length=3)]
 Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 
 PILLOWS_LIMIT = 178_956_970  # pixels; Pillow refuses to open more
+
+MANIFEST = "frostline.json"  # what a packed folder has
 
 IMAGE_SIZE = "height and width in pixels of what the network sees"
 BATCH_SIZE = "images in one batch over all devices together"
@@ -160,6 +163,60 @@ class Csv(SplitOff):
         return existing(path, folder=False)
 
 
+class Streaming(Data):
+    """Images that `frostline pack` wrote: in a folder, or in an S3-compatible store from which they are streamed."""
+
+    name: Literal["streaming"] = Field(description="the source's name")
+    path: str | None = Field(description="the packed folder, or its address s3://bucket/folder")
+    endpoint_url: str | None = Field(description="address of an S3-compatible store; null for Amazon's")
+    cache_dir: Annotated[str, Field(min_length=1)] | None = Field(
+        description="local folder for chunks from a store; null for ~/.cache/frostline/chunks"
+    )
+    cache_limit: float = Field(gt=0, description="GiB of chunks kept there; the longest unused are removed first")
+    window: int = Field(
+        ge=8, description="chunks among which training images are shuffled at a time, and which are read at a time"
+    )
+    timeout: float = Field(gt=0, description="seconds to wait for the store, in each of 3 tries")
+    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description=MAX_PIXELS)
+    scaled_decoding: bool = Field(description=SCALED_DECODING)
+    sampling: Literal["shuffled"] = Field(description="each image once an epoch, chunk after chunk")
+
+    @field_validator("path")
+    @classmethod
+    def _packed(cls, path: str | None) -> str:
+        if path is None:
+            raise ValueError("is required: type data.path=FOLDER, or data.path=s3://BUCKET/FOLDER")
+        if "://" in path:
+            address = urlparse(path)
+            if address.scheme != "s3" or not address.netloc:
+                raise ValueError(
+                    f"must be a folder or s3://BUCKET/FOLDER, not {path}; another S3-compatible store's address goes "
+                    "into data.endpoint_url"
+                )
+            return path
+        if not (Path(existing(path, folder=True)).expanduser() / MANIFEST).is_file():
+            raise ValueError(
+                f"no packed images in {path} (it has no {MANIFEST}): pack them with `frostline pack data=image_folder "
+                f"data.path={path} output=PACKED`, or use data=image_folder"
+            )
+        return path
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _web(cls, url: str | None) -> str | None:
+        if url is not None and (urlparse(url).scheme not in ("http", "https") or not urlparse(url).netloc):
+            raise ValueError(f"must be http://HOST or https://HOST, not {url}")
+        return url
+
+    @model_validator(mode="after")
+    def _for_a_store(self) -> "Streaming":
+        if "://" not in (self.path or ""):
+            for key in ("endpoint_url", "cache_dir"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} is for data.path=s3://BUCKET/FOLDER; a folder is read where it is")
+        return self
+
+
 TorchvisionName = Literal[
     "CIFAR10",
     "CIFAR100",
@@ -227,6 +284,7 @@ DATA: dict[str, type[Data]] = {
     "fashion_mnist": FashionMNIST,
     "image_folder": ImageFolder,
     "csv": Csv,
+    "streaming": Streaming,
     "torchvision": Torchvision,
 }
 

@@ -1,0 +1,64 @@
+"""frostline pack: a source's images in a few large files, which data=streaming reads from a disk or a store."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from frostline.commands.failures import explained
+from frostline.commands.train import quiet_libraries
+from frostline.data.build import build_datamodule
+from frostline.data.chunk_writer import MIB, Packed, Packer
+from frostline.data.source import SPLITS
+
+NO_AUGMENTATION = {"name": "none", "mixup": 0.0, "cutmix": 0.0}
+
+
+@explained
+def run(settings: Mapping[str, Any]) -> None:
+    """Write the packed folder, and say what is in it."""
+    quiet_libraries()
+    data = build_datamodule(data=settings["data"], augment=NO_AUGMENTATION, seed=settings["seed"])
+    found = {split: data.images(split) for split in SPLITS}
+    images = {split: of_split for split, of_split in found.items() if of_split is not None}
+    length = sum(map(len, images.values()))
+    output = Path(settings["output"]).expanduser()
+    packer = Packer(
+        chunk_size=settings["chunk_size"],
+        seed=settings["seed"],
+        skip_broken=settings["skip_broken"],
+        workers=_workers(settings["data"]["workers"], length),
+    )
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {
+            split: bar.add_task(f"packing {split}", total=len(of_split)) for split, of_split in images.items()
+        }
+        packed = packer.pack(
+            images,
+            classes=data.classes,
+            output=output,
+            progress=lambda split, done: bar.update(tasks[split], completed=done),
+        )
+    print(_text(packed, output))
+
+
+def _workers(wanted: int | str, length: int) -> int:
+    """Reading and checking an image takes a core some 10 ms; a process more than pays from a thousand images on."""
+    if isinstance(wanted, int):
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if length < 1000 else max(0, min(16, cores - 1))
+
+
+def _text(packed: Packed, output: Path) -> str:
+    lines = [
+        f"{split}: {count:,} images, {packed.bytes[split] / MIB:,.1f} MiB, chunks: {packed.chunks[split]:,}"
+        for split, count in packed.images.items()
+    ]
+    if packed.broken:
+        lines += [f"{len(packed.broken)} images could not be read and were left out:"]
+        lines += [f"  {line}" for line in packed.broken]
+    return "\n".join([*lines, f"packed: {output.resolve()}; train on it with data=streaming data.path={output}"])

@@ -1,0 +1,175 @@
+"""Images in chunks: the folder that `frostline pack` writes and `data=streaming` reads.
+
+    packed/frostline.json          format, classes, and each split's chunks with their sizes and check sums
+    packed/train/index.json        litdata's own index: `litdata.StreamingDataset("packed/train")` reads the folder too
+    packed/train/labels.npy        class indices, int32, in the order of the images
+    packed/train/chunk-0-0.bin …   litdata's chunks
+
+A chunk holds, little-endian: the number of images n (uint32), where each begins and the last ends (n + 1 uint32), and
+for each image the sizes of its three parts (uint32) and these: the encoded image as it was in its file, the class index
+(int64), the file's name.
+"""
+
+import io
+import json
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+FORMAT, VERSION = "frostline chunks", 1
+MANIFEST, LABELS = "frostline.json", "labels.npy"
+DATA_FORMAT = ("bytes", "int", "str")  # as litdata's index.json names the three parts
+PARTS = struct.Struct("<3I")
+
+
+class ChunkError(ValueError):
+    """Packed images that cannot be read, or a store that does not give them; one sentence says why."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader raises a worker's exception anew from one text: its traceback, which ends in our message.
+        super().__init__(message.strip().rpartition("ChunkError: ")[2])
+
+
+class PackedImage(NamedTuple):
+    """One image as it is stored."""
+
+    content: bytes
+    label: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ChunkEntry:
+    """What the manifest says of a chunk; `checksum` is the CRC-32 of the file."""
+
+    file: str
+    bytes: int
+    images: int
+    checksum: int
+
+
+@dataclass(frozen=True)
+class SplitEntry:
+    """What the manifest says of a split."""
+
+    chunks: Sequence[ChunkEntry]
+    labels_checksum: int
+
+    @property
+    def images(self) -> int:
+        return sum(chunk.images for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `frostline.json` holds."""
+
+    classes: Sequence[str]
+    splits: Mapping[str, SplitEntry]
+
+    def to_json(self) -> str:
+        splits = {
+            name: {"images": split.images, **asdict(split), "chunks": [asdict(chunk) for chunk in split.chunks]}
+            for name, split in self.splits.items()
+        }
+        return json.dumps({"format": FORMAT, "version": VERSION, "classes": self.classes, "splits": splits}, indent=1)
+
+
+def parse_manifest(content: bytes, *, where: str) -> Manifest:
+    """The manifest from the bytes of `frostline.json`.
+
+    Raises:
+        ChunkError: it is no such file, of another version of the format, or damaged.
+    """
+    try:
+        raw = json.loads(content)
+        if raw["format"] != FORMAT:
+            raise ValueError(raw["format"])
+        if raw["version"] != VERSION:
+            raise ChunkError(
+                f"data.path={where}: packed in version {raw['version']} of the format, and this frostline reads "
+                f"version {VERSION}. Pack the images again, or use the frostline that packed them."
+            )
+        return Manifest(
+            classes=[str(name) for name in raw["classes"]],
+            splits={
+                name: SplitEntry([ChunkEntry(**chunk) for chunk in split["chunks"]], split["labels_checksum"])
+                for name, split in raw["splits"].items()
+            },
+        )
+    except ChunkError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ChunkError(f"data.path={where}: its {MANIFEST} is damaged, or is not one of frostline's.") from error
+
+
+def labels_file(labels: Sequence[int]) -> bytes:
+    """The content of `labels.npy`."""
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(labels, dtype=np.int32))
+    return stream.getvalue()
+
+
+def parse_labels(content: bytes, split: SplitEntry, *, where: str) -> "array[int]":
+    """The class indices, four bytes each however many there are.
+
+    Raises:
+        ChunkError: the file is damaged, or is another split's.
+    """
+    if zlib.crc32(content) != split.labels_checksum:
+        raise ChunkError(f"{where}: damaged, or of other images than {MANIFEST} speaks of. Pack the images again.")
+    return array("i", np.load(io.BytesIO(content)).astype(np.int32).tobytes())
+
+
+class OpenChunk:
+    """A chunk that is open for reading, by position, so that processes may share it.
+
+    Args:
+        fd: of the chunk's file; closed with this object.
+        where: names the chunk in messages.
+
+    Raises:
+        ChunkError: the file is not the one that the manifest speaks of.
+    """
+
+    def __init__(self, fd: int, entry: ChunkEntry, *, where: str) -> None:
+        self._fd = fd
+        self.where = where
+        found = os.fstat(fd).st_size
+        if found != entry.bytes:
+            raise self._damaged(f"{found:,} bytes in place of {entry.bytes:,}")
+        table = os.pread(fd, 4 * (entry.images + 2), 0)
+        count, *_ = struct.unpack_from("<I", table)
+        self._begins = np.frombuffer(table, "<u4", offset=4)
+        if (
+            count != entry.images
+            or self._begins[-1] != entry.bytes
+            or (np.diff(self._begins.astype(np.int64)) < 0).any()
+        ):
+            raise self._damaged("its table of images is not what it was")
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def read(self, index: int) -> PackedImage:
+        """The chunk's image of that index.
+
+        Raises:
+            ChunkError: its sizes do not add up.
+        """
+        begin, end = int(self._begins[index]), int(self._begins[index + 1])
+        item = os.pread(self._fd, end - begin, begin)
+        sizes = PARTS.unpack_from(item) if len(item) >= PARTS.size else (0, 0, 0)
+        if PARTS.size + sum(sizes) != end - begin or sizes[1] != 8:
+            raise self._damaged(f"its image {index} has another size than it had")
+        content, label, name = item[PARTS.size :][: sizes[0]], item[-sizes[2] - 8 :][:8], item[len(item) - sizes[2] :]
+        return PackedImage(content, int.from_bytes(label, "little", signed=True), name.decode(errors="replace"))
+
+    def _damaged(self, what: str) -> ChunkError:
+        return ChunkError(f"{self.where}: damaged ({what}). Copy it again from where it was packed, or pack again.")

@@ -1,0 +1,247 @@
+"""Where chunks come from: a folder, or an S3-compatible store whose chunks are kept in a local cache for a while."""
+
+import io
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from filelock import FileLock
+
+from frostline.data.chunk_folder import MANIFEST, ChunkEntry, ChunkError
+
+GIB = 2**30
+TRIES = 3
+LOCKS = 64
+ABANDONED = 3600.0  # seconds after which a download that nobody goes on with may be removed
+INSTALL = "pip install 'frostline[streaming]'"
+
+
+class ChunkStore(Protocol):
+    """A packed folder, wherever it is."""
+
+    where: str
+
+    def read(self, name: str) -> bytes:
+        """A small file of it.
+
+        Raises:
+            ChunkError: it is not there, or cannot be read.
+        """
+
+    def open(self, split: str, entry: ChunkEntry) -> int:
+        """A file descriptor of a chunk, which is the caller's to close.
+
+        Raises:
+            ChunkError: it is not there, cannot be read, or arrives damaged.
+        """
+
+
+class LocalFolder:
+    """A packed folder on a disk, which may be a network's; chunks are read where they lie."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.root = Path(path).expanduser()
+        self.where = str(path)
+
+    def read(self, name: str) -> bytes:
+        if not self.root.is_dir():
+            raise ChunkError(f"data.path={self.where}: no such folder.")
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError as error:
+            raise missing(self.where, name) from error
+        except OSError as error:
+            raise ChunkError(f"{self.root / name}: cannot be read ({error.strerror}).") from error
+
+    def open(self, split: str, entry: ChunkEntry) -> int:
+        path = self.root / split / entry.file
+        try:
+            return os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise ChunkError(
+                f"{path}: cannot be read ({error.strerror}), and {MANIFEST} speaks of it. Copy the folder again."
+            ) from error
+
+
+class S3Store:
+    """A packed folder in an S3-compatible store, `s3://bucket/folder`, fetched chunk by chunk with litdata.
+
+    Credentials are found as the AWS tools find them: environment, `~/.aws`, the machine's role.
+
+    Args:
+        endpoint_url: of a store other than Amazon's.
+        cache: where chunks are kept.
+        timeout: seconds to wait for a connection, or for the next bytes, in each of 3 tries.
+
+    Raises:
+        ChunkError: litdata is not installed.
+    """
+
+    def __init__(self, url: str, *, endpoint_url: str | None, cache: "ChunkCache", timeout: float) -> None:
+        self.where = url.rstrip("/")
+        self.endpoint_url = endpoint_url
+        self.cache = cache
+        self.timeout = timeout
+        self._downloader: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_downloader": None}
+
+    def read(self, name: str) -> bytes:
+        stream = io.BytesIO()
+        self._fetch(name, stream)
+        return stream.getvalue()
+
+    def open(self, split: str, entry: ChunkEntry) -> int:
+        name = f"{split}/{entry.file}"
+
+        def fetch(file: IO[bytes]) -> None:
+            self._fetch(name, file)
+
+        # Packed anew under the same address, a chunk has another check sum: it is not taken for the old one.
+        kept = f"{zlib.crc32(self.where.encode()):08x}-{split}-{entry.checksum:08x}-{entry.file}"
+        return self.cache.open(kept, entry, fetch=fetch, where=f"{self.where}/{name}")
+
+    def _fetch(self, name: str, file: IO[bytes]) -> None:
+        if self._downloader is None:
+            self._downloader = _downloader(self.where, endpoint_url=self.endpoint_url, timeout=self.timeout)
+        with self._explained(name):
+            self._downloader.download_fileobj(f"{self.where}/{name}", file)
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error
+        from botocore import exceptions
+
+        at = f" at {self.endpoint_url}" if self.endpoint_url else ""
+        try:
+            yield
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
+            raise ChunkError(
+                f"data.path={self.where}: there are no credentials for the store. Set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE for a profile of ~/.aws."
+            ) from error
+        except exceptions.ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in ("404", "NoSuchKey"):
+                raise missing(self.where, name) from error
+            told = {"NoSuchBucket": "there is no such bucket", "403": "these credentials may not read it"}
+            told["AccessDenied"] = told["403"]
+            raise ChunkError(
+                f"data.path={self.where}: {told.get(code, f'the store answers {code}')}{at} (asked for {name})."
+            ) from error
+        except (exceptions.BotoCoreError, exceptions.HTTPClientError, Boto3Error, ValueError) as error:
+            first = str(error).partition("\n")[0].rstrip(".")
+            raise ChunkError(
+                f"data.path={self.where}: the store{at} does not give {name} after {TRIES} tries of up to "
+                f"{self.timeout:g} s, data.timeout ({first})."
+            ) from error
+
+
+class ChunkCache:
+    """Chunks on a local disk, shared by the processes of a machine: the longest unused are removed for new ones.
+
+    A chunk that is removed while a process reads it takes its room until that process closes it.
+
+    Args:
+        folder: it may serve any number of packed folders.
+        limit: bytes of all chunks in it.
+    """
+
+    def __init__(self, folder: Path, *, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+
+    def open(self, name: str, entry: ChunkEntry, *, fetch: Callable[[IO[bytes]], None], where: str) -> int:
+        """A file descriptor of the chunk, fetched by one process while the others wait for it.
+
+        Raises:
+            ChunkError: what was fetched is damaged, or cannot be written.
+        """
+        path = self.folder / name
+        while True:
+            # Opened and not only found: another process may remove it at any time.
+            with suppress(FileNotFoundError):
+                fd = os.open(path, os.O_RDONLY)
+                os.utime(fd)
+                if os.fstat(fd).st_size == entry.bytes:
+                    return fd
+                os.close(fd)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                # A fixed few, since a lock's file must not be removed: whoever waits for it would not notice.
+                with FileLock(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}"):
+                    if not path.exists() or path.stat().st_size != entry.bytes:
+                        self._fetched(path, entry, fetch, where)
+            except OSError as error:
+                raise ChunkError(
+                    f"data.cache_dir={self.folder}: cannot be used ({error.strerror or error})."
+                ) from error
+
+    def _fetched(self, path: Path, entry: ChunkEntry, fetch: Callable[[IO[bytes]], None], where: str) -> None:
+        unfinished = path.with_suffix(".part")
+        with FileLock(self.folder / ".lock"):
+            self._make_room(entry.bytes)
+            with unfinished.open("wb") as file:
+                file.truncate(entry.bytes)  # so that others count it from now on
+        try:
+            with unfinished.open("rb+") as file:
+                fetch(file)
+            content = unfinished.read_bytes()
+            if len(content) != entry.bytes or zlib.crc32(content) != entry.checksum:
+                raise ChunkError(
+                    f"{where}: damaged (its bytes are not those that {MANIFEST} speaks of). Upload the packed folder "
+                    "again, whole."
+                )
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _make_room(self, needed: int) -> None:
+        files = []
+        for file in self.folder.iterdir():
+            with suppress(FileNotFoundError):
+                found = file.stat()
+                if file.suffix == ".bin" or (file.suffix == ".part" and time.time() - found.st_mtime > ABANDONED):
+                    files.append((found.st_mtime, found.st_size, file))
+                elif file.suffix == ".part":
+                    needed += found.st_size
+        held = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
+            if held + needed <= self.limit:
+                break
+            file.unlink(missing_ok=True)
+            held -= size
+
+
+def missing(where: str, name: str) -> ChunkError:
+    """The message for a file that is not there."""
+    if name == MANIFEST:
+        return ChunkError(
+            f"data.path={where}: no packed images there (it has no {MANIFEST}). Pack a folder with "
+            "`frostline pack data=image_folder data.path=FOLDER output=PACKED`."
+        )
+    return ChunkError(
+        f"{where}/{name}: not there, though {MANIFEST} speaks of it. Copy the packed folder again, whole."
+    )
+
+
+def _downloader(url: str, *, endpoint_url: str | None, timeout: float) -> Any:
+    try:
+        from botocore.config import Config
+        from litdata.streaming.downloader import get_downloader
+    except ImportError as error:
+        raise ChunkError(f"data.path={url}: reading from a store needs litdata. Type: {INSTALL}") from error
+    config = Config(
+        connect_timeout=timeout,
+        read_timeout=timeout,
+        retries={"total_max_attempts": TRIES, "mode": "standard"},
+        # Buckets as parts of the host name need wildcard entries in the DNS, which stores other than Amazon's lack.
+        s3={"addressing_style": "path"} if endpoint_url else {},
+    )
+    options = {"config": config, **({"endpoint_url": endpoint_url} if endpoint_url else {})}
+    return get_downloader(url, "", [], options)

@@ -1,0 +1,243 @@
+"""Write a source's images into a packed folder, whole or not at all; see `frostline.data.chunk_folder`."""
+
+import io
+import json
+import os
+import shutil
+import uuid
+import warnings
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from frostline.data.chunk_folder import (
+    LABELS,
+    MANIFEST,
+    ChunkEntry,
+    Manifest,
+    PackedImage,
+    SplitEntry,
+    labels_file,
+    parse_labels,
+)
+from frostline.data.chunk_store import INSTALL
+from frostline.data.decoding import UnreadableImage
+from frostline.data.files import FileImages
+from frostline.data.seeding import stable_seed
+from frostline.data.source import LabelledImages
+from frostline.data.streaming import StreamedImages
+
+MIB = 2**20
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(kw_only=True)
+class Packed:
+    """What came of packing: images, chunks and bytes of each split, and the broken images that were left out."""
+
+    images: dict[str, int] = field(default_factory=dict)
+    chunks: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packer:
+    """How images are packed.
+
+    Attributes:
+        chunk_size: MiB of a chunk; an image that is larger gets a chunk of its own.
+        seed: of the order in which training images are packed: each chunk is a random sample of them. The other splits
+            keep their order.
+        skip_broken: leave out images that cannot be read, where they are otherwise an error.
+        workers: processes that read and check images.
+    """
+
+    chunk_size: float = 64.0
+    seed: int = 0
+    skip_broken: bool = False
+    workers: int = 0
+
+    def pack(
+        self,
+        images: Mapping[str, LabelledImages],
+        *,
+        classes: Sequence[str],
+        output: Path,
+        progress: Progress = lambda split, done: None,
+    ) -> Packed:
+        """Write the splits into `output`, which appears when it is whole.
+
+        Args:
+            progress: called with a split and how many of its images are done.
+
+        Raises:
+            ValueError: litdata is not installed; `output` is there and not empty; labels are soft; images cannot be
+                read, all of which are named; a class is left without a training image.
+        """
+        refuse_filled(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the output, so that renaming it is one step; a second `pack` has a folder of its own.
+        unfinished = output.parent / f".{output.name}.packing-{uuid.uuid4().hex[:8]}"
+        try:
+            packed, entries = Packed(), {}
+            for split, of_split in images.items():
+                entries[split] = self._split(of_split, unfinished / split, split, packed, progress)
+            if packed.broken and not self.skip_broken:
+                listed = "\n".join(f"  {line}" for line in packed.broken)
+                raise ValueError(
+                    f"{len(packed.broken)} images cannot be read, so nothing was written. Mend or remove them, or "
+                    f"leave them out with skip_broken=true:\n{listed}"
+                )
+            whole = {split: entry for split, entry in entries.items() if entry is not None}
+            _refuse_empty_classes(unfinished, whole, classes)
+            (unfinished / MANIFEST).write_text(Manifest(list(classes), whole).to_json() + "\n")
+            _rename(unfinished, output)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return packed
+
+    def _split(
+        self, images: LabelledImages, folder: Path, split: str, packed: Packed, progress: Progress
+    ) -> SplitEntry | None:
+        if images.labels is None:
+            raise ValueError(f"The {split} images have soft labels, and packed images have one class each.")
+        order = torch.arange(len(images))
+        if split == "train":
+            generator = torch.Generator().manual_seed(stable_seed(self.seed, "pack"))
+            order = torch.randperm(len(images), generator=generator)
+        cache, labels = _cache(folder, chunk_bytes=max(1, int(self.chunk_size * MIB))), array("i")
+        loader: DataLoader[Any] = DataLoader(
+            EncodedImages(images, split=split),
+            sampler=_InOrder(order),
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+        )
+        with warnings.catch_warnings():
+            # A chunk is larger than wished where one image is.
+            warnings.filterwarnings("ignore", message="An item was larger than the target chunk size")
+            for done, item in enumerate(loader, start=1):
+                progress(split, done)
+                if isinstance(item, str):
+                    packed.broken.append(item)
+                elif not packed.broken or self.skip_broken:
+                    cache[len(labels)] = tuple(item)
+                    labels.append(item.label)
+            if not labels:
+                return None
+            cache.done()
+            cache.merge(1)
+        (folder / LABELS).write_bytes(labels_file(labels))
+        index = json.loads((folder / "index.json").read_text())
+        entries = [
+            ChunkEntry(each["filename"], each["chunk_bytes"], each["chunk_size"], _checksum(folder, each["filename"]))
+            for each in index["chunks"]
+        ]
+        packed.images[split], packed.chunks[split] = len(labels), len(entries)
+        packed.bytes[split] = sum(entry.bytes for entry in entries)
+        return SplitEntry(entries, zlib.crc32((folder / LABELS).read_bytes()))
+
+
+class EncodedImages(Dataset[PackedImage | str]):
+    """Images as they will be stored, each decoded once to see that it can be; a broken one is a line that says why.
+
+    Files keep their bytes. Other images become PNG, which keeps their pixels.
+    """
+
+    def __init__(self, images: LabelledImages, *, split: str) -> None:
+        self.images = images
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> PackedImage | str:
+        try:
+            image, label = self.images[index]
+            if isinstance(self.images, StreamedImages):
+                return self.images.stored(index)
+            if isinstance(self.images, FileImages):
+                path = Path(self.images.paths[index])
+                return PackedImage(path.read_bytes(), int(label), "/".join(path.parts[-2:]))
+        except UnreadableImage as error:
+            return str(error)
+        return PackedImage(png(image), int(label), f"{self.split}/{index}")
+
+
+def png(image: Image.Image | torch.Tensor) -> bytes:
+    """The image in PNG.
+
+    Raises:
+        ValueError: its pixels are floats.
+    """
+    if isinstance(image, torch.Tensor):
+        if image.dtype != torch.uint8:
+            raise ValueError(f"Images of {image.dtype} cannot be packed: files hold whole numbers from 0 to 255.")
+        image = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def refuse_filled(output: Path) -> None:
+    """Raises ValueError if there is something at `output` already, other than an empty folder."""
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ValueError(f"output={output}: is there already, and not empty. Name a folder that is not.")
+
+
+class _InOrder(Sampler[int]):
+    def __init__(self, order: torch.Tensor) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self.order)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _cache(folder: Path, *, chunk_bytes: int) -> Any:
+    try:
+        from litdata.streaming.cache import Cache
+    except ImportError as error:
+        raise ValueError(f"Packing needs litdata. Type: {INSTALL}") from error
+    folder.mkdir(parents=True)
+    return Cache(str(folder), chunk_bytes=chunk_bytes)
+
+
+def _checksum(folder: Path, file: str) -> int:
+    checksum = 0
+    with (folder / file).open("rb") as stream:
+        while block := stream.read(MIB):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _refuse_empty_classes(folder: Path, splits: Mapping[str, SplitEntry], classes: Sequence[str]) -> None:
+    if "train" not in splits:
+        raise ValueError("There are no training images to pack.")
+    content = (folder / "train" / LABELS).read_bytes()
+    present = set(parse_labels(content, splits["train"], where=LABELS))
+    if empty := [name for label, name in enumerate(classes) if label not in present]:
+        raise ValueError(f"No training image is left of {', '.join(map(repr, empty))}; nothing was written.")
+
+
+def _rename(unfinished: Path, output: Path) -> None:
+    try:
+        os.rename(unfinished, output)  # noqa: PTH104 - of an empty folder, Path.rename promises less
+    except OSError as error:
+        refuse_filled(output)
+        raise ValueError(f"output={output}: cannot be written ({error.strerror}).") from error
