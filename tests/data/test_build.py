@@ -95,7 +95,7 @@ def test_a_class_that_is_no_source_is_refused_before_it_is_constructed(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["digits", "random", "synthetic"])
-@pytest.mark.parametrize("augment", ["none", "light", "standard", "trivial"])
+@pytest.mark.parametrize("augment", ["none", "light", "crop", "standard", "trivial"])
 def test_the_shipped_configs_make_batches(name, augment):
     data = build_datamodule(data=conf("data", name), augment=conf("augment", augment), seed=0)
     images, targets = next(iter(data.train_dataloader()))

@@ -31,7 +31,7 @@ def test_every_augmentation_gives_uint8_of_the_size(name, image):
     assert out.shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize("name", ["light", "standard", "trivial"])
+@pytest.mark.parametrize("name", ["light", "crop", "standard", "trivial"])
 def test_augmentation_is_random_and_seeded(name):
     augment = Augmentation(name=name)
     outs = [augmented(augment, seed=seed) for seed in range(8)]
@@ -43,7 +43,7 @@ def test_none_is_what_evaluation_does():
     assert torch.equal(augmented(Augmentation(name="none")), evaluation_transform(image_size=32)(NOISE))
 
 
-@pytest.mark.parametrize("name", ["light", "standard", "trivial"])
+@pytest.mark.parametrize("name", ["light", "crop", "standard", "trivial"])
 def test_horizontal_flip_is_a_switch(name):
     """Left half black, right half white: the brighter side tells whether it was mirrored."""
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
@@ -56,6 +56,18 @@ def test_horizontal_flip_is_a_switch(name):
     assert mirrored(True) > 10
     # TrivialAugment's solarize and invert-like operations may turn black into white, but rarely.
     assert mirrored(False) <= (10 if name == "trivial" else 0)
+
+
+@pytest.mark.parametrize("name", ["crop", "standard"])
+def test_the_random_crop_takes_the_area_that_is_promised(name):
+    """The left edge is 0, the right one 255: the share of the width that a crop saw tells its area."""
+    image = torch.linspace(0, 255, 256).round().to(torch.uint8).expand(3, 256, 256)
+    outs = [augmented(Augmentation(name=name, horizontal_flip=False), image, seed=seed)[0] for seed in range(200)]
+    narrowest = min(int(out.max()) - int(out.min()) for out in outs) / 255
+    least = {"crop": 0.08, "standard": 0.25}[name]
+    # Colour changes of `standard` scale the difference by 0.8 * 0.8 at least.
+    slack = 0.64 if name == "standard" else 1.0
+    assert (least * 3 / 4) ** 0.5 * slack - 0.02 <= narrowest <= 1.6 * (least * 3 / 4) ** 0.5
 
 
 def test_float_images_pass_unchanged():
@@ -95,7 +107,7 @@ def test_a_description_that_lacks_a_key():
 
 
 def test_unknown_augmentation_lists_the_choices():
-    with pytest.raises(ValueError, match="'heavy'; choose from none, light, standard, trivial"):
+    with pytest.raises(ValueError, match="'heavy'; choose from none, light, crop, standard, trivial"):
         Augmentation(name="heavy")
 
 
