@@ -18,17 +18,20 @@ ARROWS: dict[str, set[str]] = {
     "losses": set(),
     "metrics": set(),
     "schedulers": set(),
-    "data": {"signatures"},
+    "prefix": set(),
+    "data": {"prefix", "signatures"},
     "models": {"signatures"},
     "optim": {"freezing"},
     "autograd": {"freezing"},
     "resume": {"data"},
-    "classifier": {"freezing", "losses", "metrics", "models", "optim", "schedulers"},
+    "fast_path": {"data", "freezing", "prefix"},
+    "classifier": {"fast_path", "prefix", "freezing", "losses", "metrics", "models", "optim", "schedulers"},
     "tracking": {"freezing", "autograd", "data", "metrics"},
     "commands": {
         "autograd",
         "classifier",
         "data",
+        "fast_path",
         "freezing",
         "losses",
         "metrics",
@@ -145,6 +148,11 @@ def test_freezing_needs_torch_only_except_in_a_fit(file: Path) -> None:
     }
     if file.stem not in OF_A_FIT:
         assert not inside & OF_A_FIT
+
+
+@pytest.mark.parametrize("file", sorted((SOURCE / "prefix").glob("*.py")), ids=named)
+def test_the_prefix_needs_torch_and_files_only(file: Path) -> None:
+    assert libraries(file) <= {"torch", "numpy", "filelock"}
 
 
 @pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures"])

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from frostline.fast_path import FastPath, FeatureCache
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.schedule import FreezingSchedule
@@ -22,6 +23,7 @@ from frostline.metrics import Evaluation
 from frostline.models.network import build_network
 from frostline.models.weights import read_plain
 from frostline.optim import Spared, parameter_groups
+from frostline.prefix.keyed import KeyedBatch
 from frostline.schedulers import SchedulerBuilder, constant
 
 CHECKPOINT_KEY = "frostline"
@@ -29,7 +31,7 @@ CHECKPOINT_FORMAT = 1
 PREFIX = "network."
 CHECK_EVERY_N_BATCHES = 50
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
+Batch: TypeAlias = tuple[Tensor, Tensor] | KeyedBatch
 OptimizerBuilder: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
 
 
@@ -77,8 +79,12 @@ class ImageClassifier(lightning.LightningModule):
         self.exclude_from_decay: Collection[Spared] = ()
         self.optimizer_holds_frozen = False
         self.channels_last = False
+        self.compiled = False
+        self.frozen_prefix = True
+        self.feature_cache: FeatureCache | None = None
         self.on_policy_change: Literal["refuse", "restart"] = "refuse"  # see FreezingSchedule's `on_mismatch`
         self._schedule: FreezingSchedule | None = None
+        self._fast_path: FastPath | None = None
         self._build_optimizer = optimizer or partial(torch.optim.SGD, lr=0.01, momentum=0.9)
         self._build_scheduler = scheduler or constant()
         classes = len(self.classes)
@@ -102,7 +108,9 @@ class ImageClassifier(lightning.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, 3, height, width), uint8 or floats in [0, 1]."""
-        logits: Tensor = self.network(self.normalised(images))
+        inputs = self.normalised(images)
+        line = None if self._fast_path is None else self._fast_path.line
+        logits: Tensor = self.network(inputs) if line is None else line.suffix(line.prefix(inputs))
         return logits
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -112,9 +120,9 @@ class ImageClassifier(lightning.LightningModule):
         return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
 
     def configure_callbacks(self) -> list[lightning.pytorch.callbacks.Callback]:
-        """The policy's own callback, so that a Trainer built by hand obeys the policy too.
+        """The policy's own callbacks, so that a Trainer built by hand obeys the policy too.
 
-        Always the same one: Lightning asks anew for `test`, and would replace the one that holds the fit's verdict.
+        Always the same ones: Lightning asks anew for `test`, and would replace those that hold the fit's verdict.
         """
         if self._schedule is None:
             self._schedule = FreezingSchedule(
@@ -124,7 +132,17 @@ class ImageClassifier(lightning.LightningModule):
                 on_mismatch=self.on_policy_change,
                 inputs=lambda batch: self.normalised(batch[0]),
             )
-        return [self._schedule]
+        if not self.frozen_prefix:
+            return [self._schedule]
+        if self._fast_path is None:
+            self._fast_path = FastPath(
+                schedule=self._schedule, inputs=self.normalised, cache=self.feature_cache, compiled=self.compiled
+            )
+        return [self._schedule, self._fast_path]
+
+    def feature_facts(self) -> dict[str, Any]:
+        """Which features were kept, and how many were read instead of computed; see `FastPath.facts`."""
+        return {} if self._fast_path is None else self._fast_path.facts()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over all that ever trains, in fixed named groups, and its schedule per step."""
@@ -146,8 +164,7 @@ class ImageClassifier(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's loss; stops at the first one that is not finite, before it reaches the weights."""
-        images, labels = batch
-        logits = self(images)
+        logits, labels = self._logits("train", batch)
         loss: Tensor = self.loss(logits, labels)
         # Asking a GPU for the value would make it wait at each step, so there it is asked now and then.
         if (not loss.is_cuda or batch_idx % CHECK_EVERY_N_BATCHES == 0) and not torch.isfinite(loss):
@@ -211,9 +228,16 @@ class ImageClassifier(lightning.LightningModule):
         # What a user's loss or head of metrics keeps outside the network is not in the file: it stays as built.
         checkpoint["state_dict"] = {**{k: v for k, v in own.items() if not k.startswith(PREFIX)}, **state}
 
+    def _logits(self, split: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes) and targets."""
+        if isinstance(batch, KeyedBatch):
+            assert self._fast_path is not None
+            return self._fast_path.logits(split, batch, self), batch.targets
+        images, targets = batch
+        return self(images), targets
+
     def _evaluate(self, split: str, batch: Batch) -> None:
-        images, labels = batch
-        logits = self(images)
+        logits, labels = self._logits(split, batch)
         evaluation = self.evaluations[split]
         assert isinstance(evaluation, Evaluation)
         evaluation.update(logits, labels, self.loss(logits, labels))

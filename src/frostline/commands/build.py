@@ -1,5 +1,6 @@
 """From the sections of a resolved config to objects. Nothing below this room sees a config."""
 
+import inspect
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -21,6 +22,7 @@ from frostline.autograd.gradient_flow import GradientFlow
 from frostline.classifier import ImageClassifier, OptimizerBuilder, read_checkpoint
 from frostline.commands.ranks import launched_outside
 from frostline.data.datamodule import ImageDataModule
+from frostline.fast_path import FeatureCache
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.network import build_network
@@ -59,7 +61,7 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
         policy=policy,
         must_train=_new_head(loaded),
         loss=_loss(settings["loss"], data),
-        optimizer=optimizer_builder(settings["optimizer"]),
+        optimizer=optimizer_builder(settings["optimizer"], fused=wants_fused(settings)),
         scheduler=SCHEDULERS[settings["scheduler"]["name"]](**_without(settings["scheduler"], "name")),
         recipe=recipe,
     )
@@ -71,12 +73,32 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
         classifier.channels_last = True
         network.to(memory_format=torch.channels_last)
     if settings["trainer"]["compile"]:
+        classifier.compiled = True
         network.compile()
+    classifier.frozen_prefix = settings["speed"]["frozen_prefix"]
+    if settings["speed"]["feature_cache"]:
+        classifier.feature_cache = feature_cache(settings["cache"])
     return classifier, loaded
 
 
-def optimizer_builder(options: Mapping[str, Any]) -> OptimizerBuilder:
+def feature_cache(options: Mapping[str, Any]) -> FeatureCache:
+    """Where features are kept: in the folder that is named, or where this system keeps what can be computed again."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(options["folder"]) if options["folder"] else caches / "frostline" / "features"
+    return FeatureCache(folder=folder, limit_bytes=round(options["limit_gb"] * 10**9), views=options["views"])
+
+
+def wants_fused(settings: Mapping[str, Any]) -> bool:
+    """Whether to take fused optimizers: they unscale gradients themselves, so that these cannot be clipped before."""
+    scaled = settings["trainer"]["precision"] == "16-mixed"
+    return settings["speed"]["fused_optimizer"] and not (scaled and settings["trainer"]["gradient_clip_norm"])
+
+
+def optimizer_builder(options: Mapping[str, Any], *, fused: bool = False) -> OptimizerBuilder:
     """Builds a torch optimizer by name, or one of the user's own, from parameter groups.
+
+    Args:
+        fused: take torch's fused form where it has one.
 
     Raises:
         ValueError: a class of the user's own that does not exist, or does not take these options.
@@ -89,7 +111,10 @@ def optimizer_builder(options: Mapping[str, Any]) -> OptimizerBuilder:
         check_signature(own, arguments, what="optimizer", given=("params",))
         return partial(own, **arguments)
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    return partial(TORCH_OPTIMIZERS[options["name"]], **arguments)
+    found = TORCH_OPTIMIZERS[options["name"]]
+    if fused and "fused" in inspect.signature(found).parameters:
+        arguments["fused"] = True
+    return partial(found, **arguments)
 
 
 def build_trainer(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModule) -> lightning.Trainer:

@@ -111,7 +111,27 @@ def _training(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."
     if (settings.get("callbacks") or {}).get("gradient_flow_every_n_steps") and settings.get("logger") == {}:
         yield "callbacks.gradient_flow_every_n_steps: there is no logger to write to. Choose one, as logger=csv."
+    yield from _speed(settings)
     labels = (settings.get("data") or {}).get("name")
     loss = settings.get("loss") or {}
     if labels == "random" and loss.get("class_weights") == "balanced":
         yield "loss.class_weights: the random source has soft labels, so there are no classes to count. Use none."
+
+
+def _speed(settings: Mapping[str, Any]) -> Iterator[str]:
+    speed, cache = settings.get("speed"), settings.get("cache")
+    if speed is None or cache is None:
+        return
+    if speed["feature_cache"] and not speed["frozen_prefix"]:
+        yield "speed.feature_cache: needs speed.frozen_prefix=true; to keep nothing, set speed.feature_cache=false too."
+    if cache["views"] and not speed["feature_cache"]:
+        yield "cache.views: nothing is kept with speed.feature_cache=false. Leave one out."
+    augment = settings.get("augment")
+    if cache["views"] and augment is not None:
+        if augment["name"] == "none":
+            yield "cache.views: augment=none makes one view of each image. Leave cache.views out, or choose an augment."
+        elif augment["mixup"] or augment["cutmix"]:
+            yield "cache.views: mixup and cutmix make new images in each batch, which cannot be kept. Leave one out."
+    folder = cache["folder"]
+    if folder is not None and speed["feature_cache"] and not _writable(Path(folder)):
+        yield f"cache.folder: `{folder}` cannot be written to."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import ranks, run_folder
+from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
 from frostline.commands.overrides import Invocation, run_folder_of
 from frostline.commands.rules import visible_gpus
@@ -55,6 +56,8 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
     from frostline.tracking.checkpoints import Interrupted
 
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    if settings["speed"]["allocator"]:
+        keep_freed_memory()
     _log_into(folder, rank)
     try:
         train(folder, settings, is_first=rank == 0)
@@ -108,6 +111,8 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
             [schedule] = [found for found in callbacks_of(trainer) if isinstance(found, FreezingSchedule)]
             reached = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "best_checkpoint": best or None}
             run_folder.write_facts(folder, {**reached, "freezing": schedule.verdict()})
+            if features := classifier.feature_facts():
+                run_folder.write_facts(folder, {"features": features})
     if settings["test"] and data.images("test") is not None:
         [tested] = trainer.test(classifier, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
         outcome = evaluation_facts(tested, classifier.confusion, classifier.classes)
@@ -127,10 +132,12 @@ def with_absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
     """The same config, with the paths in it no longer relative to the folder in which the command was typed."""
     from urllib.parse import urlparse
 
-    changed = {**settings, "model": dict(settings["model"]), "data": dict(settings["data"])}
+    changed = {**settings, **{group: dict(settings[group]) for group in ("model", "data", "cache")}}
     for key in ("path", "root", "packed"):
         if settings["data"].get(key) is not None:
             changed["data"][key] = str(Path(settings["data"][key]).expanduser().resolve())
+    if settings["cache"]["folder"] is not None:
+        changed["cache"]["folder"] = str(Path(settings["cache"]["folder"]).expanduser().resolve())
     for key in ("resume_from", "init_from"):
         if settings[key] is not None:
             changed[key] = str(Path(settings[key]).resolve())

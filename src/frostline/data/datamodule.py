@@ -11,16 +11,19 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
 from frostline.data.batches import EvaluationImages, ResumableLoader, TrainingCollate, TrainingImages, stack
+from frostline.data.keyed import KeyedImages, as_it_is
 from frostline.data.order import SAMPLING, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
-from frostline.data.source import SPLITS, ImageSource, LabelledImages
+from frostline.data.source import SPLITS, ImageSource, LabelledImages, ScalableImages
 from frostline.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augmentation,
     checked_normalisation,
     evaluation_transform,
+    shorter_side,
     training_transform,
 )
+from frostline.prefix.keyed import StoreSlot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,7 @@ class ImageDataModule(lightning.LightningDataModule):
         self.loading = loading
         self.seed = seed
         self._splits: dict[str, LabelledImages | None] = {}
+        self._keyed: dict[str, KeyedImages] = {}
         self._epochs_by_hand = 0
 
     @property
@@ -149,6 +153,7 @@ class ImageDataModule(lightning.LightningDataModule):
             "std": list(self.std),
             "image_size": self.image_size,
             "resize": self.resize,
+            "scaled_decoding": bool(getattr(self.source, "scaled_decoding", False)),
         }
 
     @property
@@ -199,10 +204,13 @@ class ImageDataModule(lightning.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        transform = training_transform(self.augment, image_size=self.image_size, resize=self.resize)
         workers = self._workers(len(images))
+        if "train" in self._keyed:
+            keyed = self._keyed["train"]
+            return ResumableLoader(keyed, batch_sampler=batches, collate_fn=as_it_is, **self._fetching(workers))
+        transform = training_transform(self.augment, image_size=self.image_size, resize=self.resize)
         return ResumableLoader(
-            TrainingImages(images, transform=transform, seed=self.seed),
+            TrainingImages(self.decoded(images, self.augment), transform=transform, seed=self.seed),
             batch_sampler=batches,
             collate_fn=TrainingCollate(augment=self.augment, classes=len(self.classes), seed=self.seed),
             **self._fetching(workers),
@@ -223,13 +231,45 @@ class ImageDataModule(lightning.LightningDataModule):
         if len(images) < world_size:
             raise ValueError(f"There are {len(images)} {split} images for {world_size} ranks; each needs at least one.")
         transform = evaluation_transform(image_size=self.image_size, resize=self.resize)
+        keyed = self._keyed.get(split)
         return DataLoader(
-            EvaluationImages(images, transform=transform),
+            EvaluationImages(self.decoded(images), transform=transform) if keyed is None else keyed,
             sampler=EverySampleOnce(images, rank=rank, world_size=world_size),
             batch_size=per_rank(self.batch_size, world_size=world_size),
-            collate_fn=stack,
+            collate_fn=stack if keyed is None else as_it_is,
             **self._fetching(self._workers(len(images))),
         )
+
+    def key_batches(self, split: str, *, views: int = 1) -> KeyedImages:
+        """Let the loaders of a split that are made from now on give `KeyedBatch`es, and return their dataset.
+
+        Args:
+            views: fixed augmented views of each training image, one of which is drawn at each draw; 1 where nothing
+                is augmented.
+        """
+        images = self._required(split)
+        if split == "train":
+            transform = training_transform(self.augment, image_size=self.image_size, resize=self.resize)
+            decoded = self.decoded(images, self.augment)
+        else:
+            transform = evaluation_transform(image_size=self.image_size, resize=self.resize)
+            decoded, views = self.decoded(images), 1
+        self._keyed[split] = KeyedImages(decoded, transform=transform, slot=StoreSlot(), views=views, seed=self.seed)
+        return self._keyed[split]
+
+    def batches_as_images(self) -> None:
+        """Undo `key_batches`."""
+        self._keyed = {}
+
+    def decoded(self, images: LabelledImages, augment: Augmentation | None = None) -> LabelledImages:
+        """A split's images as a transform reads them: at reduced size and from the packed file where there is one.
+
+        Args:
+            augment: None for evaluation.
+        """
+        if not isinstance(images, ScalableImages):
+            return images
+        return images.for_shorter_side(shorter_side(image_size=self.image_size, resize=self.resize, augment=augment))
 
     def _required(self, split: str) -> LabelledImages:
         images = self.images(split)

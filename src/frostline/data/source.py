@@ -1,5 +1,6 @@
 """What a data source provides: class names, and up to three splits of labelled images."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -25,11 +26,32 @@ class LabelledImages(Dataset[LabelledImage]):
         """The class index of each item, or None where labels are soft."""
         raise NotImplementedError
 
+    @property
+    def identity(self) -> str | None:
+        """A word that is equal for equal images in equal order: what is computed from them may be kept under it.
+
+        None where that cannot be told without looking at every image; then nothing is kept.
+        """
+        return None
+
     def __len__(self) -> int:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> LabelledImage:
         raise NotImplementedError
+
+
+@runtime_checkable
+class ScalableImages(Protocol):
+    """Images that can be had smaller, and faster, where a transform makes use of a part of their pixels only.
+
+    The datamodule asks for `for_shorter_side(pixels)` with the pixels of the shorter side that its transform makes use
+    of, and reads those images in place of these: the same items in the same order. Images without the method are read
+    as they are.
+    """
+
+    def for_shorter_side(self, pixels: int) -> LabelledImages:
+        """The same images, each with at least so many pixels on its shorter side, or as many as it has."""
 
 
 @runtime_checkable
@@ -59,6 +81,12 @@ class ArrayImages(LabelledImages):
     @property
     def labels(self) -> Sequence[int]:
         return self._labels
+
+    @property
+    def identity(self) -> str:
+        pixels = self._images.contiguous()
+        digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).hexdigest()
+        return f"{tuple(pixels.shape)} {pixels.dtype} {digest}"
 
     def __len__(self) -> int:
         return len(self._labels)

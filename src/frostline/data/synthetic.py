@@ -11,6 +11,8 @@ import torch
 from frostline.data.seeding import stable_seed
 from frostline.data.source import LabelledImage, LabelledImages
 
+# Counts up when `draw` changes, so that nothing kept of the old images is taken for the new.
+DRAWING = 1
 HARMONICS = np.arange(2, 6, dtype=np.float32)
 
 
@@ -91,6 +93,11 @@ class SyntheticImages(LabelledImages):
     @property
     def labels(self) -> Sequence[int]:
         return self._labels
+
+    @property
+    def identity(self) -> str:
+        drawn = (len(self), self.classes, self.image_size, self.difficulty, self.seed, self.split, np.__version__)
+        return f"synthetic {DRAWING} {drawn}"
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -13,6 +13,7 @@ from frostline.commands.schema.model import HEADS, MODELS, OwnBackbone, OwnHead
 from frostline.commands.schema.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
 from frostline.commands.schema.section import OwnClass, Section
 from frostline.commands.schema.seeing import GradientsKeys, GraphKeys, TourKeys
+from frostline.commands.schema.speed import Cache, Speed
 from frostline.commands.schema.training import LOSSES, PRECISION, Callbacks, Device, Loggers, Precision, TrainerSection
 
 PathText = Annotated[str, Field(min_length=1)]
@@ -121,6 +122,8 @@ RUN_GROUPS: Mapping[str, Group] = {
     "trainer": Group(section=TrainerSection),
     "callbacks": Group(section=Callbacks),
     "logger": Group(section=Loggers),
+    "speed": Group(section=Speed),
+    "cache": Group(section=Cache),
 }
 
 COMMANDS: dict[str, Command] = {

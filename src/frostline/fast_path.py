@@ -1,0 +1,287 @@
+"""The callback that never pays twice for what is frozen.
+
+Everything before the frost line of the current phase is a constant function of the image. It runs without an autograd
+graph, and what it returns is kept on disk: later epochs, later phases with the same line and later runs read it back,
+and the image is not even decoded. It follows the phases of a `FreezingSchedule` and must stand after it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import PIL
+import torch
+import torchvision
+from torch import Tensor
+
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.keyed import KeyedImages
+from frostline.freezing.averaging import averages_weights
+from frostline.freezing.resolved import ResolvedPhase
+from frostline.freezing.schedule import FreezingSchedule
+from frostline.prefix.division import FrostLine, divide
+from frostline.prefix.key import feature_key, prefix_digest
+from frostline.prefix.keyed import KeyedBatch
+from frostline.prefix.store import FeatureStore, Rows, gigabytes, open_store
+
+log = logging.getLogger("frostline.fast_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCache:
+    """Where features are kept.
+
+    Attributes:
+        folder: of all stores; processes and runs may share it.
+        limit_bytes: of all stores together; the least recently used ones make room.
+        views: fixed augmented views kept of each training image; 0: training images that are augmented are not kept.
+    """
+
+    folder: Path
+    limit_bytes: int = 20 * 10**9
+    views: int = 0
+
+
+class FastPath(pl.Callback):
+    """Cuts the classifier's network at the frost line of each phase, and keeps the features there.
+
+    Args:
+        schedule: whose phases it follows.
+        inputs: images (batch, 3, height, width) as the loader gives them -> what the network takes.
+        cache: None keeps nothing.
+        compiled: run both parts by torch.compile.
+
+    Attributes:
+        line: where the network is cut now; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        schedule: FreezingSchedule,
+        inputs: Callable[[Tensor], Tensor],
+        cache: FeatureCache | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.schedule = schedule
+        self.inputs = inputs
+        self.cache = cache
+        self.compiled = compiled
+        self.line: FrostLine | None = None
+        self._phase: int | None = None
+        self._keyed: dict[str, KeyedImages] = {}
+        self._counts: dict[str, dict[str, Any]] = {}
+        self._unwritten: tuple[FeatureStore, np.ndarray, Tensor] | None = None
+
+    # What the classifier asks.
+
+    def logits(self, split: str, batch: KeyedBatch, whole: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (n, classes) of a batch, from its features where there are some.
+
+        Args:
+            whole: images -> logits by the whole network, for when nothing is frozen.
+        """
+        dataset = self._keyed[split]
+        generation, store = dataset.slot.get()
+        images, missing = batch.images, batch.missing
+        if batch.generation != generation and len(batch.features):
+            # Read by a worker before the frost line moved.
+            images = dataset.decoded(batch.rows).to(batch.targets.device)
+            missing = np.arange(len(batch.rows))
+        if self.line is None:
+            return whole(images)
+        counts = self._counts.get(split)
+        if counts is not None:
+            counts["computed"] += len(missing)
+            counts["read"] += len(batch.rows) - len(missing)
+        if not len(missing):
+            return self.line.suffix(batch.features)
+        features = self.line.prefix(self.inputs(images))
+        if store is not None:
+            self._write(store, batch.rows[missing], features)
+        if len(missing) < len(batch.rows):
+            computed = features
+            features = computed.new_empty((len(batch.rows), *computed.shape[1:]))
+            among = np.ones(len(batch.rows), dtype=bool)
+            among[missing] = False
+            features[torch.from_numpy(missing).to(computed.device)] = computed
+            features[torch.from_numpy(np.flatnonzero(among)).to(computed.device)] = batch.features
+        return self.line.suffix(features)
+
+    def facts(self) -> dict[str, Any]:
+        """What was kept, in plain values: for each split that had a store its folder, and how many images were computed
+        and how many were read."""
+        return {split: dict(counts) for split, counts in self._counts.items()}
+
+    # Setting up, before the loaders are made.
+
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        if stage == "fit":
+            self.line, self._phase, self._counts = None, None, {}
+        data = getattr(trainer, "datamodule", None)
+        if stage not in ("fit", "test") or self.cache is None or not isinstance(data, ImageDataModule):
+            return
+        data.batches_as_images()
+        self._keyed = {}
+        lines = [self._divide(phase) for phase in self._phases(stage)]
+        if not any(lines):
+            return
+        for split in ("train", "val") if stage == "fit" else ("test",):
+            if data.images(split) is None:
+                continue
+            reason = why_not_kept(data, split, views=self.cache.views)
+            if reason is None:
+                views = max(1, self.cache.views) if split == "train" and is_augmented(data) else 1
+                self._keyed[split] = data.key_batches(split, views=views)
+            elif trainer.is_global_zero:
+                log.info("Features of the %s images are not kept: %s.", split, reason)
+
+    def _phases(self, stage: str) -> Iterator[ResolvedPhase]:
+        try:
+            resolved = self.schedule.resolved
+        except RuntimeError:  # a network that is made in configure_model, or a test without a fit
+            return
+        yield from resolved.phases if stage == "fit" else [self.schedule.phase]
+
+    def _divide(self, phase: ResolvedPhase) -> FrostLine | None:
+        return divide(self.schedule.network, trainable=phase.trainable, held=phase.held, compiled=self.compiled)
+
+    # Following the phases.
+
+    def on_train_batch_start(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
+    ) -> None:
+        if self._phase != self.schedule.phase.index:
+            self._phase = self.schedule.phase.index
+            self._cut(trainer)
+
+    def on_test_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        if self._keyed:
+            self._cut(trainer)
+
+    def _cut(self, trainer: "pl.Trainer") -> None:
+        """Move to the frost line of the current phase, with the weights as they are now."""
+        self.flush()
+        for dataset in self._keyed.values():
+            dataset.slot.put(None)
+        self.line = self._divide(self.schedule.phase)
+        if self.line is None or self.cache is None or not self._keyed:
+            return
+        if averages_weights(trainer) and self._moved_before(self.line):
+            # Validation then runs with the average of weights that moved in an earlier phase.
+            return
+        digest = prefix_digest(self.line)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for split, dataset in self._keyed.items():
+            self._open(trainer, split, dataset, digest=digest, data=data)
+
+    def _moved_before(self, line: FrostLine) -> bool:
+        resolved = self.schedule.resolved
+        earlier = frozenset().union(*(phase.trainable for phase in resolved.phases[: self.schedule.phase.index]))
+        return any(name.startswith(tuple(f"{part}." for part in line.before)) for name in earlier)
+
+    def _open(
+        self, trainer: "pl.Trainer", split: str, dataset: KeyedImages, *, digest: str, data: ImageDataModule
+    ) -> None:
+        assert self.cache is not None
+        assert self.line is not None
+        example = self.inputs(dataset.decoded(np.array([0, 0])).to(trainer.strategy.root_device))
+        with trainer.precision_plugin.forward_context():
+            features = self.line.prefix(example)
+        rows = Rows(
+            count=len(dataset) * dataset.views,
+            shape=tuple(features.shape[1:]),
+            dtype=str(features.dtype).removeprefix("torch."),
+        )
+        about = {
+            "prefix": digest,
+            "before": self.line.after[0] if self.line.after else "the end",
+            "images": dataset.images.identity,
+            **{key: data.describe()[key] for key in ("image_size", "resize", "mean", "std")},
+            "augment": repr(data.augment) if dataset.views > 1 else "none",
+            "views": dataset.views,
+            "memory_format": "channels_last" if example.stride()[1] == 1 else "contiguous",
+            "precision": str(trainer.precision),
+            "device": trainer.strategy.root_device.type,
+            "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
+        }
+        key = feature_key({**about, "dtype": rows.dtype, "shape": list(rows.shape)})
+        try:
+            store = open_store(self.cache.folder, key=key, rows=rows, limit_bytes=self.cache.limit_bytes, about=about)
+        except (OSError, ValueError) as error:
+            log.warning("Features of the %s images are not kept in %s: %s.", split, self.cache.folder, error)
+            return
+        dataset.slot.put(store)
+        self._counts.setdefault(split, {"computed": 0, "read": 0}).update(store=str(store.folder), rows=rows.count)
+        if trainer.is_global_zero:
+            log.info(
+                "Features of the %s images before `%s` are kept: %s rows of %s in %s, %s of them already there.",
+                split,
+                about["before"],
+                f"{rows.count:,}",
+                gigabytes(rows.row_bytes),
+                store.folder,
+                f"{store.written():,}",
+            )
+
+    # Writing.
+
+    def _write(self, store: FeatureStore, rows: np.ndarray, features: Tensor) -> None:
+        self.flush()
+        self._unwritten = store, rows, features
+        if not features.is_cuda:
+            self.flush()
+        # On a GPU they are written one batch later: to fetch them now would make the step wait for them.
+
+    def flush(self) -> None:
+        """Write what is still to be written; where the disk is full, keep nothing from now on."""
+        if self._unwritten is None:
+            return
+        (store, rows, features), self._unwritten = self._unwritten, None
+        try:
+            store.write(rows, features)
+        except OSError as error:
+            log.warning("Features are no longer kept: %s cannot be written to (%s).", store.folder, error)
+            for dataset in self._keyed.values():
+                dataset.slot.put(None)
+
+    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        self.flush()
+
+    def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
+        self.flush()
+
+    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        self.flush()
+        for dataset in self._keyed.values():
+            dataset.slot.put(None)
+        self.line = self._phase = None
+
+
+def is_augmented(data: ImageDataModule) -> bool:
+    """Whether training sees something else of an image than evaluation does."""
+    return data.augment.name != "none"
+
+
+def why_not_kept(data: ImageDataModule, split: str, *, views: int) -> str | None:
+    """Why features of a split's images cannot be kept; None where they can."""
+    images = data.images(split)
+    assert images is not None
+    if images.labels is None:
+        return "their labels are soft"
+    if getattr(data.decoded(images), "identity", None) is None:
+        return f"{type(images).__name__} cannot tell whether its images have changed (`identity`)"
+    if split != "train":
+        return None
+    if data.augment.mixup or data.augment.cutmix:
+        return "mixup and CutMix make new images of them in each batch"
+    if is_augmented(data) and not views:
+        return (
+            f"augment={data.augment.name} makes them anew in each epoch (augment=none, or cache.views=4 for four fixed "
+            "views of each, would let them be)"
+        )
+    return None

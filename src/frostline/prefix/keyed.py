@@ -1,0 +1,81 @@
+"""Batches whose images may be replaced by their features, and how loaders in any process learn which features."""
+
+import itertools
+import os
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frostline.prefix.store import FeatureStore
+
+LONGEST_PATH = 4096
+
+
+class KeyedBatch(NamedTuple):
+    """A batch of n images, m of which are read back as features.
+
+    What the CPU alone needs is no tensor, so that it does not travel to the device.
+
+    Attributes:
+        images: those without features, (n - m, 3, height, width).
+        missing: their places in the batch, int64 (n - m,).
+        features: of the others, in order, (m, *shape); (0,) where there are none.
+        rows: the row of each image in the store, int64 (n,).
+        generation: which store the features are from; see `StoreSlot`.
+        targets: int64 (n,).
+    """
+
+    images: Tensor
+    missing: np.ndarray
+    features: Tensor
+    rows: np.ndarray
+    generation: int
+    targets: Tensor
+
+
+class StoreSlot:
+    """Says which store is in use now: to a dataset in this process or in a loader's worker.
+
+    A worker has a copy of its dataset from the time when it was started; this lies in shared memory, so that it sees a
+    change, and opens the store for itself.
+    """
+
+    def __init__(self) -> None:
+        self._path = torch.zeros(LONGEST_PATH, dtype=torch.uint8).share_memory_()
+        # Generations count up; an odd one is being written.
+        self._generation = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._opened: tuple[int, FeatureStore | None] = (0, None)
+
+    def put(self, store: FeatureStore | None) -> None:
+        """Use this store from now on; None: none."""
+        path = b"" if store is None else os.fsencode(store.folder.resolve())
+        if len(path) > LONGEST_PATH:
+            raise ValueError(f"The path of a store has at most {LONGEST_PATH} bytes: {path!r}.")
+        self._generation += 1
+        self._path[:] = torch.frombuffer(bytearray(path.ljust(LONGEST_PATH, b"\0")), dtype=torch.uint8)
+        self._generation += 1
+        self._opened = (int(self._generation), store)
+
+    def get(self) -> tuple[int, FeatureStore | None]:
+        """The generation, and the store in use."""
+        for _ in itertools.repeat(None, 1000):
+            generation = int(self._generation)
+            if generation == self._opened[0]:
+                return self._opened
+            path = bytes(self._path.tolist()).rstrip(b"\0")
+            if generation % 2 == 0 and generation == int(self._generation):
+                store = None
+                with suppress(OSError, ValueError):  # somebody has deleted it: the images are computed again
+                    store = FeatureStore(os.fsdecode(path)) if path else None
+                self._opened = (generation, store)
+                return self._opened
+        return -1, None  # whoever was writing has died
+
+    def __getstate__(self) -> dict[str, Tensor]:
+        return {"_path": self._path, "_generation": self._generation}
+
+    def __setstate__(self, state: dict[str, Tensor]) -> None:
+        self.__dict__.update(state, _opened=(0, None))
