@@ -26,6 +26,7 @@ REDUCTIONS = (8, 4, 2)  # what libjpeg's inverse DCT gives in place of 8 x 8 pix
 # saves half a millisecond and errs by up to 60 grey levels of 255, at 12 megapixels it saves 50 ms and errs by 6.
 MARGIN = 2
 REDUCED_FROM = 2_000_000  # pixels
+WHOLE = "frostline"  # in an opened image's `info`: width and height in the file, and the reduction
 EXIF_ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
@@ -85,8 +86,9 @@ def decode_image(
     """
     opened = file if isinstance(file, ImageBytes) else Path(file)
     with _opened(opened, max_pixels=max_pixels, shorter_side=shorter_side) as image:
+        size = _size_after_crop(image)
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image if image.size == size else image.crop((0, 0, *size)))
         return _to_rgb(upright)
 
 
@@ -99,9 +101,21 @@ def decoded_size(
         UnreadableImage: as `decode_image`, of what the header shows.
     """
     with _opened(Path(path), max_pixels=max_pixels, shorter_side=shorter_side) as image:
-        width, height = image.size
+        width, height = _size_after_crop(image)
         sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
         return (height, width) if sideways else (width, height)
+
+
+def _size_after_crop(image: Image.Image) -> tuple[int, int]:
+    """The size of an opened image without the most of what libjpeg adds where the factor does not divide a side.
+
+    It rounds up, so that the last row and column may lie mostly beyond the picture; the whole would be squeezed by up
+    to a pixel. Rounded to the nearest, it is half of one at most, and what follows keeps at most half of the pixels.
+    """
+    width, height, factor = image.info.pop(WHOLE)
+    if image.size == (width, height):
+        return width, height
+    return (width + factor // 2) // factor, (height + factor // 2) // factor
 
 
 @contextmanager
@@ -122,6 +136,7 @@ def _opened(file: Path | ImageBytes, *, max_pixels: int, shorter_side: int | Non
                         path, f"{width} x {height} pixels, more than the limit of {max_pixels:,} (max_pixels)"
                     )
                 factor = reduction(width, height, shorter_side=shorter_side)
+                image.info[WHOLE] = (width, height, factor)
                 if factor > 1:
                     # Formats other than JPEG ignore it. The mode stays: None.
                     image.draft(None, (width // factor, height // factor))
