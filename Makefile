@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-all check train docs constraints wheel clean
+.PHONY: help install format lint type test test-all check train docs benchmark constraints wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ check: lint type test ## lint, types, tests
 docs: $(INSTALLED) ## write the generated parts of docs/
 	$(BIN)/python scripts/write_docs.py
 	$(BIN)/python scripts/publish_tour.py
+
+# Peers live in .venv-benchmark, images and results in .benchmark; an interrupted contest goes on where it stopped.
+benchmark: $(INSTALLED) ## frostline against its peers, hours (ARGS="--train-images 320 --val-images 80"); BENCHMARKS.md
+	$(BIN)/python -m scripts.benchmark.contest --set-up --fast-peers $(ARGS)
 
 constraints: $(INSTALLED) ## pin the newest versions that fit, for every supported Python
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --upgrade \
