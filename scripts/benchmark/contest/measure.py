@@ -125,7 +125,9 @@ def measure(command: list[str], *, log: int, watch: Path | None, timeout: float)
             sampled, peak = now, max(peak, pss_of(descendants(os.getpid())))
         if now > timeout:
             timed_out = True
-            end_all()
+            for pid in descendants(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
     wall = time.perf_counter() - start
     end_all(grace=GRACE)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -146,7 +148,7 @@ def measure(command: list[str], *, log: int, watch: Path | None, timeout: float)
     }
 
 
-def end_all(*, grace: float = 0.0) -> None:
+def end_all(*, grace: float) -> None:
     """Wait for every descendant; ask those to end that are left after `grace` seconds, then make them."""
     deadline = time.monotonic() + grace
     asked = False

@@ -47,7 +47,10 @@ WORKLOADS = {
     ),
 }
 SWEEP = [
-    (optimizer, momentum, lr) for optimizer in ("sgd", "rmsprop") for momentum in (0.0, 0.9) for lr in (1e-3, 3e-3, 1e-2)
+    (optimizer, momentum, lr)
+    for optimizer in ("sgd", "rmsprop")
+    for momentum in (0.0, 0.9)
+    for lr in (1e-3, 3e-3, 1e-2)
 ]
 
 

@@ -5,8 +5,23 @@ from functools import partial
 import torch
 from assignment import BATCH, IMAGE_SIZE, read_assignment, report
 from fastai.vision.all import (
-    SGD, Callback, CrossEntropyLossFlat, Flip, ImageDataLoaders, L, Normalize, RandomResizedCrop, Resize, RMSProp,
-    accuracy, imagenet_stats, params, resnet18, set_seed, to_float, vision_learner,
+    SGD,
+    Callback,
+    CrossEntropyLossFlat,
+    Flip,
+    ImageDataLoaders,
+    L,
+    Normalize,
+    RandomResizedCrop,
+    Resize,
+    RMSProp,
+    accuracy,
+    imagenet_stats,
+    params,
+    resnet18,
+    set_seed,
+    to_float,
+    vision_learner,
 )  # fmt: skip
 
 told = read_assignment()

@@ -13,7 +13,12 @@ os.environ.update(HF_HOME=str(told.output / "hf"), HF_HUB_OFFLINE="1")
 from datasets import load_dataset  # noqa: E402
 from torchvision import transforms  # noqa: E402
 from transformers import (  # noqa: E402
-    ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, get_constant_schedule, set_seed,
+    ResNetConfig,
+    ResNetForImageClassification,
+    Trainer,
+    TrainingArguments,
+    get_constant_schedule,
+    set_seed,
 )  # fmt: skip
 
 set_seed(0)

@@ -1,0 +1,208 @@
+"""The contest's section of BENCHMARKS.md and its picture, from the results file alone."""
+
+import re
+from pathlib import Path
+
+from scripts.benchmark.contest.contestants import FOUR_VIEWS, FROSTLINE, TITLES
+from scripts.benchmark.contest.peers.assignment import WORKLOADS
+from scripts.benchmark.contest.results import (
+    Line,
+    Row,
+    bare_seconds,
+    fastest_peer,
+    images_seen,
+    last,
+    ratio,
+    read_lines,
+    rows,
+    verdicts,
+)  # fmt: skip
+
+BEGIN, END = "<!-- contest -->", "<!-- /contest -->"
+OURS, PEER, PEER_FAST = "#1b7fb5", "#9aa5ad", "#cfd6da"
+
+
+def write_report(results: Path, *, document: Path, picture: Path, command: str) -> None:
+    """Put the section between its markers (at the end, where there are none yet), and draw the picture.
+
+    Raises:
+        ValueError: no run in the results.
+    """
+    lines = read_lines(results)
+    found = rows(lines)
+    if not found:
+        raise ValueError(f"{results} holds no run.")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(found, picture, subtitle=_setting(last(lines, "contest")))
+    link = picture.resolve().relative_to(document.resolve().parent)
+    text = section(lines, command=command, picture=str(link))
+    before = document.read_text() if document.exists() else "# Benchmarks\n"
+    block = f"{BEGIN}\n{text}\n{END}"
+    if BEGIN in before:
+        after = re.sub(f"{BEGIN}.*?{END}", lambda _: block, before, flags=re.DOTALL)
+    else:
+        after = f"{before.rstrip()}\n\n{block}\n"
+    document.write_text(after)
+
+
+def section(lines: list[Line], *, command: str, picture: str) -> str:
+    """The text between the markers."""
+    found, contest, limits = rows(lines), last(lines, "contest"), last(lines, "limits")
+    parts = ["## The contest", "", _introduction(contest), "", f"![Wall time of each contestant]({picture})", ""]
+    parts += _targets(found)
+    for workload in dict.fromkeys(row.workload for row in found):
+        parts += _table([row for row in found if row.workload == workload], found, contest, limits)
+    parts += _limits(limits)
+    parts += [_environment(contest), "", "```", command, "```"]
+    return "\n".join(parts)
+
+
+def _introduction(contest: Line) -> str:
+    return (
+        "Whole processes from start to end, in turns, on the same JPEG files, initial weights and number of optimizer "
+        "steps (ResNet-18 from random weights, 224 px, batch 32, SGD 0.01 with momentum 0.9), each peer as its users "
+        f"write it. {_setting(contest)}. A table shows medians. CPU s: processor seconds of the process tree; start: "
+        "those until the first image is opened; images/s: training and validation images of all epochs by wall time; "
+        "peak memory: the largest proportional set size of the tree; accuracy: on the validation images after the "
+        "last epoch; ×: how many times as much the fastest peer as its users write it takes; bare: what the bare "
+        "model would need for the same passes, at its best rate in the same contest, as a share of the wall time after "
+        "the start (above 100 % where passes are saved); others: what other programs used of the machine meanwhile."
+    )
+
+
+def _setting(contest: Line) -> str:
+    if not contest:
+        return "unknown setting"
+    threads = contest["threads"] or f"all {contest['cores']}"
+    return f"{contest['train_images']:,} + {contest['val_images']:,} images, {threads} threads"
+
+
+def _targets(found: list[Row]) -> list[str]:
+    said = verdicts(found)
+    if not said:
+        return []
+    lines = ["| target | × | wall | processor time | peak memory | |", "|---|---:|---:|---:|---:|---|"]
+    for verdict in said:
+        cells = [
+            f"{verdict.ratios[m]:.2f} ({verdict.against[m]})" if m in verdict.ratios else ""
+            for m in ("wall", "cpu", "memory")
+        ]
+        target = "> 1" if "memory" in verdict.ratios else f"≥ {verdict.target:g}"
+        lines.append(f"| {verdict.text} | {target} | {' | '.join(cells)} | {'met' if verdict.met else '**missed**'} |")
+    return [*lines, ""]
+
+
+def _table(here: list[Row], found: list[Row], contest: Line, limits: Line) -> list[str]:
+    workload = here[0].workload
+    lines = [
+        f"### {WORKLOADS[workload].title}",
+        "",
+        "| | wall s | × | CPU s | × | start CPU s | images/s | peak memory MB | accuracy | bare | others | runs |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in here:
+        cells = [
+            _number(row["wall"]), _times(row, found, "wall"), _number(row["cpu"]), _times(row, found, "cpu"),
+            _number(row["start_cpu"]), "", _number((row["peak_pss"] or 0) / 1e6, 0), "", "", _share(row["others"]),
+            f"{row.repeats}" + (f" × {row.multiplied}" if row.multiplied > 1 else ""),
+        ]  # fmt: skip
+        wall = row["wall"] or float("nan")
+        if contest:
+            sizes = {"train": contest["train_images"], "val": contest["val_images"]}
+            cells[5] = _number(images_seen(workload, **sizes) / wall)
+            if limits:
+                working = wall - (row["start_wall"] or 0.0)
+                cells[8] = _share(bare_seconds(workload, **sizes, limits=limits) / working)
+        cells[7] = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
+        lines.append(f"| {TITLES.get(row.contestant, row.contestant)} | {' | '.join(cells)} |")
+    if any(row.multiplied > 1 for row in here):
+        lines += ["", "A peer's sweep is its W1a × 12, not run: each of the twelve would start anew and do the same."]
+    return [*lines, ""]
+
+
+def _limits(limits: Line) -> list[str]:
+    if not limits:
+        return []
+    lines = [
+        "### The machine's own limit",
+        "",
+        "| | per second of the clock |",
+        "|---|---:|",
+        f"| bare model, frozen, {limits['precision']}, channels-last (compute only) | "
+        f"{limits['forward']['wall']:.1f} images |",
+        f"| bare model, whole training step, {limits['precision']}, channels-last (compute only) | "
+        f"{limits['step']['wall']:.1f} images |",
+    ]
+    for name, text in (("centre", "resize and centre crop"), ("crop", "random-resized crop and flip")):
+        for loader, title in (("frostline", "frostline's loader"), ("plain", "the tutorial's loader, no workers")):
+            lines.append(f"| data only, {text}: {title} | {limits[f'loading_{name}'][loader]['wall']:.0f} images |")
+    lines += [
+        f"| matrix product, {limits['precision']} | {limits['product']['wall']:.0f} billion operations |",
+        f"| matrix product, float32 | {limits['product_float32']['wall']:.0f} billion operations |",
+    ]
+    share = limits["forward"]["wall"] * limits["forward_gflop"] / limits["product"]["wall"]
+    text = f"The frozen model does {100 * share:.0f} % of the operations per second that the matrix product does."
+    return [*lines, "", text, ""]
+
+
+def _environment(contest: Line) -> str:
+    if not contest:
+        return ""
+    versions = ", ".join(f"{name} {version}" for name, version in contest["versions"].items())
+    return (
+        f"{contest['when'][:10]}, {contest['processor']}, {contest['cores']} cores, {contest['memory_gib']:.0f} GiB; "
+        f"frostline at {contest['commit']}; {versions}."
+    )
+
+
+def _times(row: Row, found: list[Row], measure: str) -> str:
+    value = ratio(row, fastest_peer(found, row.workload, measure), measure)
+    return "" if value is None else f"{value:.2f}"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def draw(found: list[Row], picture: Path, *, subtitle: str) -> None:
+    """Bars of wall seconds, one panel for each workload, frostline's at the top of each."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    workloads = list(dict.fromkeys(row.workload for row in found))
+    counts = [sum(row.workload == workload for row in found) for workload in workloads]
+    style = {"svg.fonttype": "none", "svg.hashsalt": "frostline", "font.size": 9, "font.family": "sans-serif"}
+    with pyplot.rc_context(style):
+        figure, panels = pyplot.subplots(
+            len(workloads), 1, figsize=(8.5, 0.5 + sum(0.75 + 0.24 * count for count in counts)),
+            gridspec_kw={"height_ratios": [count + 1 for count in counts]}, squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for panel, workload in zip(panels[:, 0], workloads, strict=True):
+            here = [row for row in found if row.workload == workload]
+            seconds = [row["wall"] or 0.0 for row in here]
+            colours = [OURS if not row.is_peer else PEER_FAST if row.is_fast else PEER for row in here]
+            panel.barh(range(len(here)), seconds, color=colours, height=0.72)
+            panel.set_yticks(range(len(here)), [_plain_title(row.contestant) for row in here])
+            panel.invert_yaxis()
+            panel.set_xlim(0, max(seconds) * 1.13)
+            for place, value in enumerate(seconds):
+                panel.text(value, place, f" {value:,.1f} s", va="center", ha="left")
+            panel.set_title(WORKLOADS[workload].title, loc="left", fontsize=9, fontweight="bold")
+            panel.spines[["top", "right", "left"]].set_visible(False)
+            panel.tick_params(left=False)
+            panel.xaxis.set_visible(False)
+            panel.spines["bottom"].set_visible(False)
+        figure.suptitle(f"Wall time, whole process, {subtitle}; shorter is better", fontsize=10)
+        figure.savefig(picture, metadata={"Date": None})
+        pyplot.close(figure)
+    picture.write_text("".join(line.rstrip() + "\n" for line in picture.read_text().splitlines()))
+
+
+def _plain_title(contestant: str) -> str:
+    return {FROSTLINE: "frostline", FOUR_VIEWS: "frostline, 4 cached views"}.get(contestant, TITLES[contestant])

@@ -1,0 +1,180 @@
+"""What the contest's lines say: medians, ratios to the fastest peer, and whether the targets are met."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from scripts.benchmark.contest.contestants import FOUR_VIEWS, FROSTLINE
+from scripts.benchmark.contest.peers.assignment import WORKLOADS
+
+Line = dict[str, Any]
+
+# How many times as fast as the fastest peer, in wall time and in processor time: as its users write it, and with
+# channels-last and bf16 (issue 5).
+TARGETS = {
+    ("w1a", FROSTLINE): 12.0,
+    ("w1b", FROSTLINE): 4.0,
+    ("w1b", FOUR_VIEWS): 8.0,
+    ("w2", FROSTLINE): 2.2,
+    ("w3", FROSTLINE): 3.0,
+    ("w4", FROSTLINE): 80.0,
+}
+FAST_TARGETS = {("w1a", FROSTLINE): 5.0, ("w2", FROSTLINE): 1.1}
+# What of a run is compared; `others` is the disturbance.
+MEASURES = ("wall", "cpu", "start_wall", "start_cpu", "peak_pss", "accuracy", "steps", "others")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians over the repeats of one contestant in one workload; seconds, bytes, shares.
+
+    Attributes:
+        repeats: how many runs they are from.
+        multiplied: by how much time was multiplied: 12 where a sweep was not run but one of its runs was.
+    """
+
+    workload: str
+    contestant: str
+    values: dict[str, float | None]
+    repeats: int
+    multiplied: int = 1
+
+    def __getitem__(self, measure: str) -> float | None:
+        return self.values[measure]
+
+    @property
+    def is_peer(self) -> bool:
+        return self.contestant not in (FROSTLINE, FOUR_VIEWS)
+
+    @property
+    def is_fast(self) -> bool:
+        return self.contestant.endswith("+fast")
+
+
+def read_lines(file: Path) -> list[Line]:
+    """Every line of a results file; a last line that was cut off by an interruption is left out."""
+    lines: list[Line] = []
+    texts = file.read_text().splitlines() if file.exists() else []
+    for place, text in enumerate(texts):
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            if place != len(texts) - 1:
+                raise
+    return lines
+
+
+def newest(lines: Iterable[Line]) -> dict[tuple[str, str, int], Line]:
+    """The last run of each workload, contestant and repeat: one that was done again replaces the one before."""
+    return {(line["workload"], line["contestant"], line["repeat"]): line for line in lines if line.get("kind") == "run"}
+
+
+def last(lines: Iterable[Line], kind: str) -> Line:
+    """The last line of a kind, or nothing."""
+    return next((line for line in reversed(list(lines)) if line.get("kind") == kind), {})
+
+
+def rows(lines: Iterable[Line]) -> list[Row]:
+    """One row for each workload and contestant; a sweep that a peer did not run is its W1a, as often as it has runs."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for (workload, contestant, _), line in newest(lines).items():
+        groups.setdefault((workload, contestant), []).append(line)
+    found = [_row(workload, contestant, runs) for (workload, contestant), runs in groups.items()]
+    swept = {contestant for workload, contestant in groups if workload == "w4"}
+    if swept:
+        runs = WORKLOADS["w4"].runs
+        found += [
+            _row("w4", contestant, lines, multiplied=runs)
+            for (workload, contestant), lines in groups.items()
+            if workload == "w1a" and contestant not in swept | {FROSTLINE}
+        ]
+    order = list(WORKLOADS)
+    return sorted(found, key=lambda row: (order.index(row.workload), row.is_fast, row.is_peer, row["wall"]))
+
+
+def _row(workload: str, contestant: str, lines: list[Line], *, multiplied: int = 1) -> Row:
+    values: dict[str, float | None] = {}
+    for measure in MEASURES:
+        known = [line[measure] for line in lines if line.get(measure) is not None]
+        values[measure] = median(known) if known else None
+        if measure in ("wall", "cpu", "start_wall", "start_cpu") and known:
+            values[measure] = median(known) * multiplied
+    return Row(workload, contestant, values, repeats=len(lines), multiplied=multiplied)
+
+
+def fastest_peer(found: list[Row], workload: str, measure: str, *, fast: bool = False) -> Row | None:
+    """The peer with the least of a measure: as its users write it, or (`fast`) with channels-last and bf16 as well."""
+    peers = [row for row in found if row.workload == workload and row.is_peer and (fast or not row.is_fast)]
+    if fast and not any(row.is_fast for row in peers):
+        return None
+    return min(peers, key=lambda row: row[measure] or float("inf"), default=None)
+
+
+def ratio(row: Row, peer: Row | None, measure: str) -> float | None:
+    """How many times as much the peer took."""
+    if peer is None or not row[measure] or not peer[measure]:
+        return None
+    return peer[measure] / row[measure]  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target and what was measured; `ratios` are wall and processor time, or memory alone."""
+
+    text: str
+    target: float
+    ratios: dict[str, float]
+    against: dict[str, str]
+
+    @property
+    def met(self) -> bool:
+        return all(value >= self.target for value in self.ratios.values())
+
+
+def verdicts(found: list[Row]) -> list[Verdict]:
+    """The targets for which something was measured."""
+    said = []
+    for targets, fast in ((TARGETS, False), (FAST_TARGETS, True)):
+        for (workload, contestant), target in targets.items():
+            row = _find(found, workload, contestant)
+            peers = {m: fastest_peer(found, workload, m, fast=fast) for m in ("wall", "cpu")}
+            if row is None or None in peers.values():
+                continue
+            ratios = {m: ratio(row, peer, m) for m, peer in peers.items()}
+            views = ", four cached views" if contestant == FOUR_VIEWS else ""
+            text = f"{workload.upper()}{views}, peers {'with channels-last and bf16 too' if fast else 'as written'}"
+            against = {m: peer.contestant for m, peer in peers.items() if peer}
+            said.append(Verdict(text, target, {m: r for m, r in ratios.items() if r is not None}, against))
+    for workload in WORKLOADS:
+        row = _find(found, workload, FROSTLINE)
+        leanest = fastest_peer(found, workload, "peak_pss")
+        share = None if row is None else ratio(row, leanest, "peak_pss")
+        if share is not None and leanest is not None:
+            text = f"{workload.upper()}, peak memory below the leanest peer's"
+            said.append(Verdict(text, 1.0, {"memory": share}, {"memory": leanest.contestant}))
+    return said
+
+
+def _find(found: list[Row], workload: str, contestant: str) -> Row | None:
+    return next((row for row in found if (row.workload, row.contestant) == (workload, contestant)), None)
+
+
+def images_seen(workload: str, *, train: int, val: int) -> int:
+    """Images that pass through a network: training and validation, in all epochs of all runs."""
+    task = WORKLOADS[workload]
+    return task.runs * task.epochs * (train + val)
+
+
+def bare_seconds(workload: str, *, train: int, val: int, limits: Line) -> float:
+    """What the bare model would need for the same passes, at its best rates; frozen stages have no backward pass.
+
+    An epoch of layer4 and head counts as a forward pass, which is less than it is.
+    """
+    task = WORKLOADS[workload]
+    stepped = sum(epochs for part, epochs in task.phases if part == "all")
+    forward, step = limits["forward"]["wall"], limits["step"]["wall"]
+    one = stepped * train / step + (task.epochs - stepped) * train / forward + task.epochs * val / forward
+    return one * task.runs
