@@ -134,6 +134,17 @@ def test_the_orientation_is_applied_to_the_reduced_image(tmp_path, orientation):
     assert seen[0].count((255, 255, 255)) == 1
 
 
+@pytest.mark.parametrize("ending", ["tif", "png", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_size_told_beforehand_is_the_size_that_comes(tmp_path, ending, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    Image.new("RGB", (2000, 1001)).save(path, exif=exif)
+    size = (1001, 2000) if orientation == 6 else (2000, 1001)
+    assert decode_image(path, shorter_side=60).size == size == decoded_size(path, shorter_side=60)
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_grey_and_cmyk(tmp_path, mode):
     path = tmp_path / "a.jpg"
@@ -151,7 +162,7 @@ def test_the_limit_on_pixels_is_about_the_file(large):
 
 def test_a_torn_file_is_as_unreadable_as_before(large, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(large.read_bytes()[:50_000])
-    with pytest.raises(UnreadableImage, match="torn.jpg: cannot be decoded"):
+    with pytest.raises(UnreadableImage, match=r"torn\.jpg: cannot be decoded"):
         decode_image(tmp_path / "torn.jpg", shorter_side=64)
 
 

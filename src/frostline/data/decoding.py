@@ -87,8 +87,9 @@ def decode_image(
     opened = file if isinstance(file, ImageBytes) else Path(file)
     with _opened(opened, max_pixels=max_pixels, shorter_side=shorter_side) as image:
         size = _size_after_crop(image)
+        cropped = image.size != size  # asked before loading, which turns a TIFF upright
         image.load()
-        upright = ImageOps.exif_transpose(image if image.size == size else image.crop((0, 0, *size)))
+        upright = ImageOps.exif_transpose(image.crop((0, 0, *size)) if cropped else image)
         return _to_rgb(upright)
 
 
@@ -102,7 +103,8 @@ def decoded_size(
     """
     with _opened(Path(path), max_pixels=max_pixels, shorter_side=shorter_side) as image:
         width, height = _size_after_crop(image)
-        sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+        # Pillow tells a TIFF's size as it is when upright.
+        sideways = image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
         return (height, width) if sideways else (width, height)
 
 
