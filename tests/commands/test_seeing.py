@@ -133,7 +133,7 @@ def test_the_phase_of_a_checkpoint_is_the_one_it_was_written_in():
 
     assert _phase_of({}) == 0
     images = {"classes": ["a", "b"], "mean": [0.0] * 3, "std": [1.0] * 3, "image_size": 8, "resize": 8}
-    [schedule] = ImageClassifier(network=nn.Linear(2, 2), images=images).configure_callbacks()
+    schedule, _ = ImageClassifier(network=nn.Linear(2, 2), images=images).configure_callbacks()
     key = schedule.state_key
     assert _phase_of({"callbacks": {key: {"progress": {"index": 2}}}}) == 2
 

@@ -82,9 +82,10 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
 
 
 def feature_cache(options: Mapping[str, Any]) -> FeatureCache:
-    """Where features are kept: in the folder that is named, or where this system keeps what can be computed again."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(options["folder"]) if options["folder"] else caches / "frostline" / "features"
+    """Where features are kept: in the folder that is named, in the one that the environment names for all runs, or
+    where this system keeps what can be computed again."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frostline" / "features"
+    folder = Path(options["folder"] or os.environ.get("FROSTLINE_CACHE") or caches)
     return FeatureCache(folder=folder, limit_bytes=round(options["limit_gb"] * 10**9), views=options["views"])
 
 

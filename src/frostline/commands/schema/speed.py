@@ -32,7 +32,8 @@ class Cache(Section):
         "same as fresh augmentation); 0: training images that are augmented are not kept",
     )
     folder: Annotated[str, Field(min_length=1)] | None = Field(
-        description="folder of the features, which runs and processes may share; null: ~/.cache/frostline/features"
+        description="folder of the features, which runs and processes may share; null: $FROSTLINE_CACHE, or else "
+        "~/.cache/frostline/features"
     )
     limit_gb: float = Field(
         gt=0, description="GB (10^9 bytes) that the folder may take; what was used longest ago makes room"

@@ -1,0 +1,136 @@
+"""Where a network is cut, and that its two parts are the network."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18, resnet50
+
+from frostline.freezing.apply import apply_phase
+from frostline.freezing.policy import FreezePolicy
+from frostline.prefix.division import FrostLine, chain_of, divide
+
+ALL = FreezePolicy.static("all")
+
+
+def cut(network: nn.Module, *train: str, **options: str) -> FrostLine | None:
+    phase = FreezePolicy.static(*train, **options).resolve(network).phases[0]
+    apply_phase(network, phase)
+    return divide(network, trainable=phase.trainable, held=phase.held)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return resnet18(num_classes=4)
+
+
+@pytest.mark.parametrize(
+    ("train", "first"),
+    [
+        ("head", "fc"),
+        ("layer4", "layer4.0"),
+        ("layer4.1.*", "layer4.1"),
+        ("layer3", "layer3.0"),
+        ("layer1", "layer1.0"),
+        ("layer2.1.conv2.weight", "layer2.1"),
+    ],
+)
+def test_the_line_lies_before_the_first_block_that_trains(network: nn.Module, train: str, first: str) -> None:
+    line = cut(network, train)
+    assert line is not None
+    assert line.after[0] == first
+    assert line.before + line.after == chain_of(network)
+
+
+@pytest.mark.parametrize("train", ["all", "stem"])
+def test_without_a_frozen_beginning_there_is_no_line(network: nn.Module, train: str) -> None:
+    assert cut(network, train) is None
+
+
+@pytest.mark.parametrize("batch_norm", ["drift", "affine", "train"])
+def test_batch_norms_that_change_are_not_before_the_line(network: nn.Module, batch_norm: str) -> None:
+    line = cut(network, "head", batch_norm=batch_norm)
+    # The first convolution alone: its batch norm changes.
+    assert line is not None
+    assert line.before == ("conv1",)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "recalibrate"])
+def test_batch_norms_that_hold_still_are(network: nn.Module, batch_norm: str) -> None:
+    line = cut(network, "head", batch_norm=batch_norm)
+    assert line is not None
+    assert line.after == ("fc",)
+
+
+def test_dropout_that_drops_is_not_before_the_line() -> None:
+    block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5))
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), block, nn.Flatten(), nn.Linear(64, 2))
+    held, dropping = cut(network, "3.*"), cut(network, "3.*", dropout="active")
+    assert held is not None
+    assert dropping is not None
+    assert held.after == ("3",)
+    assert dropping.after[0] == "1"
+
+
+@pytest.mark.parametrize("build", [resnet18, resnet50])
+@pytest.mark.parametrize("train", ["head", "layer3"])
+def test_the_two_parts_are_the_network_to_the_bit(build, train: str) -> None:
+    torch.manual_seed(1)
+    network = build(num_classes=4)
+    line = cut(network, train)
+    images = torch.rand(3, 3, 64, 64)
+    assert line is not None
+    assert torch.equal(line.suffix(line.prefix(images)), network(images))
+
+
+def test_the_prefix_leaves_no_graph_and_the_gradients_of_the_suffix_are_the_network_s(network: nn.Module) -> None:
+    line, images = cut(network, "layer4", "head"), torch.rand(2, 3, 64, 64)
+    assert line is not None
+    whole = copy.deepcopy(network)
+    features = line.prefix(images)
+    assert not features.requires_grad
+    line.suffix(features).sum().backward()
+    whole(images).sum().backward()
+    for name, parameter in network.named_parameters():
+        expected = whole.get_parameter(name).grad
+        assert (parameter.grad is None) == (expected is None), name
+        if expected is not None:
+            assert torch.equal(parameter.grad, expected), name
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_an_image_s_features_do_not_depend_on_its_batch(network: nn.Module, size: int) -> None:
+    line, images = cut(network, "head"), torch.rand(8, 3, size, size).contiguous(memory_format=torch.channels_last)
+    assert line is not None
+    whole = line.prefix(images)
+    for places in ([0], [3], [5, 2], [7, 1, 4]):
+        assert torch.equal(line.prefix(images[places]), whole[places]), places
+
+
+def test_a_network_whose_order_is_its_own_is_not_cut(network: nn.Module) -> None:
+    class Backwards(type(network)):
+        def forward(self, images):
+            return super().forward(images.flip(0))
+
+    own = resnet18()
+    own.__class__ = Backwards
+    assert chain_of(own) is None
+    assert cut(own, "head") is None
+
+
+def test_a_tensor_that_trains_under_another_name_is_not_before_the_line() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    network[2].weight = network[0].weight
+    assert divide(network, trainable={"0.weight"}, held={"0", "1", "2"}) is None
+
+
+def test_modules_that_sync_batch_norm_replaced_are_found(network: nn.Module) -> None:
+    own = copy.deepcopy(network)
+    line, images = cut(own, "head"), torch.rand(2, 3, 64, 64)
+    assert line is not None
+    before = line.prefix(images)
+    own.bn1 = copy.deepcopy(own.bn1)
+    own.bn1.bias.data += 1
+    assert not torch.equal(line.prefix(images), before)

@@ -1,0 +1,73 @@
+"""How loaders in any process learn which store is in use."""
+
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from frostline.prefix.keyed import StoreSlot
+from frostline.prefix.store import Rows, open_store
+
+
+def store(root: Path, key: str):
+    rows = Rows(count=4, shape=(2,), dtype="float32")
+    return open_store(root, key=key, rows=rows, limit_bytes=10**9, about={})
+
+
+def test_a_slot_is_empty_at_first_and_generations_count(tmp_path: Path) -> None:
+    slot = StoreSlot()
+    first, found = slot.get()
+    assert found is None
+    slot.put(store(tmp_path, "a"))
+    second, found = slot.get()
+    assert found.folder.name == "a"
+    slot.put(None)
+    third, found = slot.get()
+    assert found is None
+    assert first < second < third
+
+
+def answer(slot: StoreSlot, asked, answers) -> None:
+    while asked.get():
+        generation, found = slot.get()
+        answers.put((generation, None if found is None else found.folder.name))
+
+
+def test_another_process_sees_the_change(tmp_path: Path) -> None:
+    for method in ("fork", "spawn"):
+        context = multiprocessing.get_context(method)
+        asked, answers, slot = context.Queue(), context.Queue(), StoreSlot()
+        process = context.Process(target=answer, args=(slot, asked, answers))
+        process.start()
+        for key in (None, "a", "b", None, "a"):
+            slot.put(None if key is None else store(tmp_path, key))
+            asked.put(True)
+            assert answers.get(timeout=60) == (slot.get()[0], key)
+        asked.put(False)
+        process.join()
+
+
+def test_a_store_that_somebody_deleted_counts_as_none(tmp_path: Path) -> None:
+    slot = StoreSlot()
+    slot.put(store(tmp_path, "a"))
+    context = multiprocessing.get_context("spawn")
+    asked, answers = context.Queue(), context.Queue()
+    (tmp_path / "a").rename(tmp_path / "gone")
+    process = context.Process(target=answer, args=(slot, asked, answers))
+    process.start()
+    asked.put(True)
+    assert answers.get(timeout=60)[1] is None
+    asked.put(False)
+    process.join()
+    # Whoever had it open goes on with it.
+    slot.get()[1].write(np.array([0]), torch.ones(1, 2))
+    assert slot.get()[1].written() == 1
+
+
+def test_a_slot_travels_without_what_it_opened(tmp_path: Path) -> None:
+    slot = StoreSlot()
+    slot.put(store(tmp_path, "a"))
+    assert set(slot.__getstate__()) == {"_path", "_generation"}
+    assert pickle.loads(pickle.dumps(slot)).get()[1].folder.name == "a"
