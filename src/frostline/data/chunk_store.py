@@ -163,24 +163,17 @@ class ChunkCache:
             ChunkError: what was fetched is damaged, or cannot be written.
         """
         path = self.folder / name
-        while True:
-            # Opened and not only found: another process may remove it at any time.
-            with suppress(FileNotFoundError):
-                fd = os.open(path, os.O_RDONLY)
-                os.utime(fd)
-                if os.fstat(fd).st_size == entry.bytes:
-                    return fd
-                os.close(fd)
-            try:
+        try:
+            while (fd := _whole(path, entry.bytes)) is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # A fixed few, since a lock's file must not be removed: whoever waits for it would not notice.
                 with FileLock(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}"):
                     if not path.exists() or path.stat().st_size != entry.bytes:
                         self._fetched(path, entry, fetch, where)
-            except OSError as error:
-                raise ChunkError(
-                    f"data.cache_dir={self.folder}: cannot be used ({error.strerror or error})."
-                ) from error
+            return fd
+        except OSError as error:
+            reason = error.strerror or error
+            raise ChunkError(f"data.cache_dir={self.folder}: cannot be used ({reason}).") from error
 
     def _fetched(self, path: Path, entry: ChunkEntry, fetch: Callable[[IO[bytes]], None], where: str) -> None:
         unfinished = path.with_suffix(".part")
@@ -216,6 +209,20 @@ class ChunkCache:
                 break
             file.unlink(missing_ok=True)
             held -= size
+
+
+def _whole(path: Path, size: int) -> int | None:
+    """The file, opened: another process may remove it at any time. None where it is not there, or torn."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    if os.fstat(fd).st_size != size:
+        os.close(fd)
+        return None
+    with suppress(PermissionError):  # a cache of somebody else's, in which others may only read
+        os.utime(path)  # the time of the last use
+    return fd
 
 
 def missing(where: str, name: str) -> ChunkError:
