@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from frostline.data.order import Draw, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
+from frostline.data.order import Chunks, Draw, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
 from frostline.data.seeding import stable_seed
 
 
@@ -152,3 +152,114 @@ def test_evaluation_takes_each_sample_exactly_once(length, world_size):
 )
 def test_position_after_steps(steps, accumulate, position):
     assert position_after(steps, batches=5, accumulate=accumulate) == position
+
+
+# Images in chunks
+
+
+def in_chunks(count: int, size: int, window: int = 16) -> Chunks:
+    """Chunks of unequal lengths, some `size` images each."""
+    return Chunks([size + number % 7 for number in range(count)], window)
+
+
+def chunk_ids(chunks: Chunks, epoch: int = 0, seed: int = 1) -> torch.Tensor:
+    """The chunk at each place of an epoch."""
+    order = epoch_order(epoch, length=sum(chunks.lengths), chunks=chunks, seed=seed)
+    return torch.arange(len(chunks.lengths)).repeat_interleave(torch.tensor(chunks.lengths))[order]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 17, 100])
+@pytest.mark.parametrize("size", [1, 30])
+def test_images_in_chunks_come_once_an_epoch_in_an_order_of_seed_and_epoch(count, size):
+    chunks = in_chunks(count, size)
+    length = sum(chunks.lengths)
+    orders = [epoch_order(e, length=length, chunks=chunks, seed=s).tolist() for s in (0, 1) for e in (0, 1)]
+    assert all(sorted(order) == list(range(length)) for order in orders)
+    assert len({tuple(order) for order in orders}) == (4 if length > 1 else 1)
+    torch.manual_seed(5)
+    assert epoch_order(1, length=length, chunks=chunks, seed=0).tolist() == orders[1]
+
+
+@pytest.mark.parametrize(("window", "most"), [(8, 8 + 8), (16, 16 + 8), (40, 40 + 8)])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_each_chunk_is_read_within_a_window_and_never_again(window, most, epoch):
+    """At any place, so many chunks have been begun and not finished; each spans little more than the window."""
+    chunks = in_chunks(200, 50, window)
+    ids = chunk_ids(chunks, epoch).tolist()
+    first, last = {}, {}
+    for place, chunk in enumerate(ids):
+        first.setdefault(chunk, place)
+        last[chunk] = place
+    begun = sorted([(place, 1) for place in first.values()] + [(place + 1, -1) for place in last.values()])
+    alive, peak = 0, 0
+    for _, change in begun:
+        alive += change
+        peak = max(peak, alive)
+    assert window / 2 < peak <= most
+    assert max(last[chunk] - first[chunk] for chunk in first) < 1.5 * window * 53
+
+
+def test_any_stretch_of_an_epoch_touches_few_chunks():
+    chunks = in_chunks(200, 50)
+    ids = chunk_ids(chunks)
+    assert max(len(ids[start : start + 53].unique()) for start in range(0, len(ids) - 53, 10)) <= 16 + 8
+
+
+def test_images_of_a_window_are_mixed():
+    """A batch of 32 holds images of most chunks that are being read, but for the epoch's ends."""
+    ids = chunk_ids(in_chunks(200, 50))
+    middle = ids[len(ids) // 10 : -len(ids) // 10]
+    counts = [len(batch.unique()) for batch in middle.split(32)[:-1]]
+    assert sum(counts) / len(counts) > 11
+
+
+def test_chunks_come_in_another_order_each_epoch():
+    chunks = in_chunks(100, 20)
+    firsts = [list(dict.fromkeys(chunk_ids(chunks, epoch).tolist())) for epoch in (0, 1)]
+    assert firsts[0][:16] != firsts[1][:16]
+
+
+def test_where_all_chunks_fit_into_the_window_the_order_is_uniform():
+    """Each image lands at each place equally often: 24 permutations of four images in four chunks."""
+    chunks = Chunks([1, 1, 1, 1], 16)
+    drawn = Counter(tuple(epoch_order(e, length=4, chunks=chunks, seed=0).tolist()) for e in range(2400))
+    assert len(drawn) == 24
+    assert max(drawn.values()) < 150  # 100 each; the standard deviation is 10
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_ranks_read_chunks_of_their_own(world_size):
+    ids = chunk_ids(in_chunks(400, 50))
+    own = [set(ids[rank::world_size].tolist()) for rank in range(world_size)]
+    assert sum(map(len, own)) <= 1.15 * 400
+    assert set.union(*own) == set(range(400))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 16])
+def test_ranks_share_an_epoch_of_chunks_without_overlap(world_size):
+    chunks = in_chunks(60, 16)
+    length = sum(chunks.lengths)
+
+    def order(epoch):
+        return epoch_order(epoch, length=length, chunks=chunks, seed=2)
+
+    drawn = [
+        draw.sample
+        for rank in range(world_size)
+        for batch in EpochBatches(
+            order=order, length=length, batch_size=240, position=lambda: (3, 0), rank=rank, world_size=world_size
+        )
+        for draw in batch
+    ]
+    assert sorted(drawn) == sorted(order(3)[: length - length % 240].tolist())
+
+
+def test_balanced_sampling_of_chunks_is_refused():
+    with pytest.raises(ValueError, match=r"fetch a chunk for each image\. Use sampling=shuffled"):
+        epoch_order(0, length=4, sampling="balanced", labels=[0, 1, 0, 1], chunks=Chunks([2, 2], 8))
+
+
+def test_the_order_key_of_chunks_changes_with_whatever_changes_the_order():
+    keys = [Chunks(lengths, window).order_key for lengths, window in (([3, 4], 8), ([4, 3], 8), ([3, 4], 9))]
+    assert len({str(key) for key in keys}) == 3
+    assert Chunks([3, 4], 8).order_key == keys[0]
