@@ -85,32 +85,35 @@ class FastPath(pl.Callback):
         Args:
             whole: images -> logits by the whole network, for when nothing is frozen.
         """
-        dataset = self._keyed[split]
-        generation, store = dataset.slot.get()
-        images, missing = batch.images, batch.missing
-        if batch.generation != generation and len(batch.features):
-            # Read by a worker before the frost line moved.
-            images = dataset.decoded(batch.rows).to(batch.targets.device)
-            missing = np.arange(len(batch.rows))
+        batch = self._up_to_date(self._keyed[split], batch)
         if self.line is None:
-            return whole(images)
-        counts = self._counts.get(split)
-        if counts is not None:
-            counts["computed"] += len(missing)
-            counts["read"] += len(batch.rows) - len(missing)
-        if not len(missing):
+            return whole(batch.images)
+        if split in self._counts:
+            self._counts[split]["computed"] += len(batch.missing)
+            self._counts[split]["read"] += len(batch.rows) - len(batch.missing)
+        if not len(batch.missing):
             return self.line.suffix(batch.features)
-        features = self.line.prefix(self.inputs(images))
+        features = self.line.prefix(self.inputs(batch.images))
+        store = self._keyed[split].slot.get()[1]
         if store is not None:
-            self._write(store, batch.rows[missing], features)
-        if len(missing) < len(batch.rows):
-            computed = features
-            features = computed.new_empty((len(batch.rows), *computed.shape[1:]))
-            among = np.ones(len(batch.rows), dtype=bool)
-            among[missing] = False
-            features[torch.from_numpy(missing).to(computed.device)] = computed
-            features[torch.from_numpy(np.flatnonzero(among)).to(computed.device)] = batch.features
-        return self.line.suffix(features)
+            self._write(store, batch.rows[batch.missing], features)
+        return self.line.suffix(_merged(batch, features))
+
+    def _up_to_date(self, dataset: KeyedImages, batch: KeyedBatch) -> KeyedBatch:
+        """The batch as it would be read now: it may have been read before the frost line moved."""
+        generation, store = dataset.slot.get()
+        if batch.generation == generation:
+            return batch
+        found = np.zeros(len(batch.rows), dtype=bool)
+        features, device = batch.features[:0], batch.targets.device
+        if store is not None:
+            features, found = store.read(batch.rows)
+        missing = np.flatnonzero(~found)
+        if len(batch.missing) == len(batch.rows):
+            images = batch.images[torch.from_numpy(missing).to(device)]
+        else:
+            images = dataset.decoded(batch.rows[missing]).to(device)
+        return KeyedBatch(images, missing, features.to(device), batch.rows, generation, batch.targets)
 
     def facts(self) -> dict[str, Any]:
         """What was kept, in plain values: for each split that had a store its folder, and how many images were computed
@@ -260,6 +263,18 @@ class FastPath(pl.Callback):
         for dataset in self._keyed.values():
             dataset.slot.put(None)
         self.line = self._phase = None
+
+
+def _merged(batch: KeyedBatch, computed: Tensor) -> Tensor:
+    """Features (n, *shape) of a batch, some computed and some read."""
+    if len(batch.missing) == len(batch.rows):
+        return computed
+    found = np.ones(len(batch.rows), dtype=bool)
+    found[batch.missing] = False
+    features = computed.new_empty((len(batch.rows), *computed.shape[1:]))
+    features[torch.from_numpy(batch.missing).to(computed.device)] = computed
+    features[torch.from_numpy(np.flatnonzero(found)).to(computed.device)] = batch.features
+    return features
 
 
 def is_augmented(data: ImageDataModule) -> bool:
