@@ -18,7 +18,9 @@ from frostline.commands.schema.commands import COMMANDS
 from frostline.commands.schema.key_text import fields_of
 from frostline.commands.schema.section import Section
 from frostline.data.build import build_datamodule, build_source
-from frostline.data.source import ImageSource
+from frostline.data.chunk_writer import Packer
+from frostline.data.image_folder import ImageFolder
+from frostline.data.source import SPLITS, ImageSource
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.heads import build_head
@@ -34,6 +36,7 @@ GROUPS = [group for group in OPTIONS if not group.startswith("hydra/")]
 NEEDED = {
     ("data", "image_folder"): "data.path={folder}",
     ("data", "csv"): "data.path={table}",
+    ("data", "streaming"): "data.path={packed}",
     ("freeze", "file"): "freeze.path={policy}",
 }
 NEEDS_GPU = {("device", "gpu"), ("device", "multi_gpu")}
@@ -62,7 +65,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             lines.append(f"{path},{name}")
     (root / "table.csv").write_text("\n".join(lines) + "\n")
     (root / "policy.yaml").write_text("train: [head]\n")
-    return {"folder": root / "images", "table": root / "table.csv", "policy": root / "policy.yaml"}
+    source = ImageFolder(path=root / "images")
+    images = {split: images for split in SPLITS if (images := source.dataset(split)) is not None}
+    Packer().pack(images, classes=source.classes, output=root / "packed")
+    names = {"folder": "images", "packed": "packed", "table": "table.csv", "policy": "policy.yaml"}
+    return {name: root / path for name, path in names.items()}
 
 
 def settings_of(group: str, option: str, files: dict[str, Path]) -> dict[str, Any]:
@@ -188,7 +195,7 @@ def test_every_policy_is_read_against_resnet18(option: str, files: dict[str, Pat
     )
 
 
-DATA_WITHOUT_DOWNLOAD = ("csv", "digits", "image_folder", "random", "synthetic")
+DATA_WITHOUT_DOWNLOAD = ("csv", "digits", "image_folder", "random", "streaming", "synthetic")
 
 
 @pytest.mark.parametrize("option", DATA_WITHOUT_DOWNLOAD)

@@ -29,6 +29,9 @@ def valid(name, tmp_path):
         (tmp_path / "list.csv").touch()
     elif name == "image_folder":
         section["path"] = str(tmp_path)
+    elif name == "streaming":
+        section["path"] = str(tmp_path)
+        (tmp_path / "frostline.json").touch()
     return section
 
 
@@ -80,18 +83,37 @@ def test_validation_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["image_folder", "csv"])
+@pytest.mark.parametrize("name", ["image_folder", "csv", "streaming"])
 def test_a_missing_path(name, tmp_path):
     where, message = problem(name, tmp_path, path=None)
     assert where == "path"
     assert "is required: type data.path=" in message
 
 
-@pytest.mark.parametrize("name", ["image_folder", "csv", "fashion_mnist"])
+@pytest.mark.parametrize("name", ["image_folder", "csv", "fashion_mnist", "streaming"])
 def test_a_path_that_does_not_exist(name, tmp_path):
     where, message = problem(name, tmp_path, path=str(tmp_path / "nowhere"))
     assert where == "path"
     assert f"{tmp_path}/nowhere" in message
+
+
+def test_packed_images_in_a_store_are_named_by_their_address(tmp_path):
+    store = {"path": "s3://bucket/sets", "endpoint_url": "https://here.example:9000", "cache_dir": str(tmp_path)}
+    assert DATA["streaming"].model_validate(valid("streaming", tmp_path) | store).path == "s3://bucket/sets"
+    for changes, told in (
+        ({"path": "gs://bucket/sets"}, "must be a folder or s3://BUCKET/FOLDER, not gs://bucket/sets"),
+        ({"path": "s3:///sets"}, "must be a folder or s3://BUCKET/FOLDER"),
+        (store | {"endpoint_url": "here:9000"}, "must be http://HOST or https://HOST, not here:9000"),
+        ({"endpoint_url": "http://here"}, "endpoint_url is for data.path=s3://BUCKET/FOLDER"),
+        ({"cache_dir": "somewhere"}, "cache_dir is for data.path=s3://BUCKET/FOLDER"),
+    ):
+        assert told in problem("streaming", tmp_path, **changes)[1]
+
+
+def test_a_folder_that_is_not_packed_is_told_with_the_command_that_packs_it(tmp_path):
+    where, message = problem("streaming", tmp_path, path=str(tmp_path.parent))
+    assert where == "path"
+    assert f"data.path={tmp_path.parent} output=PACKED" in message
 
 
 @pytest.mark.parametrize("name", ["digits", "torchvision"])
@@ -114,6 +136,10 @@ def test_more_images_than_fashion_mnist_has(tmp_path):
         ("digits", {"loader_timeout": -1.0}, "loader_timeout"),
         ("digits", {"wrokers": 2}, "wrokers"),
         ("random", {"sampling": "balanced"}, "sampling"),
+        ("streaming", {"sampling": "balanced"}, "sampling"),
+        ("streaming", {"window": 7}, "window"),
+        ("streaming", {"cache_limit": 0.0}, "cache_limit"),
+        ("streaming", {"timeout": 0.0}, "timeout"),
         ("synthetic", {"difficulty": 1.1}, "difficulty"),
         ("torchvision", {"dataset": "CIFAR11"}, "dataset"),
         ("image_folder", {"max_pixels": 10**9}, "max_pixels"),
