@@ -33,6 +33,7 @@ from frostline.signatures import check_signature, find_class
 from frostline.tracking.checkpoints import BEST, LAST, SaveOnInterrupt, WholeFileCheckpointIO, checkpoint_callbacks
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.loggers import build_loggers
+from frostline.tracking.throughput import Throughput
 
 TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     name.lower(): optimizer
@@ -210,6 +211,7 @@ def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModu
     checkpoints = folder / "checkpoints"
     kept = checkpoint_callbacks(checkpoints, monitor=monitor, every_n_steps=options["checkpoint_every_n_steps"])
     callbacks: list[Callback] = [ExactResume(), SaveOnInterrupt(checkpoints / f"{LAST}.ckpt"), *kept.values()]
+    callbacks.append(Throughput())
     if monitor is not None and options["early_stopping_patience"]:
         patience = options["early_stopping_patience"]
         callbacks.append(EarlyStopping(monitor, patience=patience, mode=kept[BEST].mode))

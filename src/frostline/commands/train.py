@@ -89,6 +89,7 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
     from frostline.freezing.schedule import FreezingSchedule
     from frostline.tracking.facts import environment_facts
     from frostline.tracking.report import evaluation_facts, evaluation_text, places_text, plan_text
+    from frostline.tracking.throughput import Throughput, data_advice_for, speed_text
 
     quiet_libraries()
     seed_everything(settings["seed"], verbose=False)
@@ -113,6 +114,11 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
             run_folder.write_facts(folder, {**reached, "freezing": schedule.verdict()})
             if features := classifier.feature_facts():
                 run_folder.write_facts(folder, {"features": features})
+            [throughput] = [found for found in callbacks_of(trainer) if isinstance(found, Throughput)]
+            if speed := throughput.facts():
+                advice = data_advice_for(trainer, speed)
+                run_folder.write_facts(folder, {"speed": {**speed, "advice": advice or None}})
+                log.info("%s", speed_text(speed, advice=advice))
     if settings["test"] and data.images("test") is not None:
         [tested] = trainer.test(classifier, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
         outcome = evaluation_facts(tested, classifier.confusion, classifier.classes)
