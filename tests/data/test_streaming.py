@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 from array import array
 from pathlib import Path
@@ -396,3 +397,25 @@ def test_without_litdata_a_store_needs_it_and_a_folder_does_not(photos, packed, 
     )
     with pytest.raises(ValueError, match=r"Packing needs litdata\. Type: pip install"):
         pack(photos, tmp_path / "out")
+
+
+def test_a_label_that_differs_from_the_list_of_labels_is_noticed(packed, tmp_path):
+    folder = copied(packed, tmp_path)
+    images = Streaming(path=str(folder)).dataset("val")
+    stored = images.stored(0)
+    tail = stored.label.to_bytes(8, "little") + stored.name.encode()
+    file = folder / "val/chunk-0-0.bin"
+    assert file.read_bytes().count(tail) == 1
+    file.write_bytes(file.read_bytes().replace(tail, (stored.label + 1).to_bytes(8, "little") + stored.name.encode()))
+    images = Streaming(path=str(folder)).dataset("val")
+    assert "of other images than labels.npy speaks of" in message(lambda: images[0])
+
+
+def test_nothing_of_litdata_is_imported_to_read_a_folder(packed):
+    code = (
+        "import sys, frostline; from frostline.data.streaming import Streaming\n"
+        f"Streaming(path={str(packed)!r}).dataset('train')[0]\n"
+        "print([name for name in ('litdata', 'boto3', 'botocore', 'obstore') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,162 @@
+"""Training on packed images: exact resume, ranks that share the images, and the commands."""
+
+import os
+import socket
+import warnings
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+
+from frostline.data.chunk_writer import Packer
+from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.image_folder import ImageFolder
+from frostline.data.source import SPLITS
+from frostline.data.streaming import Streaming
+from frostline.data.transforms import Augmentation
+from frostline.resume import ExactResume
+from tests.integration.conftest import FROSTLINE, SHORT, Cli, facts
+from tests.test_resume import Net
+
+EPOCHS, BATCH = 2, 8
+STEPS = 12  # an epoch: 96 of 102 training images
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    for index in range(150):
+        path = tmp_path / "photos" / ("fire", "fog", "ice")[index % 3] / f"{index:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (20, 22, 3), dtype=np.uint8)).save(path)
+    source = ImageFolder(path=tmp_path / "photos")
+    images = {split: source.dataset(split) for split in SPLITS}
+    Packer(chunk_size=0.003).pack(images, classes=source.classes, output=tmp_path / "packed")  # type: ignore[arg-type]
+    return tmp_path / "packed"
+
+
+def data_of(path: str) -> ImageDataModule:
+    return ImageDataModule(
+        source=Streaming(path=path, window=8),
+        image_size=16,
+        batch_size=BATCH,
+        augment=Augmentation(name="standard"),
+        loading=Loading(workers=0),
+        seed=3,
+    )
+
+
+def rank_runs(rank: int, world_size: int, folder: str, port: int, path: str) -> None:
+    """A rank's three runs: one whole, one that stops within its second epoch, and the one that resumes it."""
+    warnings.simplefilter("ignore")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
+    whole, stop = EPOCHS * STEPS, STEPS + 5
+    for run, steps, checkpoint in (("whole", whole, None), ("part", stop, None), ("rest", whole, "part")):
+        torch.manual_seed(11 if checkpoint is None else 12)
+        net, data = Net(), data_of(path)
+        saver = ModelCheckpoint(
+            f"{folder}/{run}", filename="{step}", every_n_train_steps=stop, save_top_k=-1, auto_insert_metric_name=False
+        )
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            devices=world_size,
+            strategy="ddp" if world_size > 1 else "auto",
+            max_epochs=EPOCHS,
+            max_steps=steps,
+            limit_val_batches=1,
+            callbacks=[ExactResume(), saver],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        resumed = f"{folder}/part/{stop}.ckpt" if checkpoint else None
+        trainer.fit(net, data, ckpt_path=resumed, weights_only=True if resumed else None)
+        torch.save((net.seen, net.state_dict()), f"{folder}/{run}-{rank}.pt")
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_run_resumed_within_an_epoch_is_bit_identical_and_ranks_share_what_one_sees(
+    packed: Path, tmp_path: Path, world_size: int
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (world_size, str(tmp_path), port, str(packed))
+    torch.multiprocessing.start_processes(rank_runs, arguments, nprocs=world_size, start_method="spawn")
+    seen, states = [], []
+    for rank in range(world_size):
+        whole, state = torch.load(tmp_path / f"whole-{rank}.pt")
+        first, _ = torch.load(tmp_path / f"part-{rank}.pt")
+        rest, resumed = torch.load(tmp_path / f"rest-{rank}.pt")
+        assert len(whole) == EPOCHS * STEPS
+        assert first + rest == whole
+        assert all(torch.equal(state[key], resumed[key]) for key in state)
+        seen.append(whole)
+        states.append(state)
+    # Parameters are one network's; batch-norm statistics are each rank's own.
+    trained = [name for name in states[0] if "running" not in name]
+    assert all(torch.equal(states[0][name], states[-1][name]) for name in trained)
+    # By hand and alone: the same global batches, augmented alike, each image once.
+    data = data_of(str(packed))
+    loader = data.train_dataloader()
+    alone = [images.long().sum().item() for _ in range(EPOCHS) for images, _ in loader]
+    assert [sum(sums) for sums in zip(*seen, strict=True)] == alone
+    order = data._order(0).tolist()
+    assert sorted(order) == list(range(102))
+
+
+def test_a_run_is_not_resumed_on_images_that_were_packed_otherwise(packed: Path, tmp_path: Path) -> None:
+    """Another window, or other chunks, is another order."""
+    keys = [data_of(str(packed)).order_key]
+    source = Streaming(path=str(packed))
+    images = {split: source.dataset(split) for split in SPLITS}
+    Packer(chunk_size=0.01).pack(images, classes=source.classes, output=tmp_path / "other")  # type: ignore[arg-type]
+    keys.append(data_of(str(tmp_path / "other")).order_key)
+    wider = ImageDataModule(source=source, image_size=16, batch_size=BATCH, seed=3)
+    keys.append(wider.order_key)
+    changed = [{key for key in keys[0] if keys[0][key] != other[key]} for other in keys[1:]]
+    assert changed == [{"chunks"}, {"window"}]
+
+
+@pytest.mark.slow
+def test_pack_then_train_and_evaluate_as_typed(packed: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli(*FROSTLINE, "pack", "data=image_folder", "data.path=photos", "output=again", "chunk_size=0.003")
+    assert done.returncode == 0, done.stderr
+    assert "train: 102 images" in done.stdout
+    assert "train on it with data=streaming data.path=again" in done.stdout
+    source = ("data=streaming", "data.path=again", "data.batch_size=8")
+    done = cli(*FROSTLINE, "train", *SHORT, *source, "data.workers=2", env={"RUN_ID": "run"})
+    assert done.returncode == 0, done.stderr
+    results = facts(tmp_path / "runs/run")["results"]
+    done = cli(*FROSTLINE, "evaluate", "checkpoint=runs/run/checkpoints/best.ckpt", "output=results.json")
+    assert done.returncode == 0, done.stderr
+    assert results
+    assert "test accuracy" in done.stdout
+
+
+def test_mistakes_are_told_before_anything_is_read_and_without_a_traceback(packed: Path, cli: Cli) -> None:
+    for words, told in (
+        (["pack", "data=image_folder", "data.path=photos", "output=packed"], "output: `packed` is there already"),
+        (["train", "data=streaming", "data.path=photos"], "no packed images in photos"),
+        (["train", "data=streaming", "data.path=gs://a/b"], "must be a folder or s3://BUCKET/FOLDER, not gs://a/b"),
+    ):
+        done = cli(*FROSTLINE, *words)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_unreachable_store_is_one_sentence(cli: Cli) -> None:
+    words = ("data=streaming", "data.path=s3://bucket/sets", "data.endpoint_url=http://127.0.0.1:9", "data.timeout=0.5")
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    done = cli(*FROSTLINE, "train", *words, "model.weights=none", env=keys)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "frostline: data.path=s3://bucket/sets: the store at http://127.0.0.1:9 does not give" in done.stderr
+    assert "Traceback" not in done.stderr
