@@ -139,8 +139,8 @@ def with_absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
     from urllib.parse import urlparse
 
     changed = {**settings, **{group: dict(settings[group]) for group in ("model", "data", "cache")}}
-    for key in ("path", "root", "packed"):
-        if settings["data"].get(key) is not None:
+    for key in ("path", "root", "packed", "cache_dir"):
+        if settings["data"].get(key) is not None and "://" not in settings["data"][key]:  # a store's address
             changed["data"][key] = str(Path(settings["data"][key]).expanduser().resolve())
     if settings["cache"]["folder"] is not None:
         changed["cache"]["folder"] = str(Path(settings["cache"]["folder"]).expanduser().resolve())
