@@ -131,6 +131,8 @@ class Verdict:
 
     @property
     def met(self) -> bool:
+        if "memory" in self.ratios:  # below means below
+            return self.ratios["memory"] > self.target
         return all(value >= self.target for value in self.ratios.values())
 
 
@@ -145,7 +147,9 @@ def verdicts(found: list[Row]) -> list[Verdict]:
                 continue
             ratios = {m: ratio(row, peer, m) for m, peer in peers.items()}
             views = ", four cached views" if contestant == FOUR_VIEWS else ""
-            text = f"{workload.upper()}{views}, peers {'with channels-last and bf16 too' if fast else 'as written'}"
+            text = (
+                f"{workload.capitalize()}{views}, peers {'with channels-last and bf16 too' if fast else 'as written'}"
+            )
             against = {m: peer.contestant for m, peer in peers.items() if peer}
             said.append(Verdict(text, target, {m: r for m, r in ratios.items() if r is not None}, against))
     for workload in WORKLOADS:
@@ -153,7 +157,7 @@ def verdicts(found: list[Row]) -> list[Verdict]:
         leanest = fastest_peer(found, workload, "peak_pss")
         share = None if row is None else ratio(row, leanest, "peak_pss")
         if share is not None and leanest is not None:
-            text = f"{workload.upper()}, peak memory below the leanest peer's"
+            text = f"{workload.capitalize()}, peak memory below the leanest peer's"
             said.append(Verdict(text, 1.0, {"memory": share}, {"memory": leanest.contestant}))
     return said
 
