@@ -31,6 +31,7 @@ from frostline.resume import ExactResume
 from frostline.schedulers import SCHEDULERS
 from frostline.signatures import check_signature, find_class
 from frostline.tracking.checkpoints import BEST, LAST, SaveOnInterrupt, WholeFileCheckpointIO, checkpoint_callbacks
+from frostline.tracking.compile_cost import CompileCost
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.loggers import build_loggers
 from frostline.tracking.throughput import Throughput
@@ -221,6 +222,8 @@ def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModu
         callbacks.append(RichProgressBar(leave=False))
     if options["gradient_flow_every_n_steps"] is not None:
         callbacks.append(GradientFlow(every_n_steps=options["gradient_flow_every_n_steps"], attribute="network"))
+    if settings["trainer"]["compile"]:
+        callbacks.append(CompileCost())
     if options["first_gradient"]:
         callbacks.append(FirstGradient())
     return callbacks

@@ -49,7 +49,10 @@ class TrainerSection(Section):
     max_steps: Positive | None = Field(description="optimizer steps after which training ends early; null: no limit")
     precision: Precision = Field(description=PRECISION)
     channels_last: bool = Field(description="keep images and weights in channels-last order: faster convolutions")
-    compile: bool = Field(description="compile the network with torch.compile; pays back in long runs only")
+    compile: bool = Field(
+        description="compile the network with torch.compile; pays back in long runs only: the run says what it cost "
+        "and after how many steps it pays"
+    )
     accumulate_grad_batches: Positive = Field(description="batches per optimizer step")
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         description="largest norm of all gradients together; null: no clipping"
