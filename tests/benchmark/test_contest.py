@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from scripts.benchmark import overhead
 from scripts.benchmark.contest.__main__ import Contest, main, read_options
@@ -23,9 +24,14 @@ from scripts.benchmark.contest.contestants import (
     python_of,
     reached_by_frostline,
 )  # fmt: skip
+from scripts.benchmark.contest.images import make_folder
 from scripts.benchmark.contest.peers.assignment import SWEEP, WORKLOADS
 from scripts.benchmark.contest.report import BEGIN, END, write_report
 from scripts.benchmark.contest.results import bare_seconds, images_seen, newest, read_lines, rows, verdicts
+from scripts.benchmark.contest.weights import make_weights
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
 
 from frostline.commands.help import default_config
 from frostline.freezing.policy import FreezePolicy
@@ -46,7 +52,7 @@ LIMITS = {
 CONTEST = {
     "kind": "contest", "train_images": 2000, "val_images": 500, "threads": None, "cores": 2, "processor": "A processor",
     "memory_gib": 24.0, "versions": {"torch": "2.15.0", "timm": "1.0"}, "commit": "abc1234",
-    "when": "2026-11-23T06:30:00+00:00",
+    "when": "2026-11-23T06:30:00+00:00", "command": "typed",
 }  # fmt: skip
 
 
@@ -64,7 +70,7 @@ def results(tmp_path: Path, *lines: dict) -> Path:
 
 def report(tmp_path: Path, *lines: dict) -> str:
     document = tmp_path / "BENCHMARKS.md"
-    write_report(results(tmp_path, *lines), document=document, picture=tmp_path / "figures" / "b.svg", command="typed")
+    write_report(results(tmp_path, *lines), document=document, picture=tmp_path / "figures" / "b.svg")
     return document.read_text()
 
 
@@ -184,6 +190,35 @@ def test_wrong_options_list_the_choices(capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+# What all start from.
+
+
+def test_given_weights_stay_as_they_are_but_for_a_head_of_ten_classes(tmp_path):
+    given = resnet18().state_dict()
+    torch.save(given, tmp_path / "given.pth")
+    make_weights(tmp_path / "made.pth", images=tmp_path, given=tmp_path / "given.pth")
+    made = torch.load(tmp_path / "made.pth", weights_only=True)
+    assert made["fc.weight"].shape == (10, 512)
+    assert all(torch.equal(made[name], given[name]) for name in given if not name.startswith("fc."))
+
+
+@pytest.mark.slow
+def test_the_initial_weights_have_batch_norms_that_fit_the_images(tmp_path):
+    """What comes out of the first convolution spreads as the first batch norm takes it to."""
+    folder = make_folder(tmp_path / "images", train_images=40, val_images=10)
+    make_weights(tmp_path / "w.pth", images=folder, steps=2)
+    network = resnet18(num_classes=10)
+    network.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True))
+    way = transforms.Compose(
+        [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
+         transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
+    )  # fmt: skip
+    images = torch.stack([image for image, _ in ImageFolder(folder / "train", way)])
+    with torch.no_grad():
+        spread = (network.conv1(images).var((0, 2, 3)) / network.bn1.running_var).sqrt()
+    assert 0.8 < float(spread.median()) < 1.25
+
+
 # What becomes of the results.
 
 
@@ -269,6 +304,10 @@ def test_the_report_has_each_row_its_ratios_and_the_verdicts(tmp_path):
     assert "2,000 + 500 images, all 2 threads" in text
     assert "A processor, 2 cores, 24 GiB; frostline at abc1234; torch 2.15.0, timm 1.0." in text
     assert "```\ntyped\n```" in text
+    assert "own environment" not in text
+    assert "In frostline's own environment, where their start may be slower: plain." in report(
+        tmp_path, {**CONTEST, "in_frostlines_environment": ["plain"]}, run("w2", "plain", 1.0)
+    )
 
 
 def test_the_report_replaces_its_section_and_nothing_else(tmp_path):
@@ -367,12 +406,13 @@ def test_the_overhead_is_measured_with_the_real_trainer(monkeypatch, tmp_path):
 def test_frostline_and_the_plain_loop_run_end_to_end(tmp_path, monkeypatch):
     """In frostline's own environment alone."""
     monkeypatch.setattr("scripts.benchmark.contest.contestants.VENVS", tmp_path / "none")
-    document, picture = tmp_path / "BENCHMARKS.md", tmp_path / "b.svg"
+    document, picture, weights = tmp_path / "BENCHMARKS.md", tmp_path / "b.svg", tmp_path / "random.pth"
+    torch.save(resnet18().state_dict(), weights)
     code = main(
         [
             "--folder", str(tmp_path / "work"), "--train-images", "32", "--val-images", "16", "--repeats", "1",
             "--contestants", "frostline,plain", "--workloads", "w1a,w2", "--no-limits", "--threads", "1",
-            "--document", str(document), "--picture", str(picture),
+            "--weights", str(weights), "--document", str(document), "--picture", str(picture),
         ]
     )  # fmt: skip
     assert code == 0

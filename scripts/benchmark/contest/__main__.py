@@ -66,6 +66,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="10,000 + 1,000 images")
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of every contestant; without it, all cores")
     parser.add_argument("--all-sweep-runs", action="store_true", help="run a peer's sweep, not one run of it times 12")
+    parser.add_argument("--weights", type=Path, help="torchvision ResNet-18 state dict to start from; its head is new")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one process")
     parser.add_argument("--override", action="append", default=[], help="KEY=VALUE for frostline, may be repeated")
     parser.add_argument("--set-up", action="store_true", help="make the peers' environments first")
@@ -104,7 +105,7 @@ class Contest:
         self.options = options
         self.failures: list[str] = []
         self.data = options.folder / f"images-{options.train_images}-{options.val_images}"
-        self.weights = options.folder / "resnet18.pth"
+        self.weights = options.folder / f"weights-{options.weights.stem if options.weights else 'synthetic'}.pth"
         self.logs = options.folder / "logs"
         self.environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "RUN_ID")}
         if options.threads:
@@ -126,7 +127,10 @@ class Contest:
         print(f"images: {self.data}", flush=True)
         make_folder(self.data, train_images=options.train_images, val_images=options.val_images)
         if not self.weights.exists():
-            _write_weights(self.weights)
+            print(f"initial weights: {self.weights}", flush=True)
+            command = [sys.executable, "-m", "scripts.benchmark.contest.weights", str(self.weights), str(self.data)]
+            given = ["--given", str(options.weights.resolve())] if options.weights else []
+            subprocess.run([*command, *given], env=self.environment, cwd=ROOT, check=True)
         for name in options.contestants:
             python, modules = sys.executable, "frostline.commands.train, frostline.commands.build, sklearn"
             if name in PEERS:
@@ -150,6 +154,8 @@ class Contest:
             "in_frostlines_environment": own,
             "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown",
             "overrides": self.options.override,
+            "weights": self.options.weights.name if self.options.weights else None,
+            "command": self.options.command,
             "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
 
@@ -251,14 +257,6 @@ def _together(found: list[Line]) -> Line:
     return total
 
 
-def _write_weights(path: Path) -> None:
-    import torch
-    from torchvision.models import resnet18
-
-    torch.manual_seed(0)
-    torch.save(resnet18(num_classes=CLASSES).state_dict(), path)
-
-
 def _processor() -> str:
     names = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return names[0] if names else platform.machine()
@@ -267,7 +265,7 @@ def _processor() -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = read_options(arguments)
     words = sys.argv[1:] if arguments is None else arguments
-    command = shlex.join(["python", "-m", "scripts.benchmark.contest", *(w for w in words if w != "--report")])
+    options.command = shlex.join(["python", "-m", "scripts.benchmark.contest", *words])
     failures: list[str] = []
     if not options.report:
         contest = Contest(options)
@@ -276,7 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
             contest.measure_limits()
         contest.run_all()
         failures = contest.failures
-    write_report(options.results, document=options.document, picture=options.picture, command=command)
+    write_report(options.results, document=options.document, picture=options.picture)
     print(f"written: {options.document}, {options.picture}")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

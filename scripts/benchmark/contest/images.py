@@ -3,8 +3,8 @@
 Usage: python -m scripts.benchmark.contest.images FOLDER [--train-images 2000] [--val-images 500]
 
 Image i of a split is a pure function of the split and i, and its class is i mod 10: a smaller folder holds the first,
-balanced, part of a larger one. Shapes come from frostline's synthetic classes, so that a random-init network's features
-tell them apart at least a little; noise of several octaves gives the files the size of photographs' (about 40 kB).
+balanced, part of a larger one. Shapes come from frostline's synthetic classes; noise of several octaves gives the files
+the size of photographs' (about 40 kB).
 """
 
 import argparse

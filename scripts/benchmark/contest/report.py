@@ -22,7 +22,7 @@ BEGIN, END = "<!-- contest -->", "<!-- /contest -->"
 OURS, PEER, PEER_FAST = "#1b7fb5", "#9aa5ad", "#cfd6da"
 
 
-def write_report(results: Path, *, document: Path, picture: Path, command: str) -> None:
+def write_report(results: Path, *, document: Path, picture: Path) -> None:
     """Put the section between its markers (at the end, where there are none yet), and draw the picture.
 
     Raises:
@@ -35,7 +35,7 @@ def write_report(results: Path, *, document: Path, picture: Path, command: str) 
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(found, picture, subtitle=_setting(last(lines, "contest")))
     link = picture.resolve().relative_to(document.resolve().parent)
-    text = section(lines, command=command, picture=str(link))
+    text = section(lines, picture=str(link))
     before = document.read_text() if document.exists() else "# Benchmarks\n"
     block = f"{BEGIN}\n{text}\n{END}"
     if BEGIN in before:
@@ -45,7 +45,7 @@ def write_report(results: Path, *, document: Path, picture: Path, command: str) 
     document.write_text(after)
 
 
-def section(lines: list[Line], *, command: str, picture: str) -> str:
+def section(lines: list[Line], *, picture: str) -> str:
     """The text between the markers."""
     found, contest, limits = rows(lines), last(lines, "contest"), last(lines, "limits")
     parts = ["## The contest", "", _introduction(contest), "", f"![Wall time of each contestant]({picture})", ""]
@@ -53,14 +53,15 @@ def section(lines: list[Line], *, command: str, picture: str) -> str:
     for workload in dict.fromkeys(row.workload for row in found):
         parts += _table([row for row in found if row.workload == workload], found, contest, limits)
     parts += _limits(limits)
-    parts += [_environment(contest), "", "```", command, "```"]
+    parts += [_environment(contest), "", "```", contest.get("command", "make benchmark"), "```"]
     return "\n".join(parts)
 
 
 def _introduction(contest: Line) -> str:
+    weights = contest.get("weights") or "weights trained for 100 steps on other synthetic classes"
     return (
         "Whole processes from start to end, in turns, on the same JPEG files, initial weights and number of optimizer "
-        "steps (ResNet-18 from random weights, 224 px, batch 32, SGD 0.01 with momentum 0.9), each peer as its users "
+        f"steps (ResNet-18 from {weights}, 224 px, batch 32, SGD 0.01 with momentum 0.9), each peer as its users "
         f"write it. {_setting(contest)}. A table shows medians. CPU s: processor seconds of the process tree; start: "
         "those until the first image is opened; images/s: training and validation images of all epochs by wall time; "
         "peak memory: the largest proportional set size of the tree; accuracy: on the validation images after the "
@@ -148,10 +149,12 @@ def _limits(limits: Line) -> list[str]:
 def _environment(contest: Line) -> str:
     if not contest:
         return ""
+    shared = ", ".join(contest.get("in_frostlines_environment", []))
+    own = f" In frostline's own environment, where their start may be slower: {shared}." if shared else ""
     versions = ", ".join(f"{name} {version}" for name, version in contest["versions"].items())
     return (
         f"{contest['when'][:10]}, {contest['processor']}, {contest['cores']} cores, {contest['memory_gib']:.0f} GiB; "
-        f"frostline at {contest['commit']}; {versions}."
+        f"frostline at {contest['commit']}; {versions}.{own}"
     )
 
 
