@@ -215,8 +215,8 @@ def test_images_of_a_window_are_mixed():
 
 def test_chunks_come_in_another_order_each_epoch():
     chunks = in_chunks(100, 20)
-    firsts = [list(dict.fromkeys(chunk_ids(chunks, epoch).tolist())) for epoch in (0, 1)]
-    assert firsts[0][:16] != firsts[1][:16]
+    firsts = [set(list(dict.fromkeys(chunk_ids(chunks, epoch).tolist()))[:16]) for epoch in range(4)]
+    assert len(set.union(*firsts)) > 30  # of the 64 that four times 16 are at most
 
 
 def test_where_all_chunks_fit_into_the_window_the_order_is_uniform():

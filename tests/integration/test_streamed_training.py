@@ -19,6 +19,7 @@ from frostline.data.source import SPLITS
 from frostline.data.streaming import Streaming
 from frostline.data.transforms import Augmentation
 from frostline.resume import ExactResume
+from tests.data.conftest import store, upload  # noqa: F401 - a fixture
 from tests.integration.conftest import FROSTLINE, SHORT, Cli, facts
 from tests.test_resume import Net
 
@@ -139,6 +140,31 @@ def test_pack_then_train_and_evaluate_as_typed(packed: Path, cli: Cli, tmp_path:
     assert done.returncode == 0, done.stderr
     assert results
     assert "test accuracy" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_ranks_train_from_a_store_what_they_train_from_the_folder(
+    packed: Path,
+    cli: Cli,
+    tmp_path: Path,
+    store: str,  # noqa: F811
+) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in keys.items():
+            patch.setenv(name, value)
+        address = upload(packed, store)
+    words = (*FROSTLINE, "train", *SHORT, "data=streaming", "data.batch_size=8", "device=cpu_ddp", "test=false")
+    there = (f"data.path={address}", f"data.endpoint_url={store}", "data.cache_dir=cache")
+    for run, place in (("store", there), ("folder", ("data.path=packed",))):
+        done = cli(*words, *place, env={**keys, "RUN_ID": run})
+        assert done.returncode == 0, done.stdout + done.stderr
+    one, other = (
+        torch.load(tmp_path / f"runs/{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in ("store", "folder")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert list((tmp_path / "cache").glob("*-train-*.bin"))
 
 
 def test_mistakes_are_told_before_anything_is_read_and_without_a_traceback(packed: Path, cli: Cli) -> None:
