@@ -148,6 +148,11 @@ def write_section(text: str, path: Path) -> None:
         path.write_text(whole.rstrip() + "\n\n" + text + "\n")
 
 
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if "model name" in line), platform.machine())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -167,13 +172,10 @@ def main() -> None:
     for state in ("default", "kept"):
         command = [sys.executable, __file__, "--inside", state, *words]
         found[state] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    models = [
-        line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
     about = (
-        f"{time.strftime('%Y-%m-%d')}, {models[0] if models else platform.machine()}, {torch.get_num_threads()} thread, "
-        f"torch {torch.__version__}, batch {options.batch_size} of {options.image_size} px, {options.rounds} rounds, load "
-        f"average {os.getloadavg()[0]:.1f}."
+        f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} thread, torch {torch.__version__}, "
+        f"batch {options.batch_size} of {options.image_size} px, {options.rounds} rounds, load average "
+        f"{os.getloadavg()[0]:.1f}."
     )
     text = table(found["default"], found["kept"], about=about)
     print(text)
