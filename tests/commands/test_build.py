@@ -24,6 +24,7 @@ from frostline.commands.build import (
     monitored,
     native_precision,
     optimizer_builder,
+    wants_fused,
 )
 from frostline.commands.help import default_config
 from frostline.commands.schema.optimizer import OPTIMIZERS
@@ -303,3 +304,31 @@ def test_without_validation_images_nothing_is_validated(tmp_path: Path) -> None:
 def test_logger_none_logs_nothing(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, "logger=none")
     assert trainer.loggers == []
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_an_optimizer_is_fused_where_torch_has_it_so_and_takes_the_same_step(name: str) -> None:
+    options = yaml.safe_load((CONF / f"optimizer/{name}.yaml").read_text())
+    steps = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 3)
+        optimizer = optimizer_builder(options, fused=fused)([{"params": list(layer.parameters())}])
+        for _ in range(3):
+            layer(torch.ones(2, 4)).square().sum().backward()
+            optimizer.step()
+        steps.append(layer.weight.detach())
+        has = "fused" in inspect.signature(TORCH_OPTIMIZERS[options["name"]]).parameters
+        assert bool(optimizer.defaults.get("fused")) == (fused and has)
+    torch.testing.assert_close(*steps, rtol=1e-6, atol=1e-7)
+
+
+def test_a_fused_optimizer_is_not_taken_where_scaled_gradients_are_clipped() -> None:
+    settings: dict[str, Any] = {
+        "speed": {"fused_optimizer": True},
+        "trainer": {"precision": "16-mixed", "gradient_clip_norm": 1.0},
+    }
+    assert not wants_fused(settings)
+    assert wants_fused({**settings, "trainer": {"precision": "bf16-mixed", "gradient_clip_norm": 1.0}})
+    assert wants_fused({**settings, "trainer": {"precision": "16-mixed", "gradient_clip_norm": None}})
+    assert not wants_fused({**settings, "speed": {"fused_optimizer": False}})
