@@ -254,6 +254,15 @@ def test_another_version_and_a_damaged_manifest(packed, tmp_path, change, told):
     assert told in message(lambda: Streaming(path=str(folder)))
 
 
+@pytest.mark.parametrize("file", ["../chunk-0-0.bin", "/etc/passwd", "", 3])
+def test_a_manifest_names_no_file_of_another_folder(packed, tmp_path, file):
+    folder = copied(packed, tmp_path)
+    manifest = json.loads((folder / "frostline.json").read_text())
+    manifest["splits"]["train"]["chunks"][0]["file"] = file
+    (folder / "frostline.json").write_text(json.dumps(manifest))
+    assert "frostline.json is damaged" in message(lambda: Streaming(path=str(folder)))
+
+
 def damage(path: Path, change) -> None:
     content = bytearray(path.read_bytes())
     change(content)

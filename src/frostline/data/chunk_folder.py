@@ -13,6 +13,7 @@ for each image the sizes of its three parts (uint32) and these: the encoded imag
 import io
 import json
 import os
+import re
 import struct
 import zlib
 from array import array
@@ -99,7 +100,7 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
         return Manifest(
             classes=[str(name) for name in raw["classes"]],
             splits={
-                name: SplitEntry([ChunkEntry(**chunk) for chunk in split["chunks"]], split["labels_checksum"])
+                name: SplitEntry([_entry(**chunk) for chunk in split["chunks"]], split["labels_checksum"])
                 for name, split in raw["splits"].items()
             },
         )
@@ -107,6 +108,13 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ChunkError(f"data.path={where}: its {MANIFEST} is damaged, or is not one of frostline's.") from error
+
+
+def _entry(*, file: str, bytes: int, images: int, checksum: int) -> ChunkEntry:
+    # A manifest may come from anywhere: a name with a slash in it would be read, or written in the cache, elsewhere.
+    if not re.fullmatch(r"[\w-][\w.-]*", file) or min(bytes, images, checksum) < 0:
+        raise ValueError(file)
+    return ChunkEntry(file, bytes, images, checksum)
 
 
 def labels_file(labels: Sequence[int]) -> bytes:
