@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 
 from frostline.data.synthetic import Synthetic
 
-STEPS, OTHER_CLASSES, SIDE, LR = 100, 20, 112, 0.05
+STEPS, OTHER_CLASSES, SIDE, LR = 100, 20, 64, 0.05
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CALIBRATION_BATCHES = 4
 
