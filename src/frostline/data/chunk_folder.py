@@ -100,7 +100,7 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
         return Manifest(
             classes=[str(name) for name in raw["classes"]],
             splits={
-                name: SplitEntry([_entry(**chunk) for chunk in split["chunks"]], split["labels_checksum"])
+                name: SplitEntry([_checked(ChunkEntry(**chunk)) for chunk in split["chunks"]], split["labels_checksum"])
                 for name, split in raw["splits"].items()
             },
         )
@@ -110,11 +110,11 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
         raise ChunkError(f"data.path={where}: its {MANIFEST} is damaged, or is not one of frostline's.") from error
 
 
-def _entry(*, file: str, bytes: int, images: int, checksum: int) -> ChunkEntry:
+def _checked(entry: ChunkEntry) -> ChunkEntry:
     # A manifest may come from anywhere: a name with a slash in it would be read, or written in the cache, elsewhere.
-    if not re.fullmatch(r"[\w-][\w.-]*", file) or min(bytes, images, checksum) < 0:
-        raise ValueError(file)
-    return ChunkEntry(file, bytes, images, checksum)
+    if not re.fullmatch(r"[\w-][\w.-]*", entry.file) or min(entry.bytes, entry.images, entry.checksum) < 0:
+        raise ValueError(entry.file)
+    return entry
 
 
 def labels_file(labels: Sequence[int]) -> bytes:
