@@ -25,4 +25,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # musl
         return False
     settings = ((M_MMAP_THRESHOLD, LARGEST), (M_TRIM_THRESHOLD, LARGEST), (M_MMAP_MAX, 0))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    took = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    return all(took)
