@@ -5,6 +5,7 @@ import json
 import lightning
 import pytest
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from PIL import Image
 from torch import nn
@@ -291,7 +292,7 @@ class Ranks:
     def __init__(self, rank, world_size):
         self.global_rank, self.world_size, self.num_devices = rank, world_size, world_size
         self.limit_train_batches, self.accumulate_grad_batches, self.global_step = 1.0, 1, 0
-        self.callbacks = []
+        self.callbacks, self.accelerator = [], CPUAccelerator()
         self.lightning_module = Probe()
         self._accelerator_connector = type("Connector", (), {"use_distributed_sampler": False})()
 
@@ -368,7 +369,31 @@ def test_loaders_have_their_own_generator_and_a_timeout():
     assert loader.timeout == 7
     assert loader.persistent_workers
     assert digits().train_dataloader().timeout == 0
-    assert loader.pin_memory == torch.cuda.is_available()
+
+
+def test_memory_is_pinned_for_a_gpu_that_is_used_not_for_one_that_is_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    data = digits()
+    assert not data.train_dataloader().pin_memory
+    data.trainer = Ranks(0, 1)
+    data.trainer.accelerator = CPUAccelerator()
+    assert not data.test_dataloader().pin_memory
+    data.trainer.accelerator = CUDAAccelerator()
+    assert data.test_dataloader().pin_memory
+
+
+def test_images_are_transformed_on_one_thread_and_the_others_come_back():
+    before, seen = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        for loader in (digits().train_dataloader(), digits().test_dataloader()):
+            transform = loader.dataset.transform
+            loader.dataset.transform = lambda image, do=transform: seen.append(torch.get_num_threads()) or do(image)
+            next(iter(loader))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
 
 
 def test_a_broken_file_in_a_worker_is_still_named(tmp_path):

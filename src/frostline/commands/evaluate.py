@@ -51,6 +51,7 @@ def run(settings: Mapping[str, Any]) -> None:
         use_distributed_sampler=False,
         **device_options(settings["device"], precision=settings["precision"]),
     )
+    data.trainer = trainer  # by which it knows whether there is a GPU to pin memory for
     [results] = trainer.test(classifier, dataloaders=data.evaluation_loader(split), verbose=False)
     named = {f"{split}/{name.partition('/')[2]}": float(value) for name, value in results.items()}
     outcome = evaluation_facts(named, classifier.confusion, classifier.classes)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from frostline.data.order import Draw
 from frostline.data.seeding import stable_seed
 from frostline.data.source import LabelledImages
+from frostline.data.threads import one_thread
 from frostline.data.transforms import Augmentation, Transform, mix_batch
 
 Target = int | torch.Tensor
@@ -30,7 +31,7 @@ class TrainingImages(Dataset[tuple[Draw, torch.Tensor, Target]]):
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> tuple[Draw, torch.Tensor, Target]:
-        with torch.random.fork_rng(devices=[]):
+        with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(self.seed, "augment", draw.epoch, draw.position))
             image, target = self.images[draw.sample]
             return draw, self.transform(image), target
@@ -48,7 +49,8 @@ class EvaluationImages(Dataset[tuple[torch.Tensor, Target]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, Target]:
         image, target = self.images[index]
-        return self.transform(image), target
+        with one_thread():
+            return self.transform(image), target
 
 
 class TrainingCollate:

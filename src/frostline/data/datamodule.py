@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
@@ -335,7 +336,8 @@ class ImageDataModule(lightning.LightningDataModule):
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "timeout": self.loading.timeout if workers else 0,
-            "pin_memory": torch.cuda.is_available(),
+            # Only for a GPU that is used: pinning takes a CUDA context, hundreds of megabytes, where there is one.
+            "pin_memory": self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             # A loader draws a seed for its workers at each new iterator; by default from the global generator, which
             # would then depend on how often a run was interrupted.
             "generator": torch.Generator().manual_seed(self.seed),

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from frostline.data.order import Draw
 from frostline.data.seeding import stable_seed
 from frostline.data.source import LabelledImages
+from frostline.data.threads import one_thread
 from frostline.data.transforms import Transform
 from frostline.prefix.keyed import KeyedBatch, StoreSlot
 
@@ -63,7 +64,8 @@ class KeyedImages(Dataset[Any]):
 
     def decoded(self, rows: np.ndarray) -> torch.Tensor:
         """The images of some rows, (n, 3, height, width)."""
-        images = [self._image(row) for row in rows.tolist()]
+        with one_thread():
+            images = [self._image(row) for row in rows.tolist()]
         return torch.stack(images) if images else torch.empty(0, dtype=torch.uint8)
 
     def _image(self, row: int) -> torch.Tensor:

@@ -23,7 +23,10 @@ HORIZONTAL_FLIP = "let augmentation mirror images; false where left and right me
 SAMPLING = "shuffled: each image once an epoch; balanced: with replacement, each class equally often"
 MEAN = "red, green and blue mean to normalise with, on the scale 0 to 1; null for the source's own, else ImageNet's"
 STD = "red, green and blue standard deviation to normalise with; null for the source's own, else ImageNet's"
-WORKERS = "loader processes per device; auto: none on two cores or for fewer than 1,000 images"
+WORKERS = (
+    "loader processes per device; auto: none on two cores or for fewer than 1,000 images. On a CPU leave them cores: "
+    "device.threads = cores minus workers"
+)
 MAX_PIXELS = "refuse larger images, before they are decoded"
 SCALED_DECODING = (
     "decode a JPEG of 2 megapixels or more at 1/2, 1/4 or 1/8 of its size, where that leaves twice the pixels that are "
