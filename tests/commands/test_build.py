@@ -12,7 +12,7 @@ import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -31,6 +31,7 @@ from frostline.commands.schema.optimizer import OPTIMIZERS
 from frostline.data.build import build_datamodule
 from frostline.tracking.checkpoints import WholeFileCheckpointIO
 from frostline.tracking.first_gradient import FirstGradient
+from frostline.tracking.progress_bar import ThrottledProgressBar
 
 CONF = Path(__file__).parents[2] / "conf"
 # The optimizers of torch that are no options, each with its reason.
@@ -251,14 +252,14 @@ def test_without_limits_everything_is_seen(tmp_path: Path) -> None:
 
 def test_callbacks_are_those_that_the_config_asks_for(tmp_path: Path) -> None:
     kinds = [type(callback) for callback in trainer_of(tmp_path).callbacks]
-    assert RichProgressBar in kinds
+    assert ThrottledProgressBar in kinds
     assert not {EarlyStopping, FirstGradient} & set(kinds)
     asked = ["callbacks.progress_bar=false", "callbacks.first_gradient=true", "callbacks.early_stopping_patience=3"]
     callbacks = trainer_of(tmp_path, *asked, "callbacks.monitor=val/loss").callbacks
     [stopping] = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
     assert (stopping.monitor, stopping.patience, stopping.mode) == ("val/loss", 3, "min")
     assert any(isinstance(callback, FirstGradient) for callback in callbacks)
-    assert not any(isinstance(callback, RichProgressBar) for callback in callbacks)
+    assert not any(isinstance(callback, ThrottledProgressBar) for callback in callbacks)
 
 
 def test_best_and_last_lie_in_the_run_folder(tmp_path: Path) -> None:

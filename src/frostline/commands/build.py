@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -34,6 +34,7 @@ from frostline.tracking.checkpoints import BEST, LAST, SaveOnInterrupt, WholeFil
 from frostline.tracking.compile_cost import CompileCost
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.loggers import build_loggers
+from frostline.tracking.progress_bar import ThrottledProgressBar
 from frostline.tracking.throughput import Throughput
 
 TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -219,7 +220,7 @@ def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModu
     if logs:
         callbacks.append(LearningRateMonitor(logging_interval="step", log_momentum=True))
     if options["progress_bar"]:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(ThrottledProgressBar())
     if options["gradient_flow_every_n_steps"] is not None:
         callbacks.append(GradientFlow(every_n_steps=options["gradient_flow_every_n_steps"], attribute="network"))
     if settings["trainer"]["compile"]:
