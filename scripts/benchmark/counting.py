@@ -48,7 +48,8 @@ class ByteCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if not (func.is_view or func._schema.name in ALLOCATES):
+        # Not `prim::device` and its like: they are asked of a tensor without touching what it holds.
+        if func.namespace == "aten" and not (func.is_view or func._schema.name in ALLOCATES):
             self.bytes += bytes_of((args, kwargs)) + bytes_of(result)
             if result is None:  # such as an optimizer's, which returns nothing and writes into its arguments
                 self.bytes += bytes_of(_written(func, args, kwargs))

@@ -54,7 +54,7 @@ def settle(device: torch.device) -> None:
 
 
 def agreed(seconds: float, device: torch.device) -> float:
-    """The longest of what the ranks say: they must take the same number of steps, or they wait for each other for ever."""
+    """The longest of what the ranks say: if they took different numbers of steps, they would wait for ever."""
     if not torch.distributed.is_initialized():
         return seconds
     longest = torch.tensor(seconds, dtype=torch.float64, device=device)

@@ -37,11 +37,11 @@ def section(found: Mapping[str, Any], *, command: str) -> str:
 
 def _introduction(found: Mapping[str, Any]) -> str:
     text = (
-        f"ResNet-18, {found['image_size']} px, bf16 and channels-last, SGD with momentum; batches lie on the device, so "
-        "that the loader is not measured; cached features are read from a feature store and copied in each step. Batch "
-        "sizes are of each device. Operations and bytes are counted, not measured (`scripts/benchmark/counting.py`): "
-        "the bytes are those of a program that fuses nothing, so that a share of the copy above 100 % means fusion or a "
-        "cache, and not a mistake."
+        f"ResNet-18, {found['image_size']} px, bf16 and channels-last, SGD with momentum; batches lie on the device, "
+        "so that the loader is not measured; cached features are read from a feature store and copied in each step. "
+        "Batch sizes are of each device. Operations and bytes are counted, not measured "
+        "(`scripts/benchmark/counting.py`): the bytes are those of a program that fuses nothing, so that a share of "
+        "the copy above 100 % means fusion or a cache, and not a mistake."
     )
     if found["device"] is None:
         return f"**No CUDA device was at hand: {NOT_MEASURED}.** What is counted needs none. {text}"

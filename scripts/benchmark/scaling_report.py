@@ -1,0 +1,229 @@
+"""The section of BENCHMARKS.md on how cost grows, and its picture, from what `scaling.py` found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scripts.benchmark.laws import Line, Power, line, power
+
+MEASURED, LAW, SECOND = "#1b7fb5", "#9aa5ad", "#c2571a"
+Found = Mapping[str, Any]
+
+
+def values(found: Found, series: str, *names: str) -> list[list[float]]:
+    """Columns of a series."""
+    return [[float(point[name]) for point in found["series"][series]] for name in names]
+
+
+def laws(found: Found) -> dict[str, Power | Line]:
+    """Every law that is claimed; x and y are in the units of the points."""
+    images, epoch, own = values(found, "images", "images", "epoch_s", "own_mb")
+    classes, step = values(found, "classes", "classes", "step_ms")
+    side, image = values(found, "resolution", "side", "image_ms")
+    size, row = values(found, "row size", "row_bytes", "row_us")
+    total, at_total = values(found, "cache size", "total_bytes", "row_us")
+    return {
+        "epoch": power(images, epoch),
+        "epoch line": line(images, epoch),
+        "own memory": line(images, own),
+        "classes": line(classes, step),
+        "resolution": power(side, image),
+        "row size": line(size, row),
+        "cache size": power(total, at_total),
+    }
+
+
+def section(found: Found, *, picture: str) -> str:
+    """The text between the markers."""
+    fit = laws(found)
+    epoch, rate, own = fit["epoch"], fit["epoch line"], fit["own memory"]
+    classes, side, row, cache = fit["classes"], fit["resolution"], fit["row size"], fit["cache size"]
+    assert isinstance(epoch, Power)
+    assert isinstance(side, Power)
+    assert isinstance(cache, Power)
+    assert isinstance(rate, Line)
+    assert isinstance(own, Line)
+    assert isinstance(classes, Line)
+    assert isinstance(row, Line)
+    last = {name: points[-1] for name, points in found["series"].items()}
+    mapped = last["images"]["peak_mb"] - last["images"]["own_mb"]
+    rows = [
+        (
+            f"images, {_span(found, 'images', 'images')}",
+            "processor time of an epoch, features cached",
+            f"∝ images^{epoch.exponent:.2f}; {1e6 * rate.slope:.0f} µs per image",
+            "exponent 1",
+            epoch.worst,
+        ),
+        (
+            "the same",
+            "the process's own memory",
+            f"{own.start:.0f} MB + {1e6 * own.slope:.0f} bytes per image",
+            "no image or feature is held: the order of an epoch and the labels, 8 bytes each, and passing copies",
+            own.worst,
+        ),
+        (
+            f"classes, {_span(found, 'classes', 'classes')}",
+            "a head-only step, batch 32",
+            f"{classes.start:.2f} ms + {1000 * classes.slope:.3f} µs per class",
+            "a constant and a term linear in classes: 512 weights each",
+            classes.worst,
+        ),
+        (
+            f"resolution, {_span(found, 'resolution', 'side')} px",
+            "the frozen prefix, per image",
+            f"∝ side^{side.exponent:.2f}",
+            "exponent 2: convolutions cost as many operations per pixel at any size",
+            side.worst,
+        ),
+        (
+            f"size of a cached row, {_span(found, 'row size', 'row_bytes')} bytes",
+            "reading a row",
+            f"{max(row.start, 0):.1f} µs + {1e-3 / row.slope:.2f} GB/s",
+            "a constant and the bytes: copied out of the map, summed for the checksum, copied again",
+            row.worst,
+        ),
+        (
+            f"size of the cache, {_span(found, 'cache size', 'total_bytes', 1e6)} MB",
+            "reading a row of 100 KB",
+            f"∝ size^{cache.exponent:.2f}",
+            "exponent 0 while the pages stay in memory",
+            cache.worst,
+        ),
+    ]
+    lines = [
+        "## How cost grows",
+        "",
+        "Each point is a fresh process with one thread. Costs are processor time, not wall time: the machine was "
+        "shared with other work. Training epochs are real ones (Trainer, ImageDataModule, FastPath; ResNet-18, head "
+        "only, batch 32, bf16, synthetic images, no validation), all of whose features are read back from the cache. "
+        "It was filled with random features beforehand by `FeatureStore.write`, in another process, so that no "
+        "prefix had to be computed. An epoch is the median of those after the first. Reading is measured from pages "
+        "that are in memory.",
+        "",
+        f"![Cost against images, classes, resolution, row size, cache size and workers]({picture})",
+        "",
+        "| what grows | cost | law fitted | expected | farthest point |",
+        "|---|---|---|---|---:|",
+        *(f"| {a} | {b} | {c} | {d} | {100 * e:.0f} % |" for a, b, c, d, e in rows),
+        "",
+        f"At {int(last['images']['images']):,} images the process's own memory is "
+        f"{last['images']['own_mb']:,.0f} MB, with {found['series']['images'][0]['own_mb']:,.0f} MB at "
+        f"{int(found['series']['images'][0]['images']):,}. The resident set is {mapped:,.0f} MB larger: libraries, and "
+        "the pages of the cache that were read, 1 KB an image, which the kernel drops when it needs them. At "
+        f"{int(last['classes']['classes']):,} classes the peak is {last['classes']['peak_mb']:,.0f} MB.",
+        "",
+        "| workers | epoch of cached features, processor s | by the clock | decoding a JPEG, processor ms per image | "
+        "by the clock | starting them, processor s |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for cached, decoded in zip(found["series"]["workers"], found["series"]["decoding"], strict=True):
+        cells = [
+            f"{cached['workers']}", f"{cached['epoch_s']:.2f}", f"{cached['epoch_wall_s']:.2f}",
+            f"{decoded['image_ms']:.2f}", f"{decoded['image_wall_ms']:.2f}", f"{max(0.0, decoded['start_s']):.2f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{int(found['series']['workers'][0]['images']):,} images with cached features; JPEGs of 256–500 px to 224 px. "
+        "Wall times are of a shared machine. The law: workers change who does the work, not how much of it there is, "
+        "and add what passing a batch between processes costs; for cached features that is more than reading them.",
+        "",
+        f"{found['when']}, {found['machine']}.",
+        "",
+        "```",
+        f"python scripts/benchmark/scaling.py --document BENCHMARKS.md --picture {picture} "
+        f"--json {Path(picture).with_suffix('.json')}",
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def _span(found: Found, series: str, name: str, unit: float = 1.0) -> str:
+    (column,) = values(found, series, name)
+    return f"{min(column) / unit:,.0f} to {max(column) / unit:,.0f}"
+
+
+def draw(found: Found, picture: Path) -> None:
+    """Seven panels: points are measured, grey lines are the laws."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    fit = laws(found)
+    style = {"svg.fonttype": "none", "svg.hashsalt": "frostline", "font.size": 9, "font.family": "sans-serif"}
+    with pyplot.rc_context(style):
+        figure, panels = pyplot.subplots(4, 2, figsize=(8.5, 11.5), layout="constrained")
+        epoch, memory, classes, side, row, cache, workers, decoding = panels.flat
+        _panel(epoch, found, "images", "images", "epoch_s", fit["epoch"])
+        _label(epoch, "An epoch from cached features", "images", "processor s", f"∝ images^{_exponent(fit['epoch'])}")
+        _panel(memory, found, "images", "images", "own_mb", fit["own memory"], logarithmic=False)
+        images, peak = values(found, "images", "images", "peak_mb")
+        memory.plot(images, peak, "s", color=SECOND, markersize=4)
+        memory.annotate("with mapped pages and libraries", (images[-1], peak[-1]), ha="right", va="bottom",
+                        xytext=(0, 6), textcoords="offset points", color=SECOND)  # fmt: skip
+        memory.annotate("the process's own", (images[-1], values(found, "images", "own_mb")[0][-1]), ha="right",
+                        va="top", xytext=(0, -7), textcoords="offset points", color=MEASURED)  # fmt: skip
+        memory.set_ylim(0, 1.25 * max(peak))
+        _label(memory, "Memory, by number of images", "images", "MB", "flat")
+        _panel(classes, found, "classes", "classes", "step_ms", fit["classes"])
+        _label(classes, "A head-only step of 32, by classes", "classes", "processor ms", "constant + linear")
+        _panel(side, found, "resolution", "side", "image_ms", fit["resolution"])
+        _label(side, "The frozen prefix, by resolution", "side, px", "processor ms per image",
+               f"∝ side^{_exponent(fit['resolution'])}")  # fmt: skip
+        _panel(row, found, "row size", "row_bytes", "row_us", fit["row size"])
+        _label(row, "Reading a feature, by its size", "bytes per row", "processor µs", "constant + linear")
+        _panel(cache, found, "cache size", "total_bytes", "row_us", fit["cache size"])
+        _label(cache, "Reading 100 KB, by size of the cache", "bytes of the cache", "processor µs",
+               f"∝ size^{_exponent(fit['cache size'])}")  # fmt: skip
+        cache.set_ylim(1, 1000)
+        _bars(workers, found, "workers", "epoch_s")
+        cached = int(found["series"]["workers"][0]["images"])
+        _label(workers, f"An epoch of {cached:,} cached images", "workers", "processor s", "")
+        _bars(decoding, found, "decoding", "image_ms")
+        _label(decoding, "Decoding a JPEG", "workers", "processor ms", "")
+        for panel in panels.flat:
+            panel.spines[["top", "right"]].set_visible(False)
+        figure.savefig(picture, metadata={"Date": None})
+        pyplot.close(figure)
+    picture.write_text("".join(text.rstrip() + "\n" for text in picture.read_text().splitlines()))
+
+
+def _exponent(law: Power | Line) -> str:
+    assert isinstance(law, Power)
+    return f"{law.exponent:.2f}"
+
+
+def _panel(
+    panel: Any, found: Found, series: str, x: str, y: str, law: Power | Line, *, logarithmic: bool = True
+) -> None:
+    across, up = values(found, series, x, y)
+    between = np.geomspace(min(across), max(across), 100)
+    panel.plot(between, law(between), color=LAW, linewidth=1.2, zorder=1)
+    panel.plot(across, up, "o", color=MEASURED, markersize=5, zorder=2)
+    panel.set_xscale("log")
+    if logarithmic:
+        panel.set_yscale("log")
+    else:
+        panel.set_ylim(0, None)
+    if x == "side":
+        panel.set_xticks(across, [f"{value:.0f}" for value in across])
+        panel.minorticks_off()
+
+
+def _bars(panel: Any, found: Found, series: str, y: str) -> None:
+    workers, up = values(found, series, "workers", y)
+    panel.bar(workers, up, color=MEASURED, width=0.55)
+    panel.set_xticks(workers, [f"{value:.0f}" for value in workers])
+    for place, value in zip(workers, up, strict=True):
+        panel.text(place, value, f"{value:.2f}", ha="center", va="bottom")
+    panel.set_ylim(0, 1.2 * max(up))
+
+
+def _label(panel: Any, title: str, across: str, up: str, law: str) -> None:
+    panel.set_title(title, loc="left", fontsize=9, fontweight="bold")
+    panel.set_xlabel(across)
+    panel.set_ylabel(up)
+    panel.text(0.03, 0.93, law, transform=panel.transAxes, color="#5a646b", va="top")
