@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.data.order import Draw
-from frostline.data.seeding import stable_seed
+from frostline.data.seeding import seeded
 from frostline.data.source import LabelledImages
 from frostline.data.threads import one_thread
 from frostline.data.transforms import Augmentation, Transform, mix_batch
@@ -31,8 +31,7 @@ class TrainingImages(Dataset[tuple[Draw, torch.Tensor, Target]]):
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> tuple[Draw, torch.Tensor, Target]:
-        with one_thread(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed(self.seed, "augment", draw.epoch, draw.position))
+        with one_thread(), seeded(self.seed, "augment", draw.epoch, draw.position):
             image, target = self.images[draw.sample]
             return draw, self.transform(image), target
 
@@ -64,8 +63,7 @@ class TrainingCollate:
     def __call__(self, samples: Sequence[tuple[Draw, torch.Tensor, Target]]) -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = stack([(image, target) for _, image, target in samples])
         first = samples[0][0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed(self.seed, "mix", first.epoch, first.position))
+        with seeded(self.seed, "mix", first.epoch, first.position):
             return mix_batch(images, targets, augment=self.augment, classes=self.classes)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from frostline.data.order import Draw
-from frostline.data.seeding import stable_seed
+from frostline.data.seeding import seeded, stable_seed
 from frostline.data.source import LabelledImages
 from frostline.data.threads import one_thread
 from frostline.data.transforms import Transform
@@ -72,8 +72,7 @@ class KeyedImages(Dataset[Any]):
         sample, view = divmod(row, self.views)
         if self.views == 1:
             return self.transform(self.images[sample][0])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed("view", sample, view))
+        with seeded("view", sample, view):
             return self.transform(self.images[sample][0])
 
 
