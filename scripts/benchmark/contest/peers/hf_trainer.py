@@ -93,9 +93,10 @@ for trains, epochs in told.task.phases:
             output_dir=str(told.output),
             per_device_train_batch_size=BATCH,
             per_device_eval_batch_size=BATCH,
-            num_train_epochs=epochs,
+            # As many steps as everybody takes, who drop an epoch's last small batch: dataloader_drop_last would drop
+            # validation's too.
+            max_steps=epochs * (len(folder["train"]) // BATCH),
             eval_strategy="epoch",
-            dataloader_drop_last=True,  # the contest's: everybody takes the same number of steps
             remove_unused_columns=False,
             report_to="none",
             **({"bf16": True} if told.fast else {}),
