@@ -335,6 +335,21 @@ def test_without_the_prefix_the_network_runs_whole_and_gives_the_same_bits() -> 
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_user_s_hook_on_the_network_still_sees_every_batch(cache: FeatureCache, kind: str) -> None:
+    data, seen = datamodule(), []
+    classifier = ImageClassifier(network=network(), images=data.describe(), policy=FreezePolicy.static("2.*"))
+    classifier.feature_cache = cache
+    getattr(classifier.network, kind)(lambda module, *_: seen.append(module.training))
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(classifier, datamodule=data)
+    assert seen.count(True) == 2 * IMAGES // 4
+    assert seen.count(False) == 2 * -(-VAL // 4)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.keyed import KeyedImages
+from frostline.freezing.audit import is_sharded
 from frostline.freezing.averaging import averages_weights
 from frostline.freezing.resolved import ResolvedPhase
 from frostline.freezing.schedule import FreezingSchedule
@@ -151,7 +152,12 @@ class FastPath(pl.Callback):
         yield from resolved.phases if stage == "fit" else [self.schedule.phase]
 
     def _divide(self, phase: ResolvedPhase) -> FrostLine | None:
-        return divide(self.schedule.network, trainable=phase.trainable, held=phase.held, compiled=self.compiled)
+        network = self.schedule.network
+        # FSDP2 gathers weights in hooks of the whole network, which its parts alone would go past, as they would past a
+        # user's own. One hook before the forward is the policy's, which holds modes.
+        if is_sharded(network) or network._forward_hooks or len(network._forward_pre_hooks) > 1:
+            return None
+        return divide(network, trainable=phase.trainable, held=phase.held, compiled=self.compiled)
 
     # Following the phases.
 
