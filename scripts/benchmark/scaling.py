@@ -35,7 +35,7 @@ Series = list[dict[str, Any]]
 
 def plan(*, quick: bool, folder: str) -> dict[str, tuple[str, list[dict[str, Any]]]]:
     """Series -> the kind of its points, and each point's options."""
-    base = {"images": 2000, "classes": 10, "workers": 0, "epochs": 4}
+    base = {"images": 2000, "classes": 10, "workers": 0, "epochs": 3 if quick else 8}
     images = [320, 1280] if quick else [1000, 3000, 10_000, 30_000, 100_000]
     classes = [10, 1000] if quick else [10, 100, 1000, 10_000]
     sides = [64, 96] if quick else [64, 96, 128, 160, 224, 320]
@@ -44,9 +44,12 @@ def plan(*, quick: bool, folder: str) -> dict[str, tuple[str, list[dict[str, Any
     workers = [0, 1] if quick else [0, 1, 2]
     many = 640 if quick else 20_000
     return {
-        "images": ("train", [base | {"images": n, "epochs": 6 if n < 10_000 else 3} for n in images]),
+        "images": (
+            "train",
+            [base | {"images": n, "epochs": 3 if quick else max(4, min(16, 100_000 // n))} for n in images],
+        ),
         "classes": ("train", [base | {"images": 640 if quick else 2000, "classes": n} for n in classes]),
-        "resolution": ("resolution", [{"side": side, "repeats": 2 if quick else 5} for side in sides]),
+        "resolution": ("resolution", [{"side": side, "repeats": 2 if quick else 8} for side in sides]),
         "workers": ("train", [base | {"images": many, "workers": n, "epochs": 3} for n in workers]),
         "decoding": ("loading", [{"folder": folder, "workers": n} for n in workers]),
         "row size": ("reading", [{"shape": SHAPES[name], "rows": n, "batches": 20} for name, n in sizes.items()]),

@@ -19,7 +19,7 @@ def values(found: Found, series: str, *names: str) -> list[list[float]]:
 def laws(found: Found) -> dict[str, Power | Line]:
     """Every law that is claimed; x and y are in the units of the points."""
     images, epoch, own = values(found, "images", "images", "epoch_s", "own_mb")
-    classes, step = values(found, "classes", "classes", "step_ms")
+    classes, step, by_classes = values(found, "classes", "classes", "step_ms", "own_mb")
     side, image = values(found, "resolution", "side", "image_ms")
     size, row = values(found, "row size", "row_bytes", "row_us")
     total, at_total = values(found, "cache size", "total_bytes", "row_us")
@@ -28,6 +28,7 @@ def laws(found: Found) -> dict[str, Power | Line]:
         "epoch line": line(images, epoch),
         "own memory": line(images, own),
         "classes": line(classes, step),
+        "memory by classes": line([count**2 for count in classes], by_classes),
         "resolution": power(side, image),
         "row size": line(size, row),
         "cache size": power(total, at_total),
@@ -39,6 +40,8 @@ def section(found: Found, *, picture: str) -> str:
     fit = laws(found)
     epoch, rate, own = fit["epoch"], fit["epoch line"], fit["own memory"]
     classes, side, row, cache = fit["classes"], fit["resolution"], fit["row size"], fit["cache size"]
+    pairs = fit["memory by classes"]
+    assert isinstance(pairs, Line)
     assert isinstance(epoch, Power)
     assert isinstance(side, Power)
     assert isinstance(cache, Power)
@@ -47,7 +50,7 @@ def section(found: Found, *, picture: str) -> str:
     assert isinstance(classes, Line)
     assert isinstance(row, Line)
     last = {name: points[-1] for name, points in found["series"].items()}
-    mapped = last["images"]["peak_mb"] - last["images"]["own_mb"]
+    first = found["series"]["images"][0]
     rows = [
         (
             f"images, {_span(found, 'images', 'images')}",
@@ -60,7 +63,7 @@ def section(found: Found, *, picture: str) -> str:
             "the same",
             "the process's own memory",
             f"{own.start:.0f} MB + {1e6 * own.slope:.0f} bytes per image",
-            "no image or feature is held: the order of an epoch and the labels, 8 bytes each, and passing copies",
+            "flat but for the order of an epoch and the labels, 8 bytes each",
             own.worst,
         ),
         (
@@ -69,6 +72,14 @@ def section(found: Found, *, picture: str) -> str:
             f"{classes.start:.2f} ms + {1000 * classes.slope:.3f} µs per class",
             "a constant and a term linear in classes: 512 weights each",
             classes.worst,
+        ),
+        (
+            "the same",
+            "the process's own memory",
+            f"{pairs.start:.0f} MB + {1e6 * pairs.slope:.0f} bytes per pair of classes",
+            "quadratic: a confusion matrix for validation and one for test, 8 bytes a pair, each with the zeros that "
+            "it is reset to",
+            pairs.worst,
         ),
         (
             f"resolution, {_span(found, 'resolution', 'side')} px",
@@ -81,7 +92,7 @@ def section(found: Found, *, picture: str) -> str:
             f"size of a cached row, {_span(found, 'row size', 'row_bytes')} bytes",
             "reading a row",
             f"{max(row.start, 0):.1f} µs + {1e-3 / row.slope:.2f} GB/s",
-            "a constant and the bytes: copied out of the map, summed for the checksum, copied again",
+            "a constant and the bytes, read, summed for the checksum and copied",
             row.worst,
         ),
         (
@@ -99,8 +110,8 @@ def section(found: Found, *, picture: str) -> str:
         "shared with other work. Training epochs are real ones (Trainer, ImageDataModule, FastPath; ResNet-18, head "
         "only, batch 32, bf16, synthetic images, no validation), all of whose features are read back from the cache. "
         "It was filled with random features beforehand by `FeatureStore.write`, in another process, so that no "
-        "prefix had to be computed. An epoch is the median of those after the first. Reading is measured from pages "
-        "that are in memory.",
+        "prefix had to be computed. Of several epochs or repeats the fastest counts, the first left out. Reading is "
+        "measured from pages that are in memory.",
         "",
         f"![Cost against images, classes, resolution, row size, cache size and workers]({picture})",
         "",
@@ -109,9 +120,10 @@ def section(found: Found, *, picture: str) -> str:
         *(f"| {a} | {b} | {c} | {d} | {100 * e:.0f} % |" for a, b, c, d, e in rows),
         "",
         f"At {int(last['images']['images']):,} images the process's own memory is "
-        f"{last['images']['own_mb']:,.0f} MB, with {found['series']['images'][0]['own_mb']:,.0f} MB at "
-        f"{int(found['series']['images'][0]['images']):,}. The resident set is {mapped:,.0f} MB larger: libraries, and "
-        "the pages of the cache that were read, 1 KB an image, which the kernel drops when it needs them. At "
+        f"{last['images']['own_mb']:,.0f} MB, with {first['own_mb']:,.0f} MB at "
+        f"{int(first['images']):,}. The resident set grows from {first['peak_mb']:,.0f} to "
+        f"{last['images']['peak_mb']:,.0f} MB: beside libraries it counts the pages of the cache that were read, 1 KB "
+        "an image, which the kernel drops when it needs them. At "
         f"{int(last['classes']['classes']):,} classes the peak is {last['classes']['peak_mb']:,.0f} MB.",
         "",
         "| workers | epoch of cached features, processor s | by the clock | decoding a JPEG, processor ms per image | "
@@ -146,7 +158,7 @@ def _span(found: Found, series: str, name: str, unit: float = 1.0) -> str:
 
 
 def draw(found: Found, picture: Path) -> None:
-    """Seven panels: points are measured, grey lines are the laws."""
+    """A panel for each series: points are measured, grey lines are the laws."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -167,7 +179,9 @@ def draw(found: Found, picture: Path) -> None:
         memory.annotate("the process's own", (images[-1], values(found, "images", "own_mb")[0][-1]), ha="right",
                         va="top", xytext=(0, -7), textcoords="offset points", color=MEASURED)  # fmt: skip
         memory.set_ylim(0, 1.25 * max(peak))
-        _label(memory, "Memory, by number of images", "images", "MB", "flat")
+        own = fit["own memory"]
+        assert isinstance(own, Line)
+        _label(memory, "Memory, by number of images", "images", "MB", f"own: {1e6 * own.slope:.0f} bytes an image")
         _panel(classes, found, "classes", "classes", "step_ms", fit["classes"])
         _label(classes, "A head-only step of 32, by classes", "classes", "processor ms", "constant + linear")
         _panel(side, found, "resolution", "side", "image_ms", fit["resolution"])
@@ -205,7 +219,12 @@ def _panel(
     panel.plot(across, up, "o", color=MEASURED, markersize=5, zorder=2)
     panel.set_xscale("log")
     if logarithmic:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(up) < 50 * min(up) else (1,)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
     else:
         panel.set_ylim(0, None)
     if x == "side":

@@ -25,7 +25,10 @@ def made(**changes) -> dict:
         "images": [
             {"images": n, "epoch_s": 1e-4 * n, "own_mb": 500 + 5e-5 * n, "peak_mb": 800 + 1e-3 * n} for n in images
         ],
-        "classes": [{"classes": n, "step_ms": 2 + 1e-3 * n, "peak_mb": 900} for n in (10, 100, 1000, 10_000)],
+        "classes": [
+            {"classes": n, "step_ms": 2 + 1e-3 * n, "peak_mb": 900, "own_mb": 500 + 32e-6 * n**2}
+            for n in (10, 100, 1000, 10_000)
+        ],
         "resolution": [{"side": n, "image_ms": 1e-4 * n**2} for n in (64, 128, 256)],
         "row size": [{"row_bytes": n, "row_us": 5 + 1e-3 * n} for n in (1024, 100_352, 401_408)],
         "cache size": [{"total_bytes": n, "row_us": 100.0} for n in (1e7, 1e8, 1e9)],
@@ -55,6 +58,7 @@ def test_the_laws_of_the_report():
     assert fit["epoch"].exponent == pytest.approx(1)
     assert fit["own memory"].slope * 1e6 == pytest.approx(50)
     assert fit["classes"].start == pytest.approx(2)
+    assert fit["memory by classes"].slope * 1e6 == pytest.approx(32)
     assert fit["resolution"].exponent == pytest.approx(2)
     assert fit["row size"].slope == pytest.approx(1e-3)
     assert fit["cache size"].exponent == pytest.approx(0, abs=1e-9)
@@ -65,10 +69,11 @@ def test_the_section_says_law_expectation_and_numbers():
     assert "| ∝ images^1.00; 100 µs per image | exponent 1 | 0 % |" in text
     assert "| 500 MB + 50 bytes per image |" in text
     assert "| 2.00 ms + 1.000 µs per class |" in text
+    assert "| 500 MB + 32 bytes per pair of classes |" in text
     assert "| ∝ side^2.00 |" in text
     assert "| 5.0 µs + 1.00 GB/s |" in text
     assert "own memory is 505 MB, with 500 MB at 1,000" in text
-    assert "resident set is 395 MB larger" in text
+    assert "grows from 801 to 900 MB" in text
     assert "| 2 | 4.00 | 2.50 | 3.00 | 3.50 | 0.20 |" in text
 
 
