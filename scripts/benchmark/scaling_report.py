@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scripts.benchmark.laws import Line, Power, line, power
 
-MEASURED, LAW, SECOND = "#1b7fb5", "#9aa5ad", "#c2571a"
+MEASURED, LAW, SECOND, GREY = "#1b7fb5", "#9aa5ad", "#c2571a", "#5a646b"
 Found = Mapping[str, Any]
 
 
@@ -99,7 +99,7 @@ def section(found: Found, *, picture: str) -> str:
             f"size of the cache, {_span(found, 'cache size', 'total_bytes', 1e6)} MB",
             "reading a row of 100 KB",
             f"∝ size^{cache.exponent:.2f}",
-            "exponent 0 while the pages stay in memory",
+            "exponent 0 while the pages stay in memory; the smallest one fits into a processor's cache",
             cache.worst,
         ),
     ]
@@ -122,8 +122,9 @@ def section(found: Found, *, picture: str) -> str:
         f"At {int(last['images']['images']):,} images the process's own memory is "
         f"{last['images']['own_mb']:,.0f} MB, with {first['own_mb']:,.0f} MB at "
         f"{int(first['images']):,}. The resident set grows from {first['peak_mb']:,.0f} to "
-        f"{last['images']['peak_mb']:,.0f} MB: beside libraries it counts the pages of the cache that were read, 1 KB "
-        "an image, which the kernel drops when it needs them. At "
+        f"{last['images']['peak_mb']:,.0f} MB: it counts libraries too, of which as much as 100 MB more or less are "
+        "resident from run to run, and the pages of the cache that were read, 1 KB an image; the kernel can drop both. "
+        "At "
         f"{int(last['classes']['classes']):,} classes the peak is {last['classes']['peak_mb']:,.0f} MB.",
         "",
         "| workers | epoch of cached features, processor s | by the clock | decoding a JPEG, processor ms per image | "
@@ -181,7 +182,8 @@ def draw(found: Found, picture: Path) -> None:
         memory.set_ylim(0, 1.25 * max(peak))
         own = fit["own memory"]
         assert isinstance(own, Line)
-        _label(memory, "Memory, by number of images", "images", "MB", f"own: {1e6 * own.slope:.0f} bytes an image")
+        _label(memory, "Memory, by number of images", "images", "MB", "")
+        memory.text(0.03, 0.06, f"own: {1e6 * own.slope:.0f} bytes per image", transform=memory.transAxes, color=GREY)
         _panel(classes, found, "classes", "classes", "step_ms", fit["classes"])
         _label(classes, "A head-only step of 32, by classes", "classes", "processor ms", "constant + linear")
         _panel(side, found, "resolution", "side", "image_ms", fit["resolution"])
@@ -245,4 +247,4 @@ def _label(panel: Any, title: str, across: str, up: str, law: str) -> None:
     panel.set_title(title, loc="left", fontsize=9, fontweight="bold")
     panel.set_xlabel(across)
     panel.set_ylabel(up)
-    panel.text(0.03, 0.93, law, transform=panel.transAxes, color="#5a646b", va="top")
+    panel.text(0.03, 0.93, law, transform=panel.transAxes, color=GREY, va="top")
