@@ -333,3 +333,22 @@ def test_a_fused_optimizer_is_not_taken_where_scaled_gradients_are_clipped() -> 
     assert wants_fused({**settings, "trainer": {"precision": "bf16-mixed", "gradient_clip_norm": 1.0}})
     assert wants_fused({**settings, "trainer": {"precision": "16-mixed", "gradient_clip_norm": None}})
     assert not wants_fused({**settings, "speed": {"fused_optimizer": False}})
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(None, 5), (2, 1)])
+def test_a_cpu_run_computes_with_the_cores_that_its_workers_leave(
+    asked: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from frostline.commands.train import leave_cores_to_workers
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    settings: dict[str, Any] = default_config("train")
+    data = build_datamodule(data={**settings["data"], "workers": 3}, augment=settings["augment"], seed=0)
+    trainer = lightning.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        leave_cores_to_workers({**settings, "device": {**settings["device"], "threads": asked}}, data, trainer)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from PIL import Image
 from torch import nn
 
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule, Loading, auto_workers
 from frostline.data.digits import Digits
 from frostline.data.image_folder import ImageFolder
 from frostline.data.random_noise import RandomNoise
@@ -350,17 +350,27 @@ def test_what_would_break_the_position_is_refused(options, manual, message):
         trainer(**options).fit(Probe(manual), digits())
 
 
-def test_workers_auto(monkeypatch):
-    cores = {"count": 2}
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores["count"]))
+@pytest.mark.parametrize(
+    ("cores", "images", "on_gpu", "workers"),
+    [
+        (2, 100_000, False, 0), (2, 100_000, True, 0), (16, 999, True, 0),
+        (3, 1000, False, 1), (8, 1000, False, 1), (24, 1000, False, 4), (128, 1000, False, 8),
+        (3, 1000, True, 2), (16, 1000, True, 8),
+    ],
+)  # fmt: skip
+def test_workers_auto(cores, images, on_gpu, workers):
+    assert auto_workers(cores=cores, images=images, on_gpu=on_gpu) == workers
+
+
+def test_a_rank_s_workers_and_threads_share_its_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(24))
     data = digits()
-    assert data._workers(100_000) == 0
-    cores["count"] = 16
-    assert data._workers(999) == 0
-    assert data._workers(1000) == 8
     data.trainer = Ranks(0, 4)
-    assert data._workers(1000) == 3
-    assert digits(loading=Loading(workers=1))._workers(5) == 1
+    assert data.workers(1000) == 1
+    assert data.threads_beside_workers == 5
+    assert digits(loading=Loading(workers=30)).threads_beside_workers == 1
+    assert digits(loading=Loading(workers=0)).threads_beside_workers is None
+    assert digits(loading=Loading(workers=1)).workers(5) == 1
 
 
 def test_loaders_have_their_own_generator_and_a_timeout():

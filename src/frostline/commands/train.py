@@ -98,6 +98,7 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
     data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
     classifier, loaded = build_classifier(settings, data)
     trainer = build_trainer(settings, folder=folder, data=data)
+    leave_cores_to_workers(settings, data, trainer)
     if is_first:
         device = f"device: {trainer.accelerator.name()} × {trainer.world_size}, precision {trainer.precision}"
         log.info("%s", plan_text(data=data, weights=loaded.summary(), device=device))
@@ -127,6 +128,15 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
             log.info("%s", evaluation_text(outcome))
     if is_first:
         log.info("%s", places_text(folder, best))
+
+
+def leave_cores_to_workers(settings: Mapping[str, Any], data: Any, trainer: Any) -> None:
+    """Compute with as many threads as the loader's workers leave cores, where the config names no number."""
+    import torch
+
+    data.trainer = trainer
+    if settings["fit"] and settings["device"]["threads"] is None and (threads := data.threads_beside_workers):
+        torch.set_num_threads(threads)
 
 
 def callbacks_of(trainer: Any) -> list[Any]:

@@ -32,8 +32,7 @@ class Loading:
     """How batches are fetched.
 
     Attributes:
-        workers: processes per rank and loader; None chooses: none on two cores or for fewer than 1,000 images (forks
-            and pipes then cost more than they save), else one less than the rank's share of the cores, at most 8.
+        workers: processes per rank and loader; None chooses, see `auto_workers`.
         timeout: seconds to wait for a worker before the run fails, 0 for ever. A worker stuck on a dead network drive
             would otherwise hang the run silently.
     """
@@ -205,7 +204,7 @@ class ImageDataModule(lightning.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        workers = self._workers(len(images))
+        workers = self.workers(len(images))
         if "train" in self._keyed:
             keyed = self._keyed["train"]
             return ResumableLoader(keyed, batch_sampler=batches, collate_fn=as_it_is, **self._fetching(workers))
@@ -238,7 +237,7 @@ class ImageDataModule(lightning.LightningDataModule):
             sampler=EverySampleOnce(images, rank=rank, world_size=world_size),
             batch_size=per_rank(self.batch_size, world_size=world_size),
             collate_fn=stack if keyed is None else as_it_is,
-            **self._fetching(self._workers(len(images))),
+            **self._fetching(self.workers(len(images))),
         )
 
     def key_batches(self, split: str, *, views: int = 1) -> KeyedImages:
@@ -322,14 +321,26 @@ class ImageDataModule(lightning.LightningDataModule):
         if not trainer.lightning_module.automatic_optimization:
             raise ValueError("Manual optimization is not supported: the position in the run is counted in its steps.")
 
-    def _workers(self, length: int) -> int:
+    def workers(self, length: int) -> int:
+        """Loader processes of a rank for a split of so many images."""
         if self.loading.workers is not None:
             return self.loading.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         ranks_here = 1 if self.trainer is None else max(1, self.trainer.num_devices)
-        if cores <= 2 or length < 1000:
-            return 0
-        return max(0, min(8, cores // ranks_here - 1))
+        return auto_workers(cores=usable_cores() // ranks_here, images=length, on_gpu=self._on_gpu)
+
+    @property
+    def threads_beside_workers(self) -> int | None:
+        """Threads that a rank should compute with on a CPU, so that its training workers have a core each; None where
+        there are none, or where a GPU computes."""
+        workers = self.workers(len(self._required("train")))
+        if not workers or self._on_gpu:
+            return None
+        ranks_here = 1 if self.trainer is None else max(1, self.trainer.num_devices)
+        return max(1, usable_cores() // ranks_here - workers)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
 
     def _fetching(self, workers: int) -> dict[str, Any]:
         return {
@@ -337,8 +348,25 @@ class ImageDataModule(lightning.LightningDataModule):
             "persistent_workers": workers > 0,
             "timeout": self.loading.timeout if workers else 0,
             # Only for a GPU that is used: pinning takes a CUDA context, hundreds of megabytes, where there is one.
-            "pin_memory": self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
+            "pin_memory": self._on_gpu,
             # A loader draws a seed for its workers at each new iterator; by default from the global generator, which
             # would then depend on how often a run was interrupted.
             "generator": torch.Generator().manual_seed(self.seed),
         }
+
+
+def auto_workers(*, cores: int, images: int, on_gpu: bool) -> int:
+    """Loader processes for a rank with so many cores.
+
+    None for fewer than 1,000 images or on two cores: forks and pipes then cost more than they save. Beside a GPU all
+    cores but one, at most 8. Where the cores compute as well, one for each six of them: at 224 px in bf16 a ResNet-18's
+    forward pass takes about five times the processor time of decoding its image, a training step fifteen times.
+    """
+    if cores <= 2 or images < 1000:
+        return 0
+    return min(8, cores - 1) if on_gpu else min(8, max(1, cores // 6))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -24,8 +24,8 @@ SAMPLING = "shuffled: each image once an epoch; balanced: with replacement, each
 MEAN = "red, green and blue mean to normalise with, on the scale 0 to 1; null for the source's own, else ImageNet's"
 STD = "red, green and blue standard deviation to normalise with; null for the source's own, else ImageNet's"
 WORKERS = (
-    "loader processes per device; auto: none on two cores or for fewer than 1,000 images. On a CPU leave them cores: "
-    "device.threads = cores minus workers"
+    "loader processes per device; auto: none on two cores or for fewer than 1,000 images, else beside a GPU all cores "
+    "but one, at most 8, and on a CPU one for each six cores"
 )
 MAX_PIXELS = "refuse larger images, before they are decoded"
 SCALED_DECODING = (

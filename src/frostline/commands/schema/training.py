@@ -38,7 +38,10 @@ class Device(Section):
         description="GPUs, or CPU processes, per node; `all` takes every GPU that is visible"
     )
     num_nodes: Positive = Field(description="machines that take part; more than one needs torchrun or srun")
-    threads: Positive | None = Field(description="CPU threads per process; null shares the cores among the processes")
+    threads: Positive | None = Field(
+        description="CPU threads per process; null shares the cores among the processes, and leaves one to each of the "
+        "loader's workers"
+    )
     timeout: Positive = Field(description="seconds after which a process that waits for the others gives up")
 
 
