@@ -35,22 +35,22 @@ Series = list[dict[str, Any]]
 
 def plan(*, quick: bool, folder: str) -> dict[str, tuple[str, list[dict[str, Any]]]]:
     """Series -> the kind of its points, and each point's options."""
-    base = {"images": 2000, "classes": 10, "workers": 0, "epochs": 3 if quick else 8}
-    images = [320, 1280] if quick else [1000, 3000, 10_000, 30_000, 100_000]
+    base = {"images": 2000, "classes": 10, "workers": 0, "epochs": 2 if quick else 8}
+    images = [320, 640] if quick else [1000, 3000, 10_000, 30_000, 100_000]
     classes = [10, 1000] if quick else [10, 100, 1000, 10_000]
     sides = [64, 96] if quick else [64, 96, 128, 160, 224, 320]
     sizes = {"layer4": 200, "layer3": 64} if quick else {"layer4": 20_000, "layer3": 640, "layer2": 320, "layer1": 160}
     stores = [100, 200] if quick else [100, 1000, 10_000]
-    workers = [0, 1] if quick else [0, 1, 2]
-    many = 640 if quick else 20_000
+    workers = [1] if quick else [0, 1, 2]
+    many = 320 if quick else 20_000
     return {
         "images": (
             "train",
             [base | {"images": n, "epochs": 3 if quick else max(4, min(16, 100_000 // n))} for n in images],
         ),
-        "classes": ("train", [base | {"images": 640 if quick else 2000, "classes": n} for n in classes]),
+        "classes": ("train", [base | {"images": 320 if quick else 2000, "classes": n} for n in classes]),
         "resolution": ("resolution", [{"side": side, "repeats": 2 if quick else 8} for side in sides]),
-        "workers": ("train", [base | {"images": many, "workers": n, "epochs": 3} for n in workers]),
+        "workers": ("train", [base | {"images": many, "workers": n, "epochs": 2 if quick else 3} for n in workers]),
         "decoding": ("loading", [{"folder": folder, "workers": n} for n in workers]),
         "row size": ("reading", [{"shape": SHAPES[name], "rows": n, "batches": 20} for name, n in sizes.items()]),
         "cache size": ("reading", [{"shape": SHAPES["layer3"], "rows": n, "batches": 30} for n in stores]),
@@ -75,7 +75,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
     """All series, with the machine they ran on."""
     series: dict[str, Series] = {}
     with tempfile.TemporaryDirectory() as folder:
-        images = make_folder(Path(folder) / "jpegs", train_images=64 if quick else 320, val_images=10)
+        images = make_folder(Path(folder) / "jpegs", train_images=40 if quick else 320, val_images=10)
         for name, (kind, points) in plan(quick=quick, folder=str(images)).items():
             series[name] = []
             for options in points:
