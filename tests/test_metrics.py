@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassCalibrationError
 
-from frostline.metrics import Evaluation, evaluation_metrics, per_class
+from frostline.metrics import CalibrationError, Evaluation, evaluation_metrics, per_class
 
 
 def logits_for(classes: list[int], *, of: int) -> Tensor:
@@ -12,7 +14,7 @@ def logits_for(classes: list[int], *, of: int) -> Tensor:
     return 20.0 * torch.nn.functional.one_hot(torch.tensor(classes), of).float()
 
 
-def evaluated(logits: Tensor, labels: Tensor, *, batches: int = 1) -> tuple[dict[str, float], Tensor]:
+def evaluated(logits: Tensor, labels: Tensor, *, batches: int = 1) -> tuple[dict[str, float], Tensor | None]:
     evaluation = Evaluation(logits.shape[1])
     for some, of in zip(logits.chunk(batches), labels.chunk(batches), strict=True):
         evaluation.update(some, of, torch.nn.functional.cross_entropy(some, of))
@@ -54,6 +56,36 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     sure = torch.tensor([[0.8, 0.2], [0.9, 0.1]]).log().repeat_interleave(10, 0)
     labels = torch.tensor([0] * 6 + [1] * 4 + [0] * 10)
     assert evaluated(sure, labels)[0]["calibration_error"] == pytest.approx(0.15, abs=1e-6)
+
+
+@pytest.mark.parametrize("batches", [1, 7])
+def test_calibration_error_is_torchmetrics_own_without_keeping_the_images(batches: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    probabilities = (3 * torch.randn(210, 6, generator=generator)).softmax(dim=1)
+    labels = torch.randint(6, (210,), generator=generator)
+    own, other = CalibrationError(), MulticlassCalibrationError(6, n_bins=15, norm="l1")
+    for some, of in zip(probabilities.chunk(batches), labels.chunk(batches), strict=True):
+        own.update(some, of)
+        other.update(some, of)
+    assert own.compute().item() == pytest.approx(other.compute().item(), abs=1e-6)
+    assert sum(state.numel() for state in own.metric_state.values()) == 45
+
+
+def test_certainty_itself_has_a_bin() -> None:
+    metric = CalibrationError()
+    metric.update(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+    assert metric.compute().item() == pytest.approx(0.5)
+
+
+def test_very_many_classes_have_no_confusion_matrix_and_are_counted_all_the_same() -> None:
+    evaluation = Evaluation(5000)
+    evaluation.update(torch.randn(3, 5000), torch.tensor([1, 2, 4999]), torch.tensor(1.0))
+    scalars, confusion = evaluation.compute()
+    assert confusion is None
+    assert scalars["count"] == 3
+    metrics = [module for module in evaluation.modules() if isinstance(module, Metric)]
+    states = [state for metric in metrics for state in metric.metric_state.values()]
+    assert sum(state.numel() for state in states) < 10 * 5000  # grows with the classes, not with their pairs
 
 
 def test_two_halves_add_up_to_one_pass() -> None:

@@ -41,7 +41,8 @@ def test_an_evaluation_is_plain_values() -> None:
 def test_without_a_confusion_matrix_there_are_results_only() -> None:
     facts = evaluation_facts({"test/loss": 1.0}, None, ["a"])
     assert facts == {"results": {"test/loss": 1.0}}
-    assert evaluation_text(facts) == ""
+    assert evaluation_text(facts).count("\n") == 4  # the table of the metrics alone
+    assert "│ test loss │ 1.0000 │" in evaluation_text(facts)
 
 
 @pytest.mark.parametrize(

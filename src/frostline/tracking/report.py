@@ -32,7 +32,10 @@ def plan_text(*, data: ImageDataModule, weights: str, device: str) -> str:
 
 
 def evaluation_facts(results: Mapping[str, float], confusion: Tensor | None, classes: Sequence[str]) -> dict[str, Any]:
-    """One evaluation as plain values: the metrics, a row for each class, the confusion matrix (true, predicted)."""
+    """One evaluation as plain values: the metrics, a row for each class, the confusion matrix (true, predicted).
+
+    Of very many classes, the metrics alone.
+    """
     if confusion is None:
         return {"results": dict(results)}
     return {
@@ -44,7 +47,7 @@ def evaluation_facts(results: Mapping[str, float], confusion: Tensor | None, cla
 
 def evaluation_text(facts: Mapping[str, Any]) -> str:
     """The tables of `evaluation_facts`."""
-    parts = [metrics_table(facts["results"]), class_table(facts["per_class"])] if "per_class" in facts else []
+    parts = [metrics_table(facts["results"]), class_table(facts.get("per_class", ()))]
     return "\n".join(part for part in parts if part)
 
 
@@ -66,8 +69,8 @@ def metrics_table(results: Mapping[str, float]) -> str:
 
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Precision, recall and F1 of each class; empty beyond `MOST_CLASSES` classes."""
-    if len(rows) > MOST_CLASSES:
+    """Precision, recall and F1 of each class; empty without classes and beyond `MOST_CLASSES` of them."""
+    if not 0 < len(rows) <= MOST_CLASSES:
         return ""
     shares = ("precision", "recall", "f1")
     texts = [(row["class"], f"{row['images']:,}", *(f"{100 * row[name]:.1f} %" for name in shares)) for row in rows]
