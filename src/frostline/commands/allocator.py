@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for its next allocations.
 
     glibc takes every large activation from the kernel by mmap and gives it back at once; the kernel then has to zero
-    and map each of its pages anew, 20 to 30 % of a ResNet's forward pass on a CPU. No result changes. What the process
-    has freed counts as its own until it ends.
+    and map each of its pages anew: between 1 and 30 % of a ResNet's forward pass on a CPU, as the machine is
+    (BENCHMARKS.md). No result changes. What the process has freed counts as its own until it ends.
 
     Returns:
         Whether it took; False where the C library is not glibc.
