@@ -365,6 +365,12 @@ def test_why_training_images_are_not_kept(options: dict[str, Any], reason: str |
     assert why_not_kept(datamodule(**options), "val", views=0) is None
 
 
+def test_to_ask_makes_no_packed_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training images as evaluation decodes them are read by nobody; with data.packed they would take a file."""
+    monkeypatch.setattr(ImageDataModule, "decoded", lambda *_: pytest.fail("decoded"))
+    assert why_not_kept(datamodule(), "train", views=0) is None
+
+
 def test_a_source_that_cannot_say_what_its_images_are_is_not_kept() -> None:
     data = datamodule()
     type(data.images("train")).identity, kept = property(lambda self: None), type(data.images("train")).identity

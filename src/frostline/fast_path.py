@@ -294,7 +294,7 @@ def why_not_kept(data: ImageDataModule, split: str, *, views: int) -> str | None
     assert images is not None
     if images.labels is None:
         return "their labels are soft"
-    if getattr(data.decoded(images), "identity", None) is None:
+    if getattr(images, "identity", None) is None:
         return f"{type(images).__name__} cannot tell whether its images have changed (`identity`)"
     if split != "train":
         return None
