@@ -1,6 +1,5 @@
 """The contest's section of BENCHMARKS.md and its picture, from the results file alone."""
 
-import re
 from pathlib import Path
 
 from scripts.benchmark.contest.contestants import FOUR_VIEWS, FROSTLINE, TITLES
@@ -17,8 +16,9 @@ from scripts.benchmark.contest.results import (
     rows,
     verdicts,
 )  # fmt: skip
+from scripts.benchmark.document import markers, put_section
 
-BEGIN, END = "<!-- contest -->", "<!-- /contest -->"
+BEGIN, END = markers("contest")
 OURS, PEER, PEER_FAST = "#1b7fb5", "#9aa5ad", "#cfd6da"
 
 
@@ -36,13 +36,7 @@ def write_report(results: Path, *, document: Path, picture: Path) -> None:
     draw(found, picture, subtitle=_setting(last(lines, "contest")))
     link = picture.resolve().relative_to(document.resolve().parent)
     text = section(lines, picture=str(link))
-    before = document.read_text() if document.exists() else "# Benchmarks\n"
-    block = f"{BEGIN}\n{text}\n{END}"
-    if BEGIN in before:
-        after = re.sub(f"{BEGIN}.*?{END}", lambda _: block, before, flags=re.DOTALL)
-    else:
-        after = f"{before.rstrip()}\n\n{block}\n"
-    document.write_text(after)
+    put_section(document, "contest", text)
 
 
 def section(lines: list[Line], *, picture: str) -> str:

@@ -13,7 +13,7 @@ from frostline.commands.build import device_options
 from frostline.commands.failures import explained
 from frostline.commands.run_folder import write_whole
 from frostline.commands.train import quiet_libraries
-from frostline.data.build import build_datamodule, source_class
+from frostline.data.build import NO_AUGMENTATION, build_datamodule, source_class
 from frostline.tracking.report import evaluation_facts, evaluation_text
 
 
@@ -33,8 +33,7 @@ def run(settings: Mapping[str, Any]) -> None:
         images["scaled_decoding"] = classifier.images.get("scaled_decoding", False)
     if settings["batch_size"] is not None:
         images["batch_size"] = settings["batch_size"]
-    no_augmentation = {"name": "none", "mixup": 0.0, "cutmix": 0.0}
-    data = build_datamodule(data={**data_settings, **images}, augment=no_augmentation, seed=trained_on.get("seed", 0))
+    data = build_datamodule(data={**data_settings, **images}, augment=NO_AUGMENTATION, seed=trained_on.get("seed", 0))
     split = settings["split"]
     if data.classes != classifier.classes:
         raise ValueError(

@@ -1,6 +1,5 @@
 """frostline pack: a source's images in a few large files, which data=streaming reads from a disk or a store."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from rich.progress import Progress, TaskID
 
 from frostline.commands.failures import explained
 from frostline.commands.train import quiet_libraries
-from frostline.data.build import build_datamodule
+from frostline.data.build import NO_AUGMENTATION, build_datamodule
 from frostline.data.chunk_writer import MIB, Packed, Packer
+from frostline.data.cores import usable_cores
 from frostline.data.source import SPLITS
-
-NO_AUGMENTATION = {"name": "none", "mixup": 0.0, "cutmix": 0.0}
 
 
 @explained
@@ -49,8 +47,7 @@ def _workers(wanted: int | str, length: int) -> int:
     """Reading and checking an image takes a core some 10 ms; a process more than pays from a thousand images on."""
     if isinstance(wanted, int):
         return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if length < 1000 else max(0, min(16, cores - 1))
+    return 0 if length < 1000 else max(0, min(16, usable_cores() - 1))
 
 
 def _text(packed: Packed, output: Path) -> str:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from frostline.commands.run_folder import COMMAND_VARIABLE, command_line
+from frostline.data.cores import usable_cores
 
 READY_SECONDS = 300.0
 # How long the others get to end by themselves after one process has failed.
@@ -84,7 +85,6 @@ def start(folder: Path, *, processes: int, threads: int | None) -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shared: Mapping[str, Any] = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
@@ -94,7 +94,7 @@ def start(folder: Path, *, processes: int, threads: int | None) -> int:
         COMMAND_VARIABLE: command_line(),
         # Classes of the user's own are found where this process finds them.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "OMP_NUM_THREADS": threads or max(1, cores // processes),
+        "OMP_NUM_THREADS": threads or max(1, usable_cores() // processes),
     }
     children: list[subprocess.Popen[bytes]] = []
 

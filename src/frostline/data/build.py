@@ -21,6 +21,8 @@ SOURCES: Mapping[str, str] = {
     "streaming": "frostline.data.streaming.Streaming",
     "torchvision": "frostline.data.torchvision_source.TorchvisionSource",
 }
+# The `augment` section of a command that changes no image.
+NO_AUGMENTATION: Mapping[str, Any] = {"name": "none", "mixup": 0.0, "cutmix": 0.0}
 SEE = "(see frostline.data.source)."
 # Keys of the `data` section that are the datamodule's, not the source's.
 SHARED_KEYS = (

@@ -1,7 +1,6 @@
 """The datamodule: one source's splits as loaders whose batches depend on the seed and the step, and on nothing else."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
 from frostline.data.batches import EvaluationImages, ResumableLoader, TrainingCollate, TrainingImages, stack
+from frostline.data.cores import usable_cores
 from frostline.data.keyed import KeyedImages, as_it_is
 from frostline.data.order import SAMPLING, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
 from frostline.data.source import SPLITS, ImageSource, LabelledImages, ScalableImages
@@ -19,6 +19,7 @@ from frostline.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augmentation,
+    Transform,
     checked_normalisation,
     evaluation_transform,
     shorter_side,
@@ -208,9 +209,9 @@ class ImageDataModule(lightning.LightningDataModule):
         if "train" in self._keyed:
             keyed = self._keyed["train"]
             return ResumableLoader(keyed, batch_sampler=batches, collate_fn=as_it_is, **self._fetching(workers))
-        transform = training_transform(self.augment, image_size=self.image_size, resize=self.resize)
+        decoded, transform = self._as_seen("train")
         return ResumableLoader(
-            TrainingImages(self.decoded(images, self.augment), transform=transform, seed=self.seed),
+            TrainingImages(decoded, transform=transform, seed=self.seed),
             batch_sampler=batches,
             collate_fn=TrainingCollate(augment=self.augment, classes=len(self.classes), seed=self.seed),
             **self._fetching(workers),
@@ -230,13 +231,16 @@ class ImageDataModule(lightning.LightningDataModule):
         rank, world_size = self._place()
         if len(images) < world_size:
             raise ValueError(f"There are {len(images)} {split} images for {world_size} ranks; each needs at least one.")
-        transform = evaluation_transform(image_size=self.image_size, resize=self.resize)
-        keyed = self._keyed.get(split)
+        keyed: KeyedImages | EvaluationImages | None = self._keyed.get(split)
+        collate: Callable[[Any], Any] = as_it_is
+        if keyed is None:
+            decoded, transform = self._as_seen(split)
+            keyed, collate = EvaluationImages(decoded, transform=transform), stack
         return DataLoader(
-            EvaluationImages(self.decoded(images), transform=transform) if keyed is None else keyed,
+            keyed,
             sampler=EverySampleOnce(images, rank=rank, world_size=world_size),
             batch_size=per_rank(self.batch_size, world_size=world_size),
-            collate_fn=stack if keyed is None else as_it_is,
+            collate_fn=collate,
             **self._fetching(self.workers(len(images))),
         )
 
@@ -247,19 +251,22 @@ class ImageDataModule(lightning.LightningDataModule):
             views: fixed augmented views of each training image, one of which is drawn at each draw; 1 where nothing
                 is augmented.
         """
-        images = self._required(split)
-        if split == "train":
-            transform = training_transform(self.augment, image_size=self.image_size, resize=self.resize)
-            decoded = self.decoded(images, self.augment)
-        else:
-            transform = evaluation_transform(image_size=self.image_size, resize=self.resize)
-            decoded, views = self.decoded(images), 1
-        self._keyed[split] = KeyedImages(decoded, transform=transform, slot=StoreSlot(), views=views, seed=self.seed)
+        decoded, transform = self._as_seen(split)
+        kept = views if split == "train" else 1
+        self._keyed[split] = KeyedImages(decoded, transform=transform, slot=StoreSlot(), views=kept, seed=self.seed)
         return self._keyed[split]
 
     def batches_as_images(self) -> None:
         """Undo `key_batches`."""
         self._keyed = {}
+
+    def _as_seen(self, split: str) -> tuple[LabelledImages, Transform]:
+        """A split's images as they are decoded, and what makes of them what the network sees."""
+        images = self._required(split)
+        if split == "train":
+            transform = training_transform(self.augment, image_size=self.image_size, resize=self.resize)
+            return self.decoded(images, self.augment), transform
+        return self.decoded(images), evaluation_transform(image_size=self.image_size, resize=self.resize)
 
     def decoded(self, images: LabelledImages, augment: Augmentation | None = None) -> LabelledImages:
         """A split's images as a transform reads them: at reduced size and from the packed file where there is one.
@@ -365,8 +372,3 @@ def auto_workers(*, cores: int, images: int, on_gpu: bool) -> int:
     if cores <= 2 or images < 1000:
         return 0
     return min(8, cores - 1) if on_gpu else min(8, max(1, cores // 6))
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,12 +1,13 @@
 """How fast a run trains, and how much of that time it waits for its data."""
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lightning
 import torch
+
+from frostline.data.cores import usable_cores
 
 # The action that Lightning's profilers know the wait for the next training batch by.
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
@@ -149,11 +150,10 @@ def data_advice(facts: Mapping[str, Any], *, workers: int, cores: int, packable:
 
 def data_advice_for(trainer: lightning.Trainer, facts: Mapping[str, Any]) -> str:
     """`data_advice` for a trainer that has fitted from an `ImageDataModule`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     source = getattr(getattr(trainer, "datamodule", None), "source", None)
     return data_advice(
         facts,
         workers=int(getattr(trainer.train_dataloader, "num_workers", 0)),
-        cores=cores // max(1, trainer.num_devices),
+        cores=usable_cores() // max(1, trainer.num_devices),
         packable=getattr(source, "packing", "not by files") is None,
     )
