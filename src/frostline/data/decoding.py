@@ -89,7 +89,9 @@ def decode_image(
         size = _size_after_crop(image)
         cropped = image.size != size  # asked before loading, which turns a TIFF upright
         image.load()
-        upright = ImageOps.exif_transpose(image.crop((0, 0, *size)) if cropped else image)
+        upright = image.crop((0, 0, *size)) if cropped else image
+        # In place, and RGB as it is: two copies took a tenth of the time.
+        ImageOps.exif_transpose(upright, in_place=True)
         return _to_rgb(upright)
 
 
@@ -169,4 +171,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, over).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
