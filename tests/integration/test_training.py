@@ -147,6 +147,40 @@ def test_any_checkpoint_starts_a_run_under_another_policy(run: Path, cli: Cli, t
     assert moved == {"fc.weight", "fc.bias"}
 
 
+WATCHED = """
+import weakref, sys
+from frostline.commands import train
+from frostline.commands.main import main
+
+alive, counts, original = weakref.WeakSet(), [], train.train_in
+
+def watched(folder, settings):
+    from frostline.classifier import ImageClassifier
+
+    if not counts:
+        made = ImageClassifier.__init__
+        ImageClassifier.__init__ = lambda self, **given: (made(self, **given), alive.add(self), counts.append(1))[0]
+    original(folder, settings)
+    assert counts, "no classifier was made"
+    assert not alive, f"{len(alive)} of {len(counts)} networks are still there after a run"
+
+train.train_in = watched
+main("train")
+"""
+
+
+def test_a_sweep_s_runs_leave_no_network_behind_in_memory(cli: Cli, tmp_path: Path) -> None:
+    done = cli(sys.executable, "-c", WATCHED, "-m", *SHORT, "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/*/*/facts.json"))) == 2
+
+
+def test_the_best_and_the_last_checkpoint_of_the_same_moment_are_one_file(run: Path) -> None:
+    best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    epochs = [torch.load(path, weights_only=True)["epoch"] for path in (best, last)]
+    assert (best.stat().st_ino == last.stat().st_ino) == (epochs[0] == epochs[1])
+
+
 def test_two_runs_started_in_the_same_second_do_not_collide(cli: Cli, tmp_path: Path) -> None:
     words = [*FROSTLINE, "train", "experiment=frozen_head", "model.weights=none", "callbacks.progress_bar=false"]
     pair = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
