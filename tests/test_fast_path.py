@@ -335,6 +335,30 @@ def test_without_the_prefix_the_network_runs_whole_and_gives_the_same_bits() -> 
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+class OwnForward(nn.Sequential):
+    """Whose order only its author knows."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"), [(FreezePolicy.static("2.*"), True), (FreezePolicy.static("all"), False)], ids=["frozen", "all"]
+)
+def test_a_network_of_unknown_order_runs_whole_and_is_told_where_something_is_frozen(
+    cache: FeatureCache, caplog: pytest.LogCaptureFixture, policy: FreezePolicy, said: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = datamodule()
+    classifier = ImageClassifier(network=OwnForward(*network()), images=data.describe(), policy=policy)
+    classifier.feature_cache = cache
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(classifier, datamodule=data)
+    assert not classifier.feature_facts()
+    assert (caplog.text.count("The frozen part is computed together with the rest, in each epoch") == 1) == said
+    assert ("this is OwnForward" in caplog.text) == said
+
+
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
 def test_a_user_s_hook_on_the_network_still_sees_every_batch(cache: FeatureCache, kind: str) -> None:
     data, seen = datamodule(), []

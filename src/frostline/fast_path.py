@@ -16,7 +16,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.keyed import KeyedImages
@@ -24,7 +24,7 @@ from frostline.freezing.audit import is_sharded
 from frostline.freezing.averaging import averages_weights
 from frostline.freezing.resolved import ResolvedPhase
 from frostline.freezing.schedule import FreezingSchedule
-from frostline.prefix.division import FrostLine, divide
+from frostline.prefix.division import FrostLine, chain_of, divide
 from frostline.prefix.key import feature_key, prefix_digest
 from frostline.prefix.keyed import KeyedBatch
 from frostline.prefix.store import FeatureStore, Rows, gigabytes, open_store
@@ -126,6 +126,7 @@ class FastPath(pl.Callback):
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         if stage == "fit":
             self.line, self._phase, self._counts = None, None, {}
+            self._say_why_not_cut(trainer)
         data = getattr(trainer, "datamodule", None)
         if stage not in ("fit", "test") or self.cache is None or not isinstance(data, ImageDataModule):
             return
@@ -153,11 +154,17 @@ class FastPath(pl.Callback):
 
     def _divide(self, phase: ResolvedPhase) -> FrostLine | None:
         network = self.schedule.network
-        # FSDP2 gathers weights in hooks of the whole network, which its parts alone would go past, as they would past a
-        # user's own. One hook before the forward is the policy's, which holds modes.
-        if is_sharded(network) or network._forward_hooks or len(network._forward_pre_hooks) > 1:
+        if why_not_cut(network) is not None:
             return None
         return divide(network, trainable=phase.trainable, held=phase.held, compiled=self.compiled)
+
+    def _say_why_not_cut(self, trainer: "pl.Trainer") -> None:
+        freezes = any(set(phase.trainable) != self._parameters() for phase in self._phases("fit"))
+        if freezes and trainer.is_global_zero and (reason := why_not_cut(self.schedule.network)):
+            log.info("The frozen part is computed together with the rest, in each epoch: %s.", reason)
+
+    def _parameters(self) -> set[str]:
+        return {name for name, _ in self.schedule.network.named_parameters()}
 
     # Following the phases.
 
@@ -281,6 +288,21 @@ def _merged(batch: KeyedBatch, computed: Tensor) -> Tensor:
     features[torch.from_numpy(batch.missing).to(computed.device)] = computed
     features[torch.from_numpy(np.flatnonzero(found)).to(computed.device)] = batch.features
     return features
+
+
+def why_not_cut(network: nn.Module) -> str | None:
+    """Why a network cannot be run in two parts; None where it can."""
+    if is_sharded(network):
+        return "FSDP2 gathers its weights in hooks of the whole network"
+    # One hook before the forward is the policy's, which holds modes.
+    if network._forward_hooks or len(network._forward_pre_hooks) > 1:
+        return "hooks on the whole network would not see its parts"
+    if chain_of(network) is None:
+        return (
+            f"only of torchvision's ResNets and of nn.Sequential is it known what runs after what, and this is "
+            f"{type(network).__name__}"
+        )
+    return None
 
 
 def is_augmented(data: ImageDataModule) -> bool:
