@@ -8,8 +8,8 @@ others take shows in it far less than by the clock. Images are generated JPEGs; 
 
 import argparse
 import json
-import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,9 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, Python looks in this folder only
+
 import numpy as np
 import torch
 from PIL import Image
+from scripts.benchmark.document import put_section
 from torchvision import transforms as tutorial
 from torchvision.transforms import v2
 
@@ -38,7 +41,6 @@ from frostline.data.transforms import (
 from frostline.tracking.throughput import FETCH, Throughput
 
 SIZE, RESIZE = 224, 1.143
-BEGIN, END = "<!-- data-path -->", "<!-- /data-path -->"
 
 
 def draw(width: int, height: int, *, seed: int) -> Image.Image:
@@ -158,7 +160,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=48, help="of 500 x 375 pixels")
     parser.add_argument("--photographs", type=int, default=6, help="of 4000 x 3000 pixels")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", type=Path, help=f"file with a part between {BEGIN} and {END}")
+    parser.add_argument("--write", type=Path, help="file in whose section `data-path` the table goes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
@@ -181,9 +183,7 @@ def main() -> None:
             f"{table(results)}\n\nOf it, decoding whole images: {decode}. What `Throughput` adds to a training step: "
             f"{cost:.1f} µs."
         )
-        text = options.write.read_text()
-        found = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
-        options.write.write_text(found.sub(lambda _: f"{BEGIN}\n{part}\n{END}", text))
+        put_section(options.write, "data-path", part)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,20 @@ Each by the clock and in processor time. With --document the figures go between 
 import argparse
 import copy
 import json
-import re
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, Python looks in this folder only
+
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from scripts.benchmark.document import put_section
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.commands.allocator import keep_freed_memory
@@ -40,7 +43,6 @@ from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import LabelledImages
 
 BATCH, CLASSES, DIFFERENT = 32, 10, 4
-BEGIN, END = "<!-- overhead -->", "<!-- /overhead -->"
 KINDS = ("trainer", "by hand", "bare")
 Clocks = tuple[float, float]
 
@@ -243,13 +245,7 @@ def main() -> None:
             f"{torch.get_num_threads()} threads, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}: "
             f"`python scripts/benchmark/overhead.py --blocks {options.blocks} --steps {options.steps}`"
         )
-        before = options.document.read_text()
-        block = f"{BEGIN}\n{text(found, setting=setting)}\n{END}"
-        if BEGIN in before:
-            after = re.sub(f"{BEGIN}.*?{END}", lambda _: block, before, flags=re.DOTALL)
-        else:
-            after = f"{before.rstrip()}\n\n{block}\n"
-        options.document.write_text(after)
+        put_section(options.document, "overhead", text(found, setting=setting))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, Python looks in this folder only
+
 import torch
+from scripts.benchmark.document import put_section
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import resnet18
@@ -32,7 +35,6 @@ from frostline.freezing.policy import FreezePolicy
 from frostline.prefix.division import FrostLine, divide
 
 ROOT = Path(__file__).resolve().parents[2]
-START, END = "<!-- prefix -->", "<!-- /prefix -->"
 BASE = "frozen weights, batch norm in training mode (tutorials)"
 
 
@@ -115,7 +117,6 @@ def table(default: dict, kept: dict, *, about: str) -> str:
     ]
     return "\n".join(
         [
-            START,
             "## What each part of the fast path is worth",
             "",
             "Features of a frozen ResNet-18, milliseconds of processor time per image; × is the gain over the first "
@@ -133,19 +134,8 @@ def table(default: dict, kept: dict, *, about: str) -> str:
             "```",
             "OMP_NUM_THREADS=1 python scripts/benchmark/prefix.py --write",
             "```",
-            END,
         ]
     )
-
-
-def write_section(text: str, path: Path) -> None:
-    """Put a section into a file, in place of the one between the same markers or at its end."""
-    whole = path.read_text()
-    if START in whole:
-        before, after = whole.split(START)[0], whole.split(END)[1]
-        path.write_text(before + text + after)
-    else:
-        path.write_text(whole.rstrip() + "\n\n" + text + "\n")
 
 
 def processor() -> str:
@@ -180,7 +170,7 @@ def main() -> None:
     text = table(found["default"], found["kept"], about=about)
     print(text)
     if options.write:
-        write_section(text, ROOT / "BENCHMARKS.md")
+        put_section(ROOT / "BENCHMARKS.md", "prefix", text)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripts.benchmark.prefix import BASE, END, START, folded, measured, table, write_section
+from scripts.benchmark.document import put_section
+from scripts.benchmark.prefix import BASE, folded, measured, table
 from torchvision.models import resnet18
 
 GIVEN = {"ms": {BASE: 40.0, "eval, no graph": 25.0}, "peak_mb": 1000}
@@ -22,10 +23,10 @@ def test_gains_are_ratios_to_the_tutorials_way() -> None:
 def test_a_section_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
     path = tmp_path / "BENCHMARKS.md"
     path.write_text("# Benchmarks\n\nbefore\n")
-    write_section(f"{START}\nfirst\n{END}", path)
+    put_section(path, "prefix", "first")
     path.write_text(path.read_text() + "\nafter\n")
-    write_section(f"{START}\nsecond\n{END}", path)
-    assert path.read_text() == f"# Benchmarks\n\nbefore\n\n{START}\nsecond\n{END}\n\nafter\n"
+    put_section(path, "prefix", "second")
+    assert path.read_text() == "# Benchmarks\n\nbefore\n\n<!-- prefix -->\nsecond\n<!-- /prefix -->\n\nafter\n"
 
 
 def test_a_folded_network_computes_the_same() -> None:
@@ -47,4 +48,4 @@ def test_the_script_prints_its_table() -> None:
     words = ["scripts/benchmark/prefix.py", "--batch-size", "2", "--image-size", "32", "--rounds", "1"]
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(START)
+    assert done.stdout.startswith("## What each part")
