@@ -26,7 +26,7 @@ from scripts.benchmark.contest.contestants import (
 )  # fmt: skip
 from scripts.benchmark.contest.images import make_folder
 from scripts.benchmark.contest.peers.assignment import SWEEP, WORKLOADS
-from scripts.benchmark.contest.report import BEGIN, END, write_report
+from scripts.benchmark.contest.report import write_report
 from scripts.benchmark.contest.results import bare_seconds, images_seen, newest, read_lines, rows, verdicts
 from scripts.benchmark.contest.weights import make_weights
 from torchvision import transforms
@@ -151,8 +151,26 @@ def test_frostlines_sweep_is_one_multirun_over_the_peers_settings(tmp_path):
 
 def test_a_peers_command_says_its_setting(tmp_path):
     paths = {"data": tmp_path, "weights": tmp_path / "w.pth", "output": tmp_path}
-    command = peer_command("plain+fast", "w4", **paths, setting=("rmsprop", 0.0, 0.003))
-    assert command[-7:] == ["--optimizer", "rmsprop", "--momentum", "0.0", "--lr", "0.003", "--fast"]
+    command = peer_command("plain+fast", "w4", **paths, setting=("rmsprop", 0.0, 0.003), seed=2)
+    assert command[-9:] == [
+        "--optimizer", "rmsprop", "--momentum", "0.0", "--lr", "0.003", "--seed", "2", "--fast"
+    ]  # fmt: skip
+
+
+def test_every_contestant_takes_the_seed(tmp_path):
+    paths = {"data": tmp_path, "weights": tmp_path / "w.pth", "output": tmp_path}
+    assert "seed=2" in frostline_command(FROSTLINE, "w2", **paths, seed=2)
+    for peer in PEERS.values():
+        assert "seed(told.seed)" in (ROOT / "scripts/benchmark/contest/peers" / peer.script).read_text().replace(
+            "seed_everything", "seed"
+        )
+
+
+def test_the_accuracies_of_several_seeds_are_shown_with_their_range(tmp_path):
+    runs = [run("w2", FROSTLINE, 27.0, repeat=seed, accuracy=value) for seed, value in enumerate((0.7, 0.9, 0.8))]
+    text = report(tmp_path, CONTEST, *runs, run("w2", "plain", 54.0))
+    assert "| 80.0 % (70.0 to 90.0) |" in text
+    assert "| 50.0 % |" in text
 
 
 def test_a_peer_without_its_environment_is_refused_or_runs_in_frostlines(monkeypatch, tmp_path):
@@ -312,12 +330,28 @@ def test_the_report_has_each_row_its_ratios_and_the_verdicts(tmp_path):
 
 def test_the_report_replaces_its_section_and_nothing_else(tmp_path):
     document = tmp_path / "BENCHMARKS.md"
-    document.write_text(f"# Benchmarks\n\nbefore\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    document.write_text("# Benchmarks\n\nbefore\n\n<!-- contest -->\nold\n<!-- /contest -->\n\nafter\n")
     text = report(tmp_path, CONTEST, run("w2", FROSTLINE, 27.0))
-    assert text.startswith(f"# Benchmarks\n\nbefore\n\n{BEGIN}\n## The contest")
-    assert text.endswith(f"{END}\n\nafter\n")
+    assert text.startswith("# Benchmarks\n\nbefore\n\n<!-- contest -->\n## The contest")
+    assert text.endswith("<!-- /contest -->\n\nafter\n")
     assert "old" not in text
     assert report(tmp_path, CONTEST, run("w2", FROSTLINE, 27.0)) == text
+
+
+def test_another_number_of_images_has_a_section_of_its_own_without_targets(tmp_path):
+    smaller = {**CONTEST, "train_images": 480, "val_images": 120, "command": "smaller"}
+    text = report(tmp_path, CONTEST, run("w2", FROSTLINE, 27.0), run("w2", "plain", 54.0))
+    both = report(tmp_path, smaller, run("w2", FROSTLINE, 7.0), run("w2", "plain", 14.0))
+    assert both.startswith(text.rstrip())
+    added = both[len(text) :]
+    assert added.strip().startswith("<!-- contest-480-120 -->\n## The contest, 480 + 120 images\n")
+    assert "| W2, peers as written |" in text
+    assert "| W2, peers as written |" not in added
+
+
+def test_the_report_names_every_command_that_gave_its_runs(tmp_path):
+    lines = [CONTEST, run("w2", FROSTLINE, 27.0), {**CONTEST, "command": "typed later"}, run("w2", "plain", 54.0)]
+    assert "```\ntyped\ntyped later\n```" in report(tmp_path, *lines, CONTEST)
 
 
 def test_the_report_without_markers_comes_last_and_without_runs_is_refused(tmp_path):

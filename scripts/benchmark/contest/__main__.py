@@ -3,8 +3,9 @@
 Usage: python -m scripts.benchmark.contest [--repeats 3] [--workloads w1a,w2] [--contestants frostline,plain] …
 
 Whole processes run in turns over the contestants, one round for each repeat, so that a drift of the machine meets all
-alike. Each run is one line of the results file, written when it ends: a contest that was interrupted goes on where it
-stopped. At the end, or with --report at once, BENCHMARKS.md's section and docs/figures/benchmark.svg are written.
+alike; the repeat's number is everybody's seed. Each run is one line of the results file, written when it ends: a
+contest that was interrupted goes on where it stopped. At the end, or with --report at once, a section of BENCHMARKS.md
+and its picture in docs/figures are written, for each number of images their own.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from scripts.benchmark.contest.contestants import (
     FOUR_VIEWS,
@@ -37,7 +39,7 @@ from scripts.benchmark.contest.contestants import (
 )  # fmt: skip
 from scripts.benchmark.contest.images import make_folder
 from scripts.benchmark.contest.peers.assignment import CLASSES, CORES, SWEEP, WORKLOADS
-from scripts.benchmark.contest.report import write_report
+from scripts.benchmark.contest.report import section_name, write_report
 from scripts.benchmark.contest.results import Line, last, newest, read_lines
 
 MEASURE = Path(__file__).with_name("measure.py")
@@ -76,7 +78,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-limits", action="store_true", help="leave the machine's own limit out")
     parser.add_argument("--report", action="store_true", help="measure nothing, write the report")
     parser.add_argument("--document", type=Path, default=ROOT / "BENCHMARKS.md")
-    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "figures" / "benchmark.svg")
+    parser.add_argument("--picture", type=Path, help="without it, one for each size in docs/figures")
     options = parser.parse_args(arguments)
     if options.long:
         options.train_images, options.val_images = 10_000, 1_000
@@ -184,12 +186,12 @@ class Contest:
             output = Path(folder)
             log = self.logs / f"{workload}-{name}-{repeat}.log"
             ours = name in (FROSTLINE, FOUR_VIEWS)
-            paths = {"data": self.data, "weights": self.weights, "output": output}
+            given: dict[str, Any] = {"data": self.data, "weights": self.weights, "output": output, "seed": repeat}
             if ours:
-                commands = [frostline_command(name, workload, **paths, extra=self.options.override)]
+                commands = [frostline_command(name, workload, **given, extra=self.options.override)]
             else:
                 settings = SWEEP if WORKLOADS[workload].runs > 1 else [STANDARD]
-                commands = [peer_command(name, workload, **paths, setting=setting) for setting in settings]
+                commands = [peer_command(name, workload, **given, setting=setting) for setting in settings]
             found: list[Line] = []
             reached: Line = {}
             for place, command in enumerate(commands):
@@ -274,6 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
             contest.measure_limits()
         contest.run_all()
         failures = contest.failures
+    name = section_name({"train_images": options.train_images, "val_images": options.val_images})
+    options.picture or ROOT / "docs" / "figures" / f"{name.replace('contest', 'benchmark')}.svg"
     write_report(options.results, document=options.document, picture=options.picture)
     print(f"written: {options.document}, {options.picture}")
     for failure in failures:

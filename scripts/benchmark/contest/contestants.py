@@ -97,7 +97,14 @@ def python_of(name: str) -> Path:
 
 
 def peer_command(
-    name: str, workload: str, *, data: Path, weights: Path, output: Path, setting: tuple[str, float, float] = STANDARD
+    name: str,
+    workload: str,
+    *,
+    data: Path,
+    weights: Path,
+    output: Path,
+    setting: tuple[str, float, float] = STANDARD,
+    seed: int = 0,
 ) -> list[str]:
     """A peer's command; it writes `output/report.json`."""
     peer = PEERS[name.removesuffix("+fast")]
@@ -106,12 +113,12 @@ def peer_command(
         str(python_of(name)), str(PEERS_FOLDER / peer.script), "--data", str(data), "--weights", str(weights),
         "--workload", workload, "--output", str(output), "--report", str(output / "report.json"),
         "--optimizer", optimizer, "--momentum", str(momentum), "--lr", str(lr),
-        *(["--fast"] if name.endswith("+fast") else []),
+        "--seed", str(seed), *(["--fast"] if name.endswith("+fast") else []),
     ]  # fmt: skip
 
 
 def frostline_command(
-    name: str, workload: str, *, data: Path, weights: Path, output: Path, extra: Sequence[str] = ()
+    name: str, workload: str, *, data: Path, weights: Path, output: Path, seed: int = 0, extra: Sequence[str] = ()
 ) -> list[str]:
     """frostline's command, as a user types it; what it leaves lies below `output`."""
     task = WORKLOADS[workload]
@@ -120,7 +127,7 @@ def frostline_command(
         f"data.resize={RESIZED / IMAGE_SIZE:.3f}", f"data.batch_size={BATCH}",
         f"augment={'crop' if task.augment else 'none'}", "model=resnet18", f"model.weights={weights}",
         "optimizer=sgd", "optimizer.lr=0.01", "optimizer.momentum=0.9", "optimizer.weight_decay=0.0",
-        "scheduler=constant", f"trainer.max_epochs={task.epochs}", f"output_dir={output / 'runs'}",
+        "scheduler=constant", f"seed={seed}", f"trainer.max_epochs={task.epochs}", f"output_dir={output / 'runs'}",
     ]  # fmt: skip
     if len(task.phases) == 1:
         overrides.append(f"freeze={ {'head': 'head', 'all': 'none'}[task.phases[0][0]] }".replace(" ", ""))

@@ -16,9 +16,9 @@ from scripts.benchmark.contest.results import (
     rows,
     verdicts,
 )  # fmt: skip
-from scripts.benchmark.document import markers, put_section
+from scripts.benchmark.document import put_section
 
-BEGIN, END = markers("contest")
+STANDARD_SIZE = (2000, 500)  # training and validation images; the targets are for this one
 OURS, PEER, PEER_FAST = "#1b7fb5", "#9aa5ad", "#cfd6da"
 
 
@@ -36,18 +36,28 @@ def write_report(results: Path, *, document: Path, picture: Path) -> None:
     draw(found, picture, subtitle=_setting(last(lines, "contest")))
     link = picture.resolve().relative_to(document.resolve().parent)
     text = section(lines, picture=str(link))
-    put_section(document, "contest", text)
+    put_section(document, section_name(last(lines, "contest")), text)
+
+
+def section_name(contest: Line) -> str:
+    """`contest`, and with the numbers of images where they are not those of the targets."""
+    size = (contest["train_images"], contest["val_images"]) if contest else STANDARD_SIZE
+    return "contest" if size == STANDARD_SIZE else f"contest-{size[0]}-{size[1]}"
 
 
 def section(lines: list[Line], *, picture: str) -> str:
     """The text between the markers."""
     found, contest, limits = rows(lines), last(lines, "contest"), last(lines, "limits")
-    parts = ["## The contest", "", _introduction(contest), "", f"![Wall time of each contestant]({picture})", ""]
-    parts += _targets(found)
+    name = section_name(contest)
+    size = "" if name == "contest" else f", {contest['train_images']:,} + {contest['val_images']:,} images"
+    parts = [f"## The contest{size}", "", _introduction(contest), "", f"![Wall time of each contestant]({picture})", ""]
+    if name == "contest":
+        parts += _targets(found)
     for workload in dict.fromkeys(row.workload for row in found):
         parts += _table([row for row in found if row.workload == workload], found, contest, limits)
     parts += _limits(limits)
-    parts += [_environment(contest), "", "```", contest.get("command", "make benchmark"), "```"]
+    commands = dict.fromkeys(line["command"] for line in lines if line.get("kind") == "contest")
+    parts += [_environment(contest), "", "```", *(commands or ["make benchmark"]), "```"]
     return "\n".join(parts)
 
 
@@ -56,12 +66,13 @@ def _introduction(contest: Line) -> str:
     return (
         "Whole processes from start to end, in turns, on the same JPEG files, initial weights and number of optimizer "
         f"steps (ResNet-18 from {weights}, 224 px, batch 32, SGD 0.01 with momentum 0.9), each peer as its users "
-        f"write it. {_setting(contest)}. A table shows medians. CPU s: processor seconds of the process tree; start: "
-        "those until the first image is opened; images/s: training and validation images of all epochs by wall time; "
-        "peak memory: the largest proportional set size of the tree; accuracy: on the validation images after the "
-        "last epoch; ×: how many times as much the fastest peer as its users write it takes; bare: what the bare "
-        "model would need for the same passes, at its best rate in the same contest, as a share of the wall time after "
-        "the start (above 100 % where passes are saved); others: what other programs used of the machine meanwhile."
+        f"write it. {_setting(contest)}. A table shows medians over the runs, each with a seed of its own. CPU s: "
+        "processor seconds of the process tree; start: those until the first image is opened; images/s: training and "
+        "validation images of all epochs by wall time; peak memory: the largest proportional set size of the tree; "
+        "accuracy: on the validation images after the last epoch, in brackets the lowest and the highest; ×: how many "
+        "times as much the fastest peer as its users write it takes; bare: what the bare model would need for the same "
+        "passes, at its best rate in the same contest, as a share of the wall time after the start (above 100 % where "
+        "passes are saved); others: what other programs used of the machine meanwhile."
     )
 
 
@@ -108,7 +119,7 @@ def _table(here: list[Row], found: list[Row], contest: Line, limits: Line) -> li
             if limits:
                 working = wall - (row["start_wall"] or 0.0)
                 cells[8] = _share(bare_seconds(workload, **sizes, limits=limits) / working)
-        cells[7] = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
+        cells[7] = _accuracy(row)
         lines.append(f"| {TITLES.get(row.contestant, row.contestant)} | {' | '.join(cells)} |")
     if any(row.multiplied > 1 for row in here):
         lines += ["", "A peer's sweep is its W1a × 12, not run: each of the twelve would start anew and do the same."]
@@ -159,6 +170,13 @@ def _times(row: Row, found: list[Row], measure: str) -> str:
 
 def _number(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _accuracy(row: Row) -> str:
+    if row["accuracy"] is None:
+        return ""
+    low, high = 100 * min(row.accuracies), 100 * max(row.accuracies)
+    return f"{100 * row['accuracy']:.1f} %" + (f" ({low:.1f} to {high:.1f})" if low < high else "")
 
 
 def _share(value: float | None) -> str:

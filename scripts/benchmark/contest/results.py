@@ -32,6 +32,7 @@ class Row:
     """Medians over the repeats of one contestant in one workload; seconds, bytes, shares.
 
     Attributes:
+        accuracies: of each run; their seeds differ.
         repeats: how many runs they are from.
         multiplied: by how much time was multiplied: 12 where a sweep was not run but one of its runs was.
     """
@@ -41,6 +42,7 @@ class Row:
     values: dict[str, float | None]
     repeats: int
     multiplied: int = 1
+    accuracies: tuple[float, ...] = ()
 
     def __getitem__(self, measure: str) -> float | None:
         return self.values[measure]
@@ -102,7 +104,8 @@ def _row(workload: str, contestant: str, lines: list[Line], *, multiplied: int =
         values[measure] = median(known) if known else None
         if measure in ("wall", "cpu", "start_wall", "start_cpu") and known:
             values[measure] = median(known) * multiplied
-    return Row(workload, contestant, values, repeats=len(lines), multiplied=multiplied)
+    accuracies = tuple(line["accuracy"] for line in lines if line.get("accuracy") is not None)
+    return Row(workload, contestant, values, repeats=len(lines), multiplied=multiplied, accuracies=accuracies)
 
 
 def fastest_peer(found: list[Row], workload: str, measure: str, *, fast: bool = False) -> Row | None:

@@ -65,6 +65,7 @@ def read_assignment() -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=("sgd", "rmsprop"), default="sgd")
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fast", action="store_true", help="channels-last and bf16")
     told = parser.parse_args()
     told.task = WORKLOADS[told.workload]

@@ -21,7 +21,7 @@ from transformers import (  # noqa: E402
     set_seed,
 )  # fmt: skip
 
-set_seed(0)
+set_seed(told.seed)
 normalize = [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
 centre = [transforms.Resize(RESIZED), transforms.CenterCrop(IMAGE_SIZE)]
 random = [transforms.RandomResizedCrop(IMAGE_SIZE), transforms.RandomHorizontalFlip()]
@@ -99,6 +99,7 @@ for trains, epochs in told.task.phases:
             eval_strategy="epoch",
             remove_unused_columns=False,
             report_to="none",
+            seed=told.seed,
             **({"bf16": True} if told.fast else {}),
             **({} if torch.cuda.is_available() else {"use_cpu": True}),
         ),

@@ -86,7 +86,7 @@ class Gradual(BaseFinetuning):
             self.unfreeze_and_add_param_group(part, optimizer, lr=told.lr)
 
 
-L.seed_everything(0)
+L.seed_everything(told.seed)
 callbacks = {
     "w2": [],
     "w3": [Gradual()],

@@ -13,7 +13,7 @@ from torch import nn
 told = read_assignment()
 if told.workload != "w2":
     raise SystemExit("timm's training script has no freezing: workload w2 only.")
-random_seed(0)
+random_seed(told.seed)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 model = create_model("resnet18", pretrained=False, num_classes=CLASSES)
