@@ -349,6 +349,16 @@ def test_another_number_of_images_has_a_section_of_its_own_without_targets(tmp_p
     assert "| W2, peers as written |" not in added
 
 
+@pytest.mark.parametrize(("sizes", "name"), [((2000, 500), "benchmark"), ((480, 120), "benchmark-480-120")])
+def test_each_number_of_images_has_a_picture_of_its_own(tmp_path, monkeypatch, sizes, name):
+    monkeypatch.setattr("scripts.benchmark.contest.__main__.ROOT", tmp_path)
+    file = results(tmp_path, CONTEST, run("w2", FROSTLINE, 27.0))
+    words = ["--report", "--results", str(file), "--document", str(tmp_path / "BENCHMARKS.md")]
+    assert main([*words, "--train-images", str(sizes[0]), "--val-images", str(sizes[1])]) == 0
+    assert [path.name for path in (tmp_path / "docs" / "figures").iterdir()] == [f"{name}.svg"]
+    assert f"(docs/figures/{name}.svg)" in (tmp_path / "BENCHMARKS.md").read_text()
+
+
 def test_the_report_names_every_command_that_gave_its_runs(tmp_path):
     lines = [CONTEST, run("w2", FROSTLINE, 27.0), {**CONTEST, "command": "typed later"}, run("w2", "plain", 54.0)]
     assert "```\ntyped\ntyped later\n```" in report(tmp_path, *lines, CONTEST)

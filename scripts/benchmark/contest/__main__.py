@@ -277,9 +277,9 @@ def main(arguments: list[str] | None = None) -> int:
         contest.run_all()
         failures = contest.failures
     name = section_name({"train_images": options.train_images, "val_images": options.val_images})
-    options.picture or ROOT / "docs" / "figures" / f"{name.replace('contest', 'benchmark')}.svg"
-    write_report(options.results, document=options.document, picture=options.picture)
-    print(f"written: {options.document}, {options.picture}")
+    picture = options.picture or ROOT / "docs" / "figures" / f"{name.replace('contest', 'benchmark')}.svg"
+    write_report(options.results, document=options.document, picture=picture)
+    print(f"written: {options.document}, {picture}")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
