@@ -56,8 +56,9 @@ def section(lines: list[Line], *, picture: str) -> str:
     for workload in dict.fromkeys(row.workload for row in found):
         parts += _table([row for row in found if row.workload == workload], found, contest, limits)
     parts += _limits(limits)
-    commands = dict.fromkeys(line["command"] for line in lines if line.get("kind") == "contest")
-    parts += [_environment(contest), "", "```", *(commands or ["make benchmark"]), "```"]
+    contests = [line for line in lines if line.get("kind") == "contest"]
+    commands = dict.fromkeys(line["command"] for line in contests)
+    parts += [_environment(contests), "", "```", *(commands or ["make benchmark"]), "```"]
     return "\n".join(parts)
 
 
@@ -151,15 +152,19 @@ def _limits(limits: Line) -> list[str]:
     return [*lines, "", text, ""]
 
 
-def _environment(contest: Line) -> str:
-    if not contest:
+def _environment(contests: list[Line]) -> str:
+    """The machine of the last of the commands; commits and versions of them all, for each had its own peers."""
+    if not contests:
         return ""
-    shared = ", ".join(contest.get("in_frostlines_environment", []))
+    contest = contests[-1]
+    shared = ", ".join(dict.fromkeys(name for line in contests for name in line.get("in_frostlines_environment", [])))
     own = f" In frostline's own environment, where their start may be slower: {shared}." if shared else ""
-    versions = ", ".join(f"{name} {version}" for name, version in contest["versions"].items())
+    used = dict.fromkeys(pair for line in contests for pair in line["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in used)
+    commits = ", ".join(dict.fromkeys(line["commit"] for line in contests))
     return (
         f"{contest['when'][:10]}, {contest['processor']}, {contest['cores']} cores, {contest['memory_gib']:.0f} GiB; "
-        f"frostline at {contest['commit']}; {versions}.{own}"
+        f"frostline at {commits}; {versions}.{own}"
     )
 
 
