@@ -186,7 +186,9 @@ def test_of_two_that_pack_into_one_folder_one_wins_whole(photos, packed, tmp_pat
 def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, signum):
     """SIGKILL leaves a hidden folder without a manifest, which no source takes for packed images."""
     code = (
-        "import sys, time; sys.path[:0] = ['.', 'tests']\n"
+        "import signal, sys, time; sys.path[:0] = ['.', 'tests']\n"
+        # A shell that starts the tests in its background has SIGINT ignored, by what they start, too.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from frostline.data.chunk_writer import Packer\n"
         "from frostline.data.image_folder import ImageFolder\n"
         f"source = ImageFolder(path={str(photos)!r})\n"
