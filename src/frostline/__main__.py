@@ -1,6 +1,6 @@
 """`python -m frostline COMMAND …` is `frostline COMMAND …`."""
 
-from frostline.commands.main import main
+from frostline.commands.main import program
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -12,8 +12,9 @@ import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
 from torch import nn
 
 from frostline.commands.build import (
@@ -31,7 +32,7 @@ from frostline.commands.schema.optimizer import OPTIMIZERS
 from frostline.data.build import build_datamodule
 from frostline.tracking.checkpoints import WholeFileCheckpointIO
 from frostline.tracking.first_gradient import FirstGradient
-from frostline.tracking.progress_bar import ThrottledProgressBar
+from frostline.tracking.progress_bar import EpochLines, ThrottledProgressBar
 
 CONF = Path(__file__).parents[2] / "conf"
 # The optimizers of torch that are no options, each with its reason.
@@ -250,16 +251,24 @@ def test_without_limits_everything_is_seen(tmp_path: Path) -> None:
     assert trainer.gradient_clip_val is None
 
 
-def test_callbacks_are_those_that_the_config_asks_for(tmp_path: Path) -> None:
+def test_callbacks_are_those_that_the_config_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def progress_of(*overrides: str) -> list[type]:
+        callbacks = trainer_of(tmp_path, *overrides).callbacks
+        return [type(callback) for callback in callbacks if isinstance(callback, ProgressBar | EpochLines)]
+
+    assert progress_of() == [EpochLines]
+    with monkeypatch.context() as terminal:
+        terminal.setattr("rich._console", Console(force_terminal=True, force_interactive=True))
+        assert progress_of() == [ThrottledProgressBar]
+        assert progress_of("callbacks.progress_bar=false") == []
+    assert progress_of("callbacks.progress_bar=false") == []
     kinds = [type(callback) for callback in trainer_of(tmp_path).callbacks]
-    assert ThrottledProgressBar in kinds
     assert not {EarlyStopping, FirstGradient} & set(kinds)
     asked = ["callbacks.progress_bar=false", "callbacks.first_gradient=true", "callbacks.early_stopping_patience=3"]
     callbacks = trainer_of(tmp_path, *asked, "callbacks.monitor=val/loss").callbacks
     [stopping] = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
     assert (stopping.monitor, stopping.patience, stopping.mode) == ("val/loss", 3, "min")
     assert any(isinstance(callback, FirstGradient) for callback in callbacks)
-    assert not any(isinstance(callback, ThrottledProgressBar) for callback in callbacks)
 
 
 def test_best_and_last_lie_in_the_run_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The bar costs a fast step nothing."""
+"""The bar costs a fast step nothing; where it would leave shreds, each epoch is a line."""
 
 import time
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
-from frostline.tracking.progress_bar import PER_SECOND, ThrottledProgressBar
+from frostline.tracking.progress_bar import PER_SECOND, EpochLines, ThrottledProgressBar, progress
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -63,3 +64,45 @@ def test_fast_steps_are_drawn_a_few_times_a_second_and_the_last_one_always() -> 
 def test_slow_steps_are_all_drawn() -> None:
     steps, _ = shown(seconds=1.05 / PER_SECOND, steps=4)
     assert {1, 2, 3, 4} <= set(steps)
+
+
+class Told(lightning.LightningModule):
+    """Learns nothing; logs the number of the epoch, in training and in validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.log("train/epoch", float(self.current_epoch), prog_bar=True, on_step=False, on_epoch=True)
+        return self.layer(batch[0]).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/thousands", 1234.5 + self.current_epoch, prog_bar=True)
+        self.log("val/hidden", 1.0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(("limits", "last"), [({"max_epochs": 3}, " of 3"), ({"max_epochs": -1, "max_steps": 5}, "")])
+def test_lines_tell_each_epoch_s_own_values(
+    limits: dict[str, int], last: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = lightning.Trainer(
+        **limits, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=[EpochLines()],
+        enable_model_summary=False, enable_progress_bar=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    images = DataLoader(TensorDataset(torch.ones(2, 1)), batch_size=1)
+    with caplog.at_level("INFO", logger="frostline"):
+        trainer.fit(Told(), images, images)
+    lines = [record.getMessage() for record in caplog.records if record.name == "frostline"]
+    told = [f"epoch {epoch + 1}{last}: train/epoch {epoch}, val/thousands {1234.5 + epoch:,.0f}" for epoch in range(3)]
+    assert lines == told
+
+
+def test_a_bar_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich._console", Console(force_terminal=True, force_interactive=True))
+    assert isinstance(progress(), ThrottledProgressBar)
+    monkeypatch.setattr("rich._console", Console(force_terminal=False))
+    assert isinstance(progress(), EpochLines)

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -34,7 +34,7 @@ from frostline.tracking.checkpoints import BEST, LAST, SaveOnInterrupt, WholeFil
 from frostline.tracking.compile_cost import CompileCost
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.loggers import build_loggers
-from frostline.tracking.progress_bar import ThrottledProgressBar
+from frostline.tracking.progress_bar import progress
 from frostline.tracking.throughput import Throughput
 
 TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -126,6 +126,7 @@ def build_trainer(settings: Mapping[str, Any], *, folder: Path, data: ImageDataM
     options, device = settings["trainer"], settings["device"]
     validates = data.images("val") is not None
     loggers = build_loggers(settings["logger"], folder=folder, settings=settings)
+    callbacks = _callbacks(settings, folder=folder, data=data, logs=bool(loggers))
     return lightning.Trainer(
         default_root_dir=folder,
         max_epochs=options["max_epochs"],
@@ -142,8 +143,8 @@ def build_trainer(settings: Mapping[str, Any], *, folder: Path, data: ImageDataM
         limit_test_batches=options["limit_test_batches"] or 1.0,
         num_sanity_val_steps=0,  # the loaders and the metrics are tested; a pass here would only cost a short run time
         logger=loggers or False,
-        callbacks=_callbacks(settings, folder=folder, data=data, logs=bool(loggers)),
-        enable_progress_bar=settings["callbacks"]["progress_bar"],
+        callbacks=callbacks,
+        enable_progress_bar=any(isinstance(found, ProgressBar) for found in callbacks),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the datamodule divides the samples itself, without padding
         **device_options(device, precision=options["precision"]),
@@ -220,7 +221,7 @@ def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModu
     if logs:
         callbacks.append(LearningRateMonitor(logging_interval="step", log_momentum=True))
     if options["progress_bar"]:
-        callbacks.append(ThrottledProgressBar())
+        callbacks.append(progress())
     if options["gradient_flow_every_n_steps"] is not None:
         callbacks.append(GradientFlow(every_n_steps=options["gradient_flow_every_n_steps"], attribute="network"))
     if settings["trainer"]["compile"]:

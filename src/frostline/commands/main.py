@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from frostline.commands.failures import INTERRUPTED, fail
+from frostline.commands.leaving import leaving_at_once
+
+
+def program(command: str | None = None) -> None:
+    """`main` as a process of its own: what train.py and `frostline` are."""
+    with leaving_at_once():
+        main(command)
 
 
 def main(command: str | None = None, arguments: Sequence[str] | None = None) -> None:
@@ -61,6 +68,7 @@ def run_hydra(command: str, given: list[str]) -> None:
     from omegaconf import DictConfig, OmegaConf
 
     from frostline.commands import run_folder
+    from frostline.commands.imports import quick_imports
     from frostline.commands.overrides import Invocation, problems_of, with_mappings_merged
     from frostline.commands.ranks import global_rank
     from frostline.commands.schema.commands import COMMANDS
@@ -89,8 +97,9 @@ def run_hydra(command: str, given: list[str]) -> None:
     def job(config: DictConfig) -> None:
         settings = OmegaConf.to_container(config, resolve=True)
         assert isinstance(settings, dict)
-        # Found by name, as each command pulls in torch.
-        run = importlib.import_module(f"frostline.commands.{command}").run
+        with quick_imports():
+            # Found by name, as each command pulls in torch.
+            run = importlib.import_module(f"frostline.commands.{command}").run
         try:
             run(completed(COMMANDS[command], settings))
         except BrokenPipeError:  # here, as Hydra would print a traceback

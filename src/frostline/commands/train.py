@@ -15,7 +15,7 @@ from typing import Any
 from frostline.commands import ranks, run_folder
 from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
-from frostline.commands.imports import import_torchmetrics
+from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, run_folder_of
 from frostline.commands.rules import visible_gpus
 
@@ -56,33 +56,32 @@ def join(invocation: Invocation) -> None:
 
 def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
     """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback."""
-    import_torchmetrics()
-    from frostline.tracking.checkpoints import Interrupted
+    with _nothing_left():
+        from frostline.tracking.checkpoints import Interrupted
 
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-    if settings["speed"]["allocator"]:
-        keep_freed_memory()
-    _log_into(folder, rank)
-    try:
-        with _nothing_left():
+        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+        if settings["speed"]["allocator"]:
+            keep_freed_memory()
+        _log_into(folder, rank)
+        try:
             train(folder, settings, is_first=rank == 0)
-    except Interrupted as interruption:
-        log.info("%s", interruption)
-        log.info("To go on: %s resume_from=%s", run_folder.command_line(), interruption.checkpoint)
-        code = 128 + interruption.signum
-        _end_loggers(code)
-        raise SystemExit(code) from None
-    except USER_MISTAKES as error:
-        _explain(error, folder, rank)
-        _end_loggers(USER_ERROR)
-        raise SystemExit(USER_ERROR) from None
-    except Exception:
-        log.exception(
-            "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
-        )
-        _end_loggers(1)
-        raise SystemExit(1) from None
-    _end_loggers(0)
+        except Interrupted as interruption:
+            log.info("%s", interruption)
+            log.info("To go on: %s resume_from=%s", run_folder.command_line(), interruption.checkpoint)
+            code = 128 + interruption.signum
+            _end_loggers(code)
+            raise SystemExit(code) from None
+        except USER_MISTAKES as error:
+            _explain(error, folder, rank)
+            _end_loggers(USER_ERROR)
+            raise SystemExit(USER_ERROR) from None
+        except Exception:
+            log.exception(
+                "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
+            )
+            _end_loggers(1)
+            raise SystemExit(1) from None
+        _end_loggers(0)
 
 
 def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
@@ -142,9 +141,10 @@ def _nothing_left() -> Iterator[None]:
     Trainer and network refer to each other, so that the network of each run stayed, 45 MB and more, until Python looked
     for garbage by itself. To look through all that was imported takes a quarter of a second, hence not through that.
     """
-    import frostline.commands.build  # noqa: F401 - with all that a run imports
+    with quick_imports():
+        import frostline.commands.build  # noqa: F401 - with all that a run imports
 
-    gc.freeze()
+        gc.freeze()
     try:
         yield
     finally:

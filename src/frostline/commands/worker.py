@@ -18,8 +18,11 @@ def end_with(parent: int) -> None:
 if __name__ == "__main__":
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 
-    from frostline.commands.run_folder import read_config
-    from frostline.commands.train import train_in
+    from frostline.commands.leaving import leaving_at_once
 
-    folder = Path(sys.argv[1])
-    train_in(folder, read_config(folder))
+    with leaving_at_once():
+        from frostline.commands.run_folder import read_config
+        from frostline.commands.train import train_in
+
+        folder = Path(sys.argv[1])
+        train_in(folder, read_config(folder))

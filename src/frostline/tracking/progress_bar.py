@@ -1,12 +1,16 @@
-"""The progress bar, without a price that a fast step would notice."""
+"""How far a training is: a bar without a price that a fast step would notice, or a line an epoch."""
 
+import logging
 import time
 from typing import Any
 
 import lightning
+import rich
 from lightning.pytorch.callbacks import RichProgressBar
 
 PER_SECOND = 5
+
+log = logging.getLogger("frostline")
 
 
 class ThrottledProgressBar(RichProgressBar):
@@ -27,3 +31,39 @@ class ThrottledProgressBar(RichProgressBar):
         if now - self._drawn >= 1 / PER_SECOND or batch_idx + 1 == self.total_train_batches:
             self._drawn = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class EpochLines(lightning.Callback):
+    """A line for each epoch, with what the bar would show: for a job's log, in which a bar leaves its last shreds.
+
+    The bar's thread also sleeps up to a fifth of a second after the end, which a sweep of short runs notices.
+    """
+
+    def __init__(self) -> None:
+        self._finished = 0
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Only noted: Lightning computes what was logged in training after this hook; a bar shows the epoch before.
+        self._finished = trainer.current_epoch + 1
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._tell(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._tell(trainer)
+
+    def _tell(self, trainer: lightning.Trainer) -> None:
+        if self._finished and trainer.is_global_zero:
+            last = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            values = ", ".join(
+                f"{name} {value:,.0f}" if abs(value) >= 1000 else f"{name} {value:.4g}"
+                for name, value in sorted(trainer.progress_bar_metrics.items())
+            )
+            log.info("epoch %d%s: %s", self._finished, last, values)
+        self._finished = 0
+
+
+def progress() -> lightning.Callback:
+    """The bar in a terminal and in a notebook, lines elsewhere."""
+    console = rich.get_console()
+    return ThrottledProgressBar() if console.is_interactive or console.is_jupyter else EpochLines()

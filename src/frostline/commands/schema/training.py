@@ -82,7 +82,7 @@ class Callbacks(Section):
     checkpoint_every_n_steps: Positive | None = Field(
         description="steps between two writings of last.ckpt; null: at each epoch's end"
     )
-    progress_bar: bool = Field(description="show a progress bar")
+    progress_bar: bool = Field(description="show a progress bar; where no terminal is, print a line an epoch")
     gradient_flow_every_n_steps: Positive | None = Field(
         description="optimizer steps between two measurements of what gradient reaches each stage, logged as "
         "gradients/<stage>/norm and so on; null: none"

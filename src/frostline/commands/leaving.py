@@ -1,0 +1,47 @@
+"""How a process of frostline ends: without taking apart, object by object, what it imported."""
+
+import atexit
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Run a whole program in it; once Python's own exit handlers have run, the process is over.
+
+    After them Python frees each of the 400,000 objects that torch, triton, torchmetrics and Lightning made while they
+    were imported: 1.2 seconds at the end of every command, for memory that the system takes back anyway. mypy ends in
+    the same way. Enter it before anything heavy is imported: exit handlers run last come, first served, and what a
+    library registers (W&B's upload, the ends of worker processes) has to run before this one.
+
+    An error that nobody caught ends the process as usual, and so does one that has used a GPU: CUDA's profilers write
+    what they measured at the usual end.
+    """
+    code: list[int] = []
+    atexit.register(_leave, code)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            code.append(end.code or 0)
+        raise
+    code.append(0)
+
+
+def _leave(code: list[int]) -> None:
+    torch = sys.modules.get("torch")
+    if not code or (torch is not None and torch.cuda.is_initialized()):
+        return
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except (AttributeError, OSError, ValueError):  # there is none, nobody reads it, it is closed: Python's own end
+        return
+    logging.shutdown()
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)  # what C libraries printed
+    os._exit(code[0] & 0xFF)

@@ -1,0 +1,116 @@
+"""A process ends at once, but not before everybody who wanted to has done what was left, and with the right code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import sys
+from frostline.commands.leaving import leaving_at_once
+
+class Freed:
+    def __del__(self):
+        print("taken apart")
+
+with leaving_at_once():
+    import atexit, logging, threading, time
+    freed = Freed()
+    atexit.register(print, "a library's exit handler")
+    logging.basicConfig(filename=sys.argv[1], format="%(message)s")
+    def upload():
+        time.sleep(0.5)
+        print("a thread that was not done")
+        logging.warning("logged")
+    threading.Thread(target=upload).start()
+    {end}
+"""
+WAITED_FOR = "a thread that was not done\na library's exit handler\n"
+
+
+def ended(end: str, log: Path) -> subprocess.CompletedProcess[str]:
+    # A pipe: what is printed stays in a buffer until it is flushed.
+    words = [sys.executable, "-c", SCRIPT.format(end=end), str(log)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [("pass", 0), ("sys.exit()", 0), ("sys.exit(2)", 2), ("sys.exit(130)", 130), ("raise SystemExit(-1)", 255)],
+)
+def test_exit_handlers_and_threads_are_waited_for_and_nothing_else(end: str, code: int, tmp_path: Path) -> None:
+    done = ended(end, tmp_path / "log")
+    assert (done.returncode, done.stdout, done.stderr) == (code, WAITED_FOR, "")
+    assert (tmp_path / "log").read_text() == "logged\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [("sys.exit('said')", "said\n"), ("raise ValueError('unforeseen')", "ValueError: unforeseen\n")]
+)
+def test_other_ends_are_python_s_own(end: str, error: str, tmp_path: Path) -> None:
+    done = ended(end, tmp_path / "log")
+    assert (done.returncode, done.stdout) == (1, f"{WAITED_FOR}taken apart\n")
+    assert done.stderr.endswith(error)
+
+
+def test_a_process_that_used_a_gpu_ends_as_python_does(tmp_path: Path) -> None:
+    end = "import types; sys.modules['torch'] = types.SimpleNamespace(cuda=types.SimpleNamespace(is_initialized={}))"
+    done = ended(end.format("lambda: True"), tmp_path / "log")
+    assert (done.returncode, done.stdout) == (0, f"{WAITED_FOR}taken apart\n")
+    done = ended(end.format("lambda: False"), tmp_path / "log")
+    assert (done.returncode, done.stdout) == (0, WAITED_FOR)
+
+
+def test_an_output_that_nobody_reads_ends_as_python_does() -> None:
+    code = SCRIPT.format(end="pass")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, os.devnull], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 120  # Python could not write what was printed
+
+
+FREED = """
+import runpy, sys
+
+class Freed:
+    def __del__(self):
+        print("taken apart")
+
+freed = Freed()
+"""
+WORKER = """
+import frostline.commands.run_folder as run_folder, frostline.commands.train as train
+run_folder.read_config = lambda folder: {"folder": str(folder)}
+train.train_in = lambda folder, settings: print(settings)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "prints"),
+    [
+        ("runpy.run_path('train.py', run_name='__main__')", ["--help"], "freeze="),
+        ("print('other')", [], "other"),
+        ("runpy.run_module('frostline', run_name='__main__')", ["--version"], "frostline 0."),
+        ("from frostline.commands.main import program; sys.exit(program())", ["--version"], "frostline 0."),
+        (WORKER + "runpy.run_module('frostline.commands.worker', run_name='__main__')", ["somewhere"], "somewhere"),
+    ],
+    ids=["train.py", "other programs", "python -m frostline", "frostline", "worker"],
+)
+def test_each_of_frostline_s_programs_ends_so(program: str, words: list[str], prints: str) -> None:
+    code = FREED + program
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert prints in done.stdout
+    assert ("taken apart" in done.stdout) == (prints == "other")
+
+
+def test_the_installed_command_is_the_program_that_ends_so() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"frostline": "frostline.commands.main:program"}
