@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import sys
+{before}
 from frostline.commands.leaving import leaving_at_once
 
 class Freed:
@@ -33,9 +34,9 @@ with leaving_at_once():
 WAITED_FOR = "a thread that was not done\na library's exit handler\n"
 
 
-def ended(end: str, log: Path) -> subprocess.CompletedProcess[str]:
+def ended(end: str, log: Path, before: str = "") -> subprocess.CompletedProcess[str]:
     # A pipe: what is printed stays in a buffer until it is flushed.
-    words = [sys.executable, "-c", SCRIPT.format(end=end), str(log)]
+    words = [sys.executable, "-c", SCRIPT.format(end=end, before=before), str(log)]
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
@@ -66,8 +67,14 @@ def test_a_process_that_used_a_gpu_ends_as_python_does(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, WAITED_FOR)
 
 
+def test_nothing_that_was_registered_before_is_lost(tmp_path: Path) -> None:
+    before = "import atexit; atexit.register(print, 'coverage written')"
+    done = ended("sys.exit(3)", tmp_path / "log", before)
+    assert (done.returncode, done.stdout) == (3, f"{WAITED_FOR}coverage written\ntaken apart\n")
+
+
 def test_an_output_that_nobody_reads_ends_as_python_does() -> None:
-    code = SCRIPT.format(end="pass")
+    code = SCRIPT.format(end="pass", before="")
     process = subprocess.Popen(
         [sys.executable, "-c", code, os.devnull], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONUNBUFFERED": ""},
