@@ -94,6 +94,33 @@ def test_without_a_wait_the_share_is_small():
     assert callback.facts()["data_wait"] < 0.1
 
 
+class SaveAfter(lightning.Callback):
+    def __init__(self, batch, path):
+        self.batch, self.path = batch, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 0 and batch_idx == self.batch:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.filterwarnings("ignore:.*resuming from a checkpoint that ended before the epoch ended.*")
+def test_an_epoch_that_is_gone_on_with_is_measured_from_there(tmp_path):
+    options = {"accelerator": "cpu", "max_epochs": 2, "logger": False, "enable_checkpointing": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    path = tmp_path / "half.ckpt"
+    images = DataLoader(Slow(0), batch_size=4)
+    lightning.Trainer(**options, **quiet, callbacks=[SaveAfter(1, path)]).fit(Net(), images)
+    callback = Throughput()
+    began = time.perf_counter()
+    trainer = lightning.Trainer(**options, **quiet, callbacks=[callback])
+    trainer.fit(Net(step=0.05), images, ckpt_path=path, weights_only=True)
+    took = time.perf_counter() - began
+    first, second = callback.epochs
+    assert (first.images, second.images) == (8, 16)
+    assert 0.1 <= first.seconds <= took
+    assert 0.2 <= second.seconds <= took
+
+
 def test_validation_is_no_training_time():
     callback, _ = fit(Net(validation=0.2), 0.0, validate=True)
     assert all(epoch.seconds < 0.4 for epoch in callback.epochs)  # 4 validation batches take 0.8 s

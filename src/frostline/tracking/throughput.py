@@ -76,6 +76,10 @@ class Throughput(lightning.Callback):
     ) -> None:
         self.teardown(trainer, pl_module, "fit")
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # A fit that is resumed within an epoch goes on without starting one.
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._started = time.perf_counter()
         self._images, self._waited, self._validated = 0, 0.0, 0.0
