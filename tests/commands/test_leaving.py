@@ -10,18 +10,23 @@ import tomllib
 
 ROOT = Path(__file__).parents[2]
 
-SCRIPT = """
-import sys
-{before}
-from frostline.commands.leaving import leaving_at_once
+FREED = """
+import runpy, sys
 
 class Freed:
     def __del__(self):
         print("taken apart")
 
+freed = Freed()
+"""
+SCRIPT = (
+    FREED
+    + """
+{before}
+from frostline.commands.leaving import leaving_at_once
+
 with leaving_at_once():
     import atexit, logging, threading, time
-    freed = Freed()
     atexit.register(print, "a library's exit handler")
     logging.basicConfig(filename=sys.argv[1], format="%(message)s")
     def upload():
@@ -31,6 +36,7 @@ with leaving_at_once():
     threading.Thread(target=upload).start()
     {end}
 """
+)
 WAITED_FOR = "a thread that was not done\na library's exit handler\n"
 
 
@@ -84,15 +90,6 @@ def test_an_output_that_nobody_reads_ends_as_python_does() -> None:
     assert process.wait() == 120  # Python could not write what was printed
 
 
-FREED = """
-import runpy, sys
-
-class Freed:
-    def __del__(self):
-        print("taken apart")
-
-freed = Freed()
-"""
 WORKER = """
 import frostline.commands.run_folder as run_folder, frostline.commands.train as train
 run_folder.read_config = lambda folder: {"folder": str(folder)}

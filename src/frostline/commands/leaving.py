@@ -20,10 +20,10 @@ def leaving_at_once() -> Iterator[None]:
     The process ends as usual where somebody came before (a tool that measures coverage), where nobody caught an error,
     and where a GPU was used: CUDA's profilers write what they measured at the usual end.
     """
-    code: list[int] = []
     if atexit._ncallbacks():
         yield
         return
+    code: list[int] = []
     atexit.register(_leave, code)
     try:
         yield

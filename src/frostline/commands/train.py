@@ -54,34 +54,52 @@ def join(invocation: Invocation) -> None:
     train_in(folder, run_folder.read_config(folder))
 
 
+@contextmanager
+def _nothing_left() -> Iterator[None]:
+    """Free what a run has made, at its end: a sweep's runs share a process.
+
+    Trainer and network refer to each other, so that the network of each run stayed, 45 MB and more, until Python looked
+    for garbage by itself. To look through all that was imported takes a quarter of a second, hence not through that.
+    """
+    with quick_imports():
+        import frostline.commands.build  # noqa: F401 - with all that a run imports
+
+        gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
+
+
+@_nothing_left()
 def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
     """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback."""
-    with _nothing_left():
-        from frostline.tracking.checkpoints import Interrupted
+    from frostline.tracking.checkpoints import Interrupted
 
-        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-        if settings["speed"]["allocator"]:
-            keep_freed_memory()
-        _log_into(folder, rank)
-        try:
-            train(folder, settings, is_first=rank == 0)
-        except Interrupted as interruption:
-            log.info("%s", interruption)
-            log.info("To go on: %s resume_from=%s", run_folder.command_line(), interruption.checkpoint)
-            code = 128 + interruption.signum
-            _end_loggers(code)
-            raise SystemExit(code) from None
-        except USER_MISTAKES as error:
-            _explain(error, folder, rank)
-            _end_loggers(USER_ERROR)
-            raise SystemExit(USER_ERROR) from None
-        except Exception:
-            log.exception(
-                "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
-            )
-            _end_loggers(1)
-            raise SystemExit(1) from None
-        _end_loggers(0)
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    if settings["speed"]["allocator"]:
+        keep_freed_memory()
+    _log_into(folder, rank)
+    try:
+        train(folder, settings, is_first=rank == 0)
+    except Interrupted as interruption:
+        log.info("%s", interruption)
+        log.info("To go on: %s resume_from=%s", run_folder.command_line(), interruption.checkpoint)
+        code = 128 + interruption.signum
+        _end_loggers(code)
+        raise SystemExit(code) from None
+    except USER_MISTAKES as error:
+        _explain(error, folder, rank)
+        _end_loggers(USER_ERROR)
+        raise SystemExit(USER_ERROR) from None
+    except Exception:
+        log.exception(
+            "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
+        )
+        _end_loggers(1)
+        raise SystemExit(1) from None
+    _end_loggers(0)
 
 
 def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
@@ -132,24 +150,6 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
             log.info("%s", evaluation_text(outcome))
     if is_first:
         log.info("%s", places_text(folder, best))
-
-
-@contextmanager
-def _nothing_left() -> Iterator[None]:
-    """Free what a run has made, at its end: a sweep's runs share a process.
-
-    Trainer and network refer to each other, so that the network of each run stayed, 45 MB and more, until Python looked
-    for garbage by itself. To look through all that was imported takes a quarter of a second, hence not through that.
-    """
-    with quick_imports():
-        import frostline.commands.build  # noqa: F401 - with all that a run imports
-
-        gc.freeze()
-    try:
-        yield
-    finally:
-        gc.collect()
-        gc.unfreeze()
 
 
 def leave_cores_to_workers(settings: Mapping[str, Any], data: Any, trainer: Any) -> None:
