@@ -73,6 +73,90 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     assert [shown.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
 
 
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def sixteen_bit_png(path, values, *chunks):
+    """A PNG of 16 bits: (height, width) is grey, with two channels grey and alpha, with three RGB, with four RGBA."""
+    height, width, *channels = values.shape
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels[0] if channels else 1]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
+    body = [png_chunk(b"IHDR", header), *chunks, png_chunk(b"IDAT", zlib.compress(lines)), png_chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(body))
+    return path
+
+
+RAMP = np.array([[0, 257, 32_896, 65_535]], np.uint16)
+SHOWN = [0, 1, 128, 255]
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_before(monkeypatch):
+    monkeypatch.setattr("frostline.data.decoding._said", set())
+
+
+class TestSixteenBits:
+    """The range is what the file states; where it states none, values up to 255 are 8 bits, and that is said once."""
+
+    def shown(self, path):
+        return np.asarray(decode_image(path))[0, :, 0].tolist()
+
+    @pytest.mark.parametrize("bits", [10, 12, 14])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_png_with_fewer_significant_bits(self, tmp_path, bits, channels):
+        stated = png_chunk(b"sBIT", bytes([bits] * channels))
+        values = RAMP.astype(int) * (2**bits - 1) // 65_535
+        full = RAMP
+        if channels == 3:
+            values, full = (np.repeat(each[..., None], 3, axis=2) for each in (values, full))
+        assert self.shown(sixteen_bit_png(tmp_path / "low.png", values, stated)) == pytest.approx(SHOWN, abs=1)
+        # Scaled to 16 bits, as the format wants it, the same statement changes nothing.
+        assert self.shown(sixteen_bit_png(tmp_path / "high.png", full, stated)) == SHOWN
+
+    def test_unscaled_bits_beside_transparency_are_refused(self, tmp_path):
+        values = np.full((2, 2, 4), 4095)
+        path = sixteen_bit_png(tmp_path / "a.png", values, png_chunk(b"sBIT", bytes([12] * 4)))
+        assert "16-bit pixels with transparency of which 12 bits are significant" in reason(path)
+
+    def test_tiff_with_a_stated_largest_value(self, tmp_path):
+        path = saved(tmp_path, Image.fromarray(RAMP >> 4), "a.tif", tiffinfo={281: 4095})
+        assert self.shown(path) == pytest.approx(SHOWN, abs=1)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_values_of_8_bits(self, tmp_path, caplog, channels):
+        values = (RAMP >> 8).repeat(channels).reshape(1, 4, channels).squeeze()
+        path = sixteen_bit_png(tmp_path / "a.png", values.reshape(1, 4, *([3] if channels == 3 else [])))
+        assert [self.shown(path) for _ in range(2)] == [[0, 1, 128, 255]] * 2
+        assert caplog.text.count("holds values of 0 to 255 in 16 bits or more") == 1
+
+    def test_a_range_that_nobody_states_is_reported(self, tmp_path, caplog):
+        assert self.shown(saved(tmp_path, Image.fromarray(RAMP >> 4), "a.tif")) == [0, 0, 8, 15]
+        assert "16-bit values of at most 4,095, states no range, and is read as 0 to 65,535" in caplog.text
+
+    def test_a_dark_pgm_states_its_range(self, tmp_path, caplog):
+        (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">2H", 0, 255))
+        assert self.shown(tmp_path / "a.pgm") == [0, 0]
+        assert not caplog.text
+
+    @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+    def test_white_is_zero(self, tmp_path, compression):
+        path = saved(tmp_path, Image.fromarray(RAMP), "a.tif", tiffinfo={262: 0}, compression=compression)
+        assert self.shown(path) == [255, 254, 127, 0]
+
+    def test_big_endian(self, tmp_path):
+        assert self.shown(saved(tmp_path, Image.fromarray(RAMP.astype(">u2")), "a.tif")) == SHOWN
+
+    def test_32_bit_integers(self, tmp_path):
+        assert self.shown(saved(tmp_path, Image.fromarray(RAMP.astype(np.int32)), "a.tif")) == SHOWN
+        beyond = saved(tmp_path, Image.fromarray(np.array([[0, 65_536]], np.int32)), "b.tif")
+        assert "32-bit integer pixels beyond the 16-bit range" in reason(beyond)
+
+    def test_a_transparent_value(self, tmp_path):
+        assert self.shown(sixteen_bit_png(tmp_path / "a.png", RAMP, png_chunk(b"tRNS", b"\0\0"))) == [255, 1, 128, 255]
+
+
 def test_cmyk(tmp_path):
     shown = decode_image(saved(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "a.jpg"))
     assert np.abs(np.asarray(shown).astype(int) - [255, 0, 0]).max() <= 3

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.overrides import TorchFunctionMode
 
 from frostline.data.transforms import (
     AUGMENTATIONS,
     Augmentation,
     eval_transform,
     evaluation_transform,
+    middle,
     mix_batch,
     training_transform,
 )
@@ -138,3 +140,39 @@ def test_mixup_weighs_image_and_label_alike():
 def test_without_mixing_targets_stay_hard():
     images, targets = torch.zeros(2, 3, 4, 4), torch.tensor([1, 0])
     assert mix_batch(images, targets, augment=Augmentation(), classes=2) == (images, targets)
+
+
+@pytest.mark.parametrize("name", ["evaluation", *AUGMENTATIONS])
+@pytest.mark.parametrize("size", [(40_000, 1), (1, 40_000), (20_000, 2)])
+def test_no_shape_of_image_takes_more_than_its_share_of_memory(name, size):
+    """Resized whole, 40,000 x 1 pixels become 2.9 million x 73; the longest tensor here is 16 times as long as high."""
+    image = Image.new("RGB", size, (10, 20, 30))
+    largest = 0
+
+    class Sizes(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), keywords=None):
+            nonlocal largest
+            out = function(*arguments, **(keywords or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    transform = (
+        evaluation_transform(image_size=64, resize=1.143)
+        if name == "evaluation"
+        else training_transform(Augmentation(name=name), image_size=64, resize=1.143)
+    )
+    torch.manual_seed(0)
+    with Sizes():
+        out = transform(image)
+    assert out.shape == (3, 64, 64)
+    assert largest <= max(3 * 73 * 16 * 73, 3 * size[0] * size[1])
+    if name == "evaluation":
+        assert torch.equal(out, torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1).expand(3, 64, 64))
+
+
+def test_an_image_up_to_16_times_as_long_as_high_is_resized_whole():
+    image = torch.arange(3 * 4 * 64, dtype=torch.int64).remainder(256).to(torch.uint8).view(3, 4, 64)
+    assert middle(image) is image
+    longer = torch.cat([image, image[..., :3]], dim=2)
+    assert torch.equal(middle(longer), longer[..., 1:65])

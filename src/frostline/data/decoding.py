@@ -4,20 +4,26 @@ torchvision.io is not used: it dies (SIGSEGV) of one flipped byte in a PNG and d
 """
 
 import io
+import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+log = logging.getLogger(__name__)
 
 # Only these decoders are tried: Pillow's full list includes EPS, which starts Ghostscript on the file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = frozenset(
-    {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tif", ".tiff", ".webp"}
 )
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; the largest phone cameras make 200-megapixel files, rarely
 PILLOWS_LIMIT = 178_956_970  # Pillow itself refuses to open more
@@ -28,6 +34,19 @@ MARGIN = 2
 REDUCED_FROM = 2_000_000  # pixels
 WHOLE = "frostline"  # in an opened image's `info`: width and height in the file, and the reduction
 EXIF_ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # TIFF tags
+WHITE_IS_ZERO = 0
+PNG_SIGNATURE = 8  # bytes
+DEEPEST = 65_535  # the largest value of 16 bits
+NEARLY_BLACK = 4096  # 16-bit values that all lie below come out as 0 to 15 of 255
+
+
+VERSION = 2  # changes when the same file comes out with other pixels
+
+
+def decoder_identity() -> tuple[int | str | None, ...]:
+    """What pixels depend on beside the file: this module's rules and the libraries."""
+    return (VERSION, PIL.__version__, features.version("libjpeg_turbo"), features.version("zlib"))
 
 
 class UnreadableImage(ValueError):  # noqa: N818 - says what it is, like FileNotFound
@@ -73,8 +92,10 @@ def decode_image(
 ) -> Image.Image:
     """The image in a file, or in bytes, upright and in mode RGB.
 
-    The EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits, CMYK and palette
-    images are converted, and of an animation the first frame is taken.
+    The EXIF orientation is applied, transparency is laid over white, CMYK and palette images are converted, and of an
+    animation the first frame is taken. 16 bits are scaled to 8: from the range that the file states (sBIT of a PNG,
+    BitsPerSample and MaxSampleValue of a TIFF) where all values lie in it, from 0 to 255 where no value is larger
+    (which is logged), else from 0 to 65,535.
 
     Args:
         shorter_side: where only so many pixels of the shorter side are needed, a JPEG is decoded at the size that
@@ -88,11 +109,16 @@ def decode_image(
     with _opened(opened, max_pixels=max_pixels, shorter_side=shorter_side) as image:
         size = _size_after_crop(image)
         cropped = image.size != size  # asked before loading, which turns a TIFF upright
+        depth = _depth_of(image, opened)
         image.load()
+        if depth is not None and image.mode == "RGB":
+            image.paste(_eight_bits(image, depth, opened))
+        elif depth is not None and image.mode[0] != "I":
+            _refuse_unscaled(image, depth)
         upright = image.crop((0, 0, *size)) if cropped else image
         # In place, and RGB as it is: two copies took a tenth of the time.
         ImageOps.exif_transpose(upright, in_place=True)
-        return _to_rgb(upright)
+        return _to_rgb(upright if depth is None or image.mode[0] != "I" else _eight_bits(upright, depth, opened))
 
 
 def decoded_size(
@@ -158,15 +184,125 @@ def _opened(file: Path | ImageBytes, *, max_pixels: int, shorter_side: int | Non
         raise UnreadableImage(path, f"cannot be decoded ({error})") from error
 
 
+class _Depth(NamedTuple):
+    """How a file with more than 8 bits a value stores them.
+
+    Attributes:
+        rawmode: Pillow's word for the layout.
+        largest: what the file says that the largest value may be; None where it says nothing.
+        inverted: 0 is white.
+    """
+
+    rawmode: str
+    largest: int | None
+    inverted: bool
+
+
+def _depth_of(image: Image.Image, file: Path | ImageBytes) -> _Depth | None:
+    """Of an opened image, before its pixels; None for 8 bits and fewer."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else None
+    rawmode = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
+    if ";16" not in rawmode and image.mode[0] != "I":
+        return None
+    largest, tags = None, getattr(image, "tag_v2", {})
+    if image.format == "PNG" and (bits := _significant_bits(file)):
+        largest = 2**bits - 1
+    elif image.format == "PPM":
+        largest = DEEPEST  # its header states the range, and Pillow scales by it
+    elif image.format == "TIFF":
+        bits = max(tags.get(BITS_PER_SAMPLE, (16,)))
+        stated = tags.get(MAX_SAMPLE_VALUE, DEEPEST)
+        stated = max(stated) if isinstance(stated, tuple) else stated
+        largest = min(stated or DEEPEST, 2**bits - 1)
+        largest = None if largest >= DEEPEST else int(largest)  # 16 bits is what TIFFs of any range say
+    return _Depth(rawmode, largest, image.mode[0] == "I" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
+
+
+def _significant_bits(file: Path | ImageBytes) -> int | None:
+    """The most that a PNG's sBIT chunk, which Pillow passes over, says of any channel; None without one."""
+    with file.open("rb") if isinstance(file, Path) else io.BytesIO(file.content) as stream:
+        stream.seek(PNG_SIGNATURE)
+        while len(head := stream.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind == b"sBIT":
+                return max(stream.read(length), default=None)
+            if kind in (b"PLTE", b"IDAT"):  # sBIT comes before them
+                return None
+            stream.seek(length + 4, os.SEEK_CUR)
+    return None
+
+
+def _eight_bits(image: Image.Image, depth: _Depth, file: Path | ImageBytes) -> Image.Image:
+    """A loaded grey or RGB image of more than 8 bits, scaled to 8."""
+    values = np.asarray(image)
+    if image.mode == "RGB":
+        # Pillow keeps the upper 8 bits of RGB. They do where the file uses all 16.
+        if values.max() > (0 if depth.largest is None else depth.largest >> 8):
+            return image
+        values = values.astype(np.int64) * 256 + np.asarray(_lower_bytes(depth, file))
+    # Pillow's own conversion of grey clips: every 16-bit value above 255 would turn white.
+    elif values.min() < 0 or values.max() > DEEPEST:
+        raise ValueError("32-bit integer pixels beyond the 16-bit range")
+    brightest, full = int(values.max()), DEEPEST
+    if depth.largest is not None and brightest <= depth.largest:
+        full = depth.largest
+    elif 0 < brightest <= 255:
+        full = 255
+        _say_once("holds values of 0 to 255 in 16 bits or more and is read as such", file)
+    elif 0 < brightest < NEARLY_BLACK:
+        _say_once(
+            f"holds 16-bit values of at most {brightest:,}, states no range, and is read as 0 to 65,535: nearly black. "
+            "Where fewer bits are significant, scale them, or state it in the file (sBIT, MaxSampleValue)",
+            file,
+        )
+    if depth.inverted:
+        values = full - values.astype(np.int64)
+    scaled = values // 257 if full == DEEPEST else (values.astype(np.int64) * 255 + full // 2) // full
+    clear = image.info.get("transparency")
+    if isinstance(clear, int) and image.mode != "RGB":
+        scaled = np.where(np.asarray(image) == clear, 255, scaled)
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _lower_bytes(depth: _Depth, file: Path | ImageBytes) -> Image.Image:
+    """The lower 8 bits of 16-bit RGB: Pillow takes them for the upper ones where the byte order is the other."""
+    native = "B" if sys.byteorder == "little" else "L"  # libtiff swaps bytes by itself
+    other = {"B": "L", "L": "B", "N": native}[depth.rawmode[-1]]
+    with Image.open(file if isinstance(file, Path) else io.BytesIO(file.content), formats=FORMATS) as again:
+        swapped = depth.rawmode[:-1] + other
+        again.tile = [
+            tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
+            for tile in again.tile
+        ]
+        again.load()
+        return again
+
+
+def _refuse_unscaled(image: Image.Image, depth: _Depth) -> None:
+    """Raises ValueError where the upper 8 bits, all that Pillow gives of these modes, hold next to nothing."""
+    brightest = max(int(high) for _, high in cast(Any, image.getextrema())[:3])
+    if depth.largest is not None and brightest <= depth.largest >> 8:
+        raise ValueError(
+            f"16-bit pixels with transparency of which {depth.largest.bit_length()} bits are significant, not scaled"
+        )
+
+
+_said: set[str] = set()
+
+
+def _say_once(what: str, file: Path | ImageBytes) -> None:
+    """Log how pixels were understood where the file leaves it open: once for each kind and process."""
+    kind = what[:30]
+    if kind not in _said:
+        _said.add(kind)
+        name = file if isinstance(file, Path) else file.name
+        log.warning("WARNING: %s %s. (Said of the first such image only.)", name, what)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("32-bit float pixels have no defined range")
-    if image.mode.startswith("I"):
-        # Pillow's own conversion clips: every 16-bit value above 255 would turn white.
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65_535:
-            raise ValueError("32-bit integer pixels beyond the 16-bit range")
-        image = Image.fromarray((values // 257).astype(np.uint8))
     if image.has_transparency_data:
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))

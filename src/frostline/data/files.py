@@ -7,12 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import PIL
 import torch
-from PIL import features
 from torch.utils.data import Dataset
 
-from frostline.data.decoding import EXTENSIONS, MAX_PIXELS, UnreadableImage, decode_image, decoded_size
+from frostline.data.decoding import (
+    EXTENSIONS,
+    MAX_PIXELS,
+    UnreadableImage,
+    decode_image,
+    decoded_size,
+    decoder_identity,
+)
 from frostline.data.packed import PackedImages, Packing, open_packed
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.data.splitting import stratified_split
@@ -83,8 +88,7 @@ class FileImages(LabelledImages):
     def identity(self) -> str:
         """A word that changes with the files, their sizes and times, and whatever else decides the pixels."""
         digest = hashlib.blake2b(digest_size=16)
-        decoder = (PIL.__version__, features.version("libjpeg_turbo"), features.version("zlib"))
-        digest.update(repr((decoder, self.shorter_side, self.max_pixels)).encode())
+        digest.update(repr((decoder_identity(), self.shorter_side, self.max_pixels)).encode())
         for path in self.paths:
             try:
                 found = Path(path).stat()
@@ -135,6 +139,8 @@ class ImageFiles(Dataset[tuple[torch.Tensor | None, str, str]]):
             return self.transform(image), path, ""
         except UnreadableImage as error:
             return None, path, error.reason
+        except (MemoryError, RuntimeError) as error:  # torch's word for memory that it did not get
+            return None, path, f"cannot be resized ({str(error).splitlines()[0] if str(error) else 'no memory'})"
 
 
 def divide(

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
-from PIL import features
 
 from frostline.data.chunk_folder import (
     LABELS,
@@ -25,7 +23,7 @@ from frostline.data.chunk_folder import (
     parse_manifest,
 )
 from frostline.data.chunk_store import GIB, ChunkCache, ChunkStore, LocalFolder, S3Store
-from frostline.data.decoding import MAX_PIXELS, ImageBytes, decode_image
+from frostline.data.decoding import MAX_PIXELS, ImageBytes, decode_image, decoder_identity
 from frostline.data.order import LANES, Chunks
 from frostline.data.source import LabelledImage, LabelledImages
 
@@ -81,8 +79,7 @@ class StreamedImages(LabelledImages):
     @property
     def identity(self) -> str:
         """Changes with the packed images, the decoder and its settings."""
-        decoder = (PIL.__version__, features.version("libjpeg_turbo"), features.version("zlib"))
-        content = repr((self.entry, self.shorter_side, self.max_pixels, decoder)).encode()
+        content = repr((self.entry, self.shorter_side, self.max_pixels, decoder_identity())).encode()
         return f"packed {hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
     def for_shorter_side(self, pixels: int) -> "StreamedImages":
