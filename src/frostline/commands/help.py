@@ -60,7 +60,7 @@ def command_help(name: str) -> str:
         "",
         "The keys of the other options: docs/configuration.md, or choose one and use --cfg job.",
         "Also: --cfg job (show the config), -m (sweep over a=1,2), --config-dir DIR (your own configs), "
-        "-sc install=bash (tab completion), --hydra-help.",
+        'tab completion: eval "$(frostline -sc install=bash)", --hydra-help.',
     ]
     return "\n".join(lines)
 

@@ -3,12 +3,15 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from frostline.commands.failures import INTERRUPTED, fail
 from frostline.commands.leaving import leaving_at_once
+
+COMPLETION = ("-sc", "--shell-completion")
+SHELLS = ("bash", "zsh", "fish")
 
 
 def program(command: str | None = None) -> None:
@@ -42,7 +45,9 @@ def _run(command: str | None, given: list[str]) -> None:
 
             print(f"frostline {version('frostline')}")
             return
-        command = given.pop(0)
+        command = _completed_command(COMMANDS) if given[0] in COMPLETION else given.pop(0)
+        if command is None:
+            return
         if command not in COMMANDS:
             from frostline.commands.validation import unknown_choice
 
@@ -53,6 +58,20 @@ def _run(command: str | None, given: list[str]) -> None:
         print(command_help(command))
         return
     run_hydra(command, given)
+
+
+def _completed_command(commands: Iterable[str]) -> str | None:
+    """The command on the line that a shell asks to complete, taken out of that line; None where it is itself to be
+    completed, after printing the choices. Hydra's scripts call the program alone and know no commands."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if not line:  # install or uninstall, the same for all commands
+        return "train"
+    if len(words) + line[-1].isspace() > 2:
+        os.environ["COMP_LINE"] = " ".join([words[0], *line.split(maxsplit=2)[2:]]) + " " * (len(words) == 2)
+        return words[1] if words[1] in commands else None
+    print("\n".join(commands))
+    return None
 
 
 def _close_stdout() -> NoReturn:
@@ -81,6 +100,12 @@ def run_hydra(command: str, given: list[str]) -> None:
     overrides = with_mappings_merged(flags.overrides)
     invocation = Invocation(command=command, overrides=overrides, config_dir=config_dir)
     only_shown = flags.shell_completion or flags.hydra_help or flags.info
+    if flags.shell_completion:
+        action, _, shell = (flags.overrides or [""])[0].partition("=")
+        if action not in ("install", "uninstall", "query") or shell not in SHELLS:
+            fail([f"{COMPLETION[0]}: takes install=SHELL or uninstall=SHELL, with {', '.join(SHELLS)} for SHELL."])
+        if action == "query":
+            sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - an unfinished line is no mistake to report
     if not only_shown:
         if flags.config_dir and str(config_dir) not in sys.path:
             # Classes of the user's own often lie beside their configs.
