@@ -101,8 +101,10 @@ def test_lines_tell_each_epoch_s_own_values(
     assert lines == told
 
 
-def test_a_bar_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rich._console", Console(force_terminal=True, force_interactive=True))
-    assert isinstance(progress(), ThrottledProgressBar)
-    monkeypatch.setattr("rich._console", Console(force_terminal=False))
-    assert isinstance(progress(), EpochLines)
+@pytest.mark.parametrize("stands", ["terminal", "pipe", "colours forced into a pipe", "dumb terminal"])
+def test_a_bar_is_for_a_terminal(stands: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, forced = stands.endswith("terminal"), stands.startswith("colours")
+    console = Console(force_terminal=terminal or forced or None, force_interactive=stands == "terminal" or forced)
+    monkeypatch.setattr("rich._console", console)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    assert isinstance(progress(), ThrottledProgressBar) is (stands == "terminal")

@@ -18,6 +18,7 @@ from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message
 from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, run_folder_of
 from frostline.commands.rules import visible_gpus
+from frostline.commands.terminal import TerminalHandler
 
 log = logging.getLogger("frostline")
 
@@ -235,7 +236,7 @@ def _log_into(folder: Path, rank: int) -> None:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers: list[logging.Handler] = [file]
     if rank == 0:
-        handlers.append(logging.StreamHandler(sys.stdout))
+        handlers.append(TerminalHandler())
     logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(message)s")
 
 

@@ -1,6 +1,7 @@
 """How far a training is: a bar without a price that a fast step would notice, or a line an epoch."""
 
 import logging
+import sys
 import time
 from typing import Any
 
@@ -66,4 +67,6 @@ class EpochLines(lightning.Callback):
 def progress() -> lightning.Callback:
     """The bar in a terminal and in a notebook, lines elsewhere."""
     console = rich.get_console()
-    return ThrottledProgressBar() if console.is_interactive or console.is_jupyter else EpochLines()
+    # FORCE_COLOR makes Rich take a file for a terminal; a redrawn bar needs a real one.
+    drawn = console.is_jupyter or (console.is_interactive and sys.stdout.isatty())
+    return ThrottledProgressBar() if drawn else EpochLines()

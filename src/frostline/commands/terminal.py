@@ -1,0 +1,17 @@
+"""Where log records meet the terminal."""
+
+import logging
+import sys
+from typing import TextIO
+
+
+class TerminalHandler(logging.StreamHandler[TextIO]):
+    """Writes to `sys.stdout` as it is when a record comes.
+
+    While a bar is drawn, `sys.stdout` is Rich's, which prints above the bar. A handler that keeps the stream it
+    found at the start writes into the bar, and the bar's next drawing erases the lines.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout
+        super().emit(record)
