@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "data": {"prefix", "signatures"},
     "models": {"signatures"},
     "optim": {"freezing"},
-    "autograd": {"freezing"},
+    "autograd": {"freezing", "models"},
     "resume": {"data"},
     "fast_path": {"data", "freezing", "prefix"},
     "classifier": {"fast_path", "prefix", "freezing", "losses", "metrics", "models", "optim", "schedulers"},

@@ -21,7 +21,7 @@ from frostline.freezing.schedule import FreezingSchedule
 from frostline.losses import CrossEntropy
 from frostline.metrics import Evaluation
 from frostline.models.network import build_network
-from frostline.models.weights import read_plain
+from frostline.models.saved_file import read_plain
 from frostline.optim import Spared, parameter_groups
 from frostline.prefix.keyed import KeyedBatch
 from frostline.schedulers import SchedulerBuilder, constant

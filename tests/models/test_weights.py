@@ -1,5 +1,6 @@
 """Initial weights: from where, checked how, and what of them is used."""
 
+import argparse
 import hashlib
 import pickle
 import socket
@@ -184,7 +185,10 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, 
         torch.save({"conv1.weight": Payload(marker)}, file)
     else:
         file.write_bytes(pickle.dumps({"conv1.weight": Payload(marker)}, protocol=2))
-    with pytest.raises(ValueError, match="damaged, or holds more than tensors"):
+    with pytest.raises(
+        ValueError,
+        match="an object of getattr, to read which would run code",
+    ):
         read_state(str(file))
     assert not marker.exists()
     torch.load(file, weights_only=False) if by == "torch" else pickle.loads(file.read_bytes())
@@ -245,6 +249,75 @@ def test_a_long_list_of_mismatches_is_cut() -> None:
         load_weights(small, InitialState(source="x", state=large.state_dict()))
     lines = str(caught.value).splitlines()
     assert (len(lines), lines[-1]) == (10, "  … and 88 more")
+
+
+# In the wrappings of training scripts
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "backbone.", "net.", "encoder.", "student.", "module.backbone.", "a.b."],
+)
+@pytest.mark.parametrize("place", [None, "state_dict", "model", "model_state_dict", "state_dict_ema", "teacher"])
+def test_a_state_dict_is_found_under_a_prefix_and_in_a_dictionary(
+    tmp_path: Path, prefix: str, place: str | None
+) -> None:
+    source, network = Tiny(), Tiny()
+    state = {f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()}
+    torch.save(state if place is None else {"epoch": 3, place: state, "optimizer": {"state": {}}}, tmp_path / "w.pth")
+    initial = find_weights(str(tmp_path / "w.pth")).named_as(network)
+    loaded = load_weights(network, initial)
+    assert (initial.prefix, loaded.loaded) == (prefix, ("conv1.weight", "fc.weight", "fc.bias"))
+    assert all(tensor.equal(source.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+def test_what_lies_outside_the_prefix_is_skipped_and_said() -> None:
+    state = {**{f"backbone.{k}": v for k, v in Tiny().state_dict().items()}, "projector.weight": torch.zeros(2)}
+    network = Tiny()
+    loaded = load_weights(network, InitialState(source="x", state=state).named_as(network))
+    assert (loaded.skipped, loaded.initialised) == (("projector.weight",), ())
+
+
+def test_two_networks_in_a_file_are_refused_by_their_prefixes() -> None:
+    state = {f"{who}.{k}": v for who in ("student", "teacher") for k, v in Tiny().state_dict().items()}
+    with pytest.raises(ValueError, match=r"more than one network, under the prefixes `student.` and `teacher.`"):
+        InitialState(source="x", state=state).named_as(Tiny())
+
+
+def test_arguments_of_a_training_script_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    torch.save({"model": Tiny().state_dict(), "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pth")
+    assert list(read_state(str(tmp_path / "w.pth"))) == ["conv1.weight", "fc.weight", "fc.bias"]
+
+
+def test_another_object_in_a_file_is_named_in_a_sentence_of_our_own(tmp_path: Path) -> None:
+    torch.save({"model": Tiny().state_dict(), "where": tmp_path}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"an object of pathlib\.PosixPath, to read which would run code") as caught:
+        read_state(str(tmp_path / "w.pth"))
+    assert "\x1b" not in str(caught.value)
+
+
+def test_files_without_counters_of_batches_load_as_torch_loads_them() -> None:
+    network = torchvision.models.resnet18()
+    state = {k: v for k, v in torchvision.models.resnet18().state_dict().items() if "num_batches" not in k}
+    loaded = load_weights(network, InitialState(source="x", state=state))
+    assert (len(loaded.loaded), loaded.skipped, loaded.initialised) == (102, (), ())
+    assert network.bn1.running_mean is not None
+    assert network.bn1.running_mean.equal(state["bn1.running_mean"])
+
+
+def test_half_precision_loads_and_whole_numbers_do_not() -> None:
+    state, network = Tiny().state_dict(), Tiny()
+    load_weights(network, InitialState(source="x", state={k: v.half() for k, v in state.items()}))
+    assert network.conv1.weight.equal(state["conv1.weight"].half().float())
+    with pytest.raises(ValueError, match=r"conv1.weight: torch.int64 in the file, torch.float32 in the network"):
+        load_weights(network, InitialState(source="x", state={k: v.long() for k, v in state.items()}))
+
+
+def test_names_of_another_library_are_told_with_the_way_to_rename_them() -> None:
+    state = {f"features.0.{k}": v for k, v in nn.Conv2d(3, 4, 1).state_dict().items()}
+    with pytest.raises(ValueError, match=r"knows no name of the network's. To rename them: python -c") as caught:
+        load_weights(Tiny(), InitialState(source="x", state=state).named_as(Tiny()))
+    assert "  features.0.weight: not in the network" in str(caught.value)
 
 
 # ImageNet

@@ -22,7 +22,7 @@ def build_network(
         FileNotFoundError: the weights' file does not exist or cannot be had.
     """
     network = build_backbone(model)
-    initial = find_weights(weights, name=model.get("name"))
+    initial = find_weights(weights, name=model.get("name")).named_as(network)
     if head.get("name") == "pretrained":
         network.fc = _classifier_in(initial, network)
     else:

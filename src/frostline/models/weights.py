@@ -6,19 +6,20 @@ import os
 import shutil
 import urllib.parse
 import urllib.request
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from frostline.models.saved_file import prefix_of, read_plain, unwrapped
 
 # How long `auto` waits for an answer before it goes on with random weights.
 REACH_SECONDS = 3.0
 # How long a download may stand still.
 STALL_SECONDS = 30.0
+COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,24 @@ class InitialState:
     source: str
     state: Mapping[str, Tensor] | None
     warning: str | None = None
+    prefix: str = ""  # what stood before its names
+    outside: tuple[str, ...] = ()  # names without that prefix: another network's
+
+    def named_as(self, network: nn.Module) -> "InitialState":
+        """The same tensors under the network's own names, where they had these after a prefix.
+
+        Raises:
+            ValueError: several networks are in it.
+        """
+        if self.state is None:
+            return self
+        try:
+            prefix = prefix_of(self.state, [name for name in network.state_dict() if not name.startswith("fc.")])
+        except ValueError as error:
+            raise ValueError(f"model.weights: `{self.source}`: {error}. {conversion(self.source)}") from error
+        inside = {name.removeprefix(prefix): t for name, t in self.state.items() if name.startswith(prefix)}
+        outside = tuple(name for name in self.state if not name.startswith(prefix))
+        return replace(self, state=inside, prefix=prefix, outside=outside)
 
 
 def find_weights(weights: str, *, name: str | None = None) -> InitialState:
@@ -87,21 +106,26 @@ def load_weights(network: nn.Module, initial: InitialState) -> LoadedWeights:
     if initial.state is None:
         return LoadedWeights(source=initial.source, initialised=tuple(own), warning=initial.warning)
     state = initial.state
-    usable = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    usable = {k: v for k, v in state.items() if k in own and _fits(v, own[k])}
     if any(k.startswith("fc.") and k not in usable for k in (*state, *own)):
         # Half an old classifier in a new one would be neither.
         usable = {k: v for k, v in usable.items() if not k.startswith("fc.")}
     skipped = tuple(k for k in state if k not in usable)
-    initialised = tuple(k for k in own if k not in usable)
+    # Files from before torch 0.4.1 lack the counters of batches, which only a batch norm without momentum reads.
+    initialised = tuple(k for k in own if k not in usable and not (k not in state and k.endswith(COUNTER)))
     wrong = [k for k in dict.fromkeys((*skipped, *initialised)) if not k.startswith("fc.")]
     if wrong:
         lines = [_difference(k, state, own) for k in wrong]
+        # Not a tensor under a name of the network's: other names, or a prefix that is none.
+        foreign = "" if set(state) & set(own) else f" It knows no name of the network's. {conversion(initial.source)}"
         more = f"\n  … and {len(lines) - 8} more" if len(lines) > 8 else ""
         raise ValueError(
-            f"model.weights: `{initial.source}` does not fit the network ({len(lines)} tensors differ). "
-            "Is it from another architecture (model=…)?\n" + "\n".join(lines[:8]) + more
+            f"model.weights: `{initial.source}` does not fit the network ({len(lines)} tensors differ"
+            f"{f' after its prefix `{initial.prefix}`' if initial.prefix else ''}). "
+            f"Is it from another architecture (model=…)?{foreign}\n" + "\n".join(lines[:8]) + more
         )
     network.load_state_dict(usable, strict=False)
+    skipped = (*skipped, *initial.outside)
     return LoadedWeights(source=initial.source, loaded=tuple(usable), skipped=skipped, initialised=initialised)
 
 
@@ -144,7 +168,7 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
             f"The ImageNet weights in {cached} are damaged or another file: their SHA-256 begins with "
             f"{found.hexdigest()[:8]}, not with {wanted}. Delete the file to have it downloaded again"
         )
-    return dict(torch.load(cached, map_location="cpu", weights_only=True))
+    return dict(read_plain(cached))
 
 
 def read_state(source: str) -> dict[str, Tensor]:
@@ -172,29 +196,27 @@ def read_state(source: str) -> dict[str, Tensor]:
     try:
         content = read_plain(path)
     except ValueError as error:
-        raise ValueError(
-            f"model.weights: `{source}` cannot be read as a state dict: it is damaged, or holds more than tensors "
-            f"and plain values ({error})"
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not (isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values())):
-        raise ValueError(f"model.weights: `{source}` holds no state dict (names of tensors)")
-    return dict(content)
+        raise ValueError(f"model.weights: `{source}` cannot be read as a state dict: {error}") from error
+    found = unwrapped(content)
+    if found is None:
+        keys = f"; its keys are: {_listed(tuple(map(str, content)))}" if isinstance(content, Mapping) else ""
+        raise ValueError(f"model.weights: `{source}` holds no state dict (names of tensors){keys}")
+    return found[0]
 
 
-def read_plain(path: str | Path) -> Any:
-    """What `torch.save` wrote, if it is tensors and plain values only.
+def conversion(source: str) -> str:
+    """How to make a file that loads of one whose names are others."""
+    return (
+        "To rename them: python -c \"import torch; state = torch.load('"
+        f"{source}', weights_only=True); torch.save({{k.removeprefix('PREFIX'): v for k, v in state.items() "
+        "if k.startswith('PREFIX')}, 'renamed.pth')\", and model.weights=renamed.pth."
+    )
 
-    Raises:
-        ValueError: it is damaged, or something else; why, in one line.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the file's pickle protocol, before it is refused for better reasons
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file of other bytes also ends in IndexError, KeyError, struct.error, AssertionError
-        raise ValueError((str(error).strip().splitlines() or [""])[0] or type(error).__name__) from error
+
+def _fits(tensor: Tensor, own: Tensor) -> bool:
+    """Whether one can be copied into the other; half precision can, whole numbers cannot into weights."""
+    kinds = (tensor.is_floating_point(), tensor.layout) == (own.is_floating_point(), own.layout)
+    return kinds and tensor.shape == own.shape
 
 
 def _difference(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -202,6 +224,8 @@ def _difference(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
         return f"  {key}: not in the network"
     if key not in state:
         return f"  {key}: not in the file"
+    if state[key].shape == own[key].shape:
+        return f"  {key}: {state[key].dtype} in the file, {own[key].dtype} in the network"
     return f"  {key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
 
 

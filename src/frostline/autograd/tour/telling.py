@@ -18,6 +18,7 @@ import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
 from frostline.autograd.drawing import Drawing
+from frostline.models.saved_file import read_plain
 
 SEED = 0
 
@@ -185,7 +186,10 @@ def _resolve(weights: Mapping[str, torch.Tensor] | str | Path | None) -> tuple[M
         path = cached if weights is None else Path(weights)
         if not path.is_file():
             raise FileNotFoundError(f"There are no weights at {path}.")
-        state, origin = torch.load(path, map_location="cpu", weights_only=True), f"from {path.name}"
+        try:
+            state, origin = read_plain(path), f"from {path.name}"
+        except ValueError as error:
+            raise ValueError(f"weights: `{path}` cannot be read as a state dict: {error}") from error
     else:
         state, origin = weights, "passed in"
     try:
