@@ -55,7 +55,7 @@ def test_yaml_schema_and_constructor_have_the_same_keys(name, tmp_path):
     assert set(section) == set(DATA[name].model_fields)
     assert set(Data.model_fields) == set(SHARED_KEYS) <= set(section)
     parameters = set(inspect.signature(source_class({"name": name})).parameters)
-    assert parameters - {"image_size"} == set(section) - set(SHARED_KEYS) - {"name"}
+    assert parameters - {"image_size", "whole_as"} == set(section) - set(SHARED_KEYS) - {"name"}
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -165,9 +165,9 @@ class TestCsvTable:
         assert [source.dataset(split).labels for split in ("train", "val", "test")] == [[0, 1], [0], [1]]
 
     def test_a_byte_order_mark(self, tmp_path):
-        path = self.table(tmp_path, "images/0.png,a")
+        path = self.table(tmp_path, "images/0.png,a", "images/1.png,b")
         path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
-        assert CsvTable(path=path, val_fraction=0, test_fraction=0).classes == ["a"]
+        assert CsvTable(path=path, val_fraction=0, test_fraction=0).classes == ["a", "b"]
 
     @pytest.mark.parametrize(
         ("header", "lines", "message"),
@@ -177,7 +177,7 @@ class TestCsvTable:
             ("path,label", ["images/0.png,a", "images/9.png,a"], r"list\.csv:3: no such image: .*9\.png"),
             ("path,label", ["images/0.png,"], r"list\.csv:2: path or label is empty"),
             ("path,label", ["images/0.png"], r"list\.csv:2: path or label is empty"),
-            ("path,label,split", ["images/0.png,a,dev"], r"list\.csv:2: split 'dev' is none of train, val"),
+            ("path,label,split", ["images/0.png,a,more"], r"list\.csv:2: split 'more' is none of train, val"),
             ("path,label,split", ["images/0.png,a,test"], "no line has split=train"),
             (
                 "path,label,split",
@@ -186,8 +186,8 @@ class TestCsvTable:
             ),
             (
                 "path,label,split",
-                ["images/0.png,a,train", "images/0.png,a,test"],
-                r"list\.csv:3: images/0\.png is 'a' in test, but line 2 has it as 'a' in train",
+                ["images/0.png,a,train", "images/1.png,b,train", "images/0.png,a,test"],
+                r"list\.csv:4 \(.*/0\.png\) is 'a' in test, but .*list\.csv:2 \(.*\), the same file, is 'a' in train",
             ),
         ],
     )

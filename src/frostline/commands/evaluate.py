@@ -14,7 +14,12 @@ from frostline.commands.failures import explained
 from frostline.commands.run_folder import write_whole
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import NO_AUGMENTATION, build_datamodule, source_class
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.source import SPLITS
 from frostline.tracking.report import evaluation_facts, evaluation_text
+
+# How a source that is not divided yet is divided.
+DIVISION = ("val_fraction", "test_fraction", "split_seed")
 
 
 @explained
@@ -33,15 +38,20 @@ def run(settings: Mapping[str, Any]) -> None:
         images["scaled_decoding"] = classifier.images.get("scaled_decoding", False)
     if settings["batch_size"] is not None:
         images["batch_size"] = settings["batch_size"]
-    data = build_datamodule(data={**data_settings, **images}, augment=NO_AUGMENTATION, seed=trained_on.get("seed", 0))
     split = settings["split"]
+    if settings.get("data"):
+        images |= _as_a_whole(data_settings, trained_on.get("data") or {}, split)
+    data = build_datamodule(data={**data_settings, **images}, augment=NO_AUGMENTATION, seed=trained_on.get("seed", 0))
     if data.classes != classifier.classes:
         raise ValueError(
             f"data: its classes are not the checkpoint's. The data has {len(data.classes)} ({_listed(data.classes)}), "
             f"the checkpoint {len(classifier.classes)} ({_listed(classifier.classes)})"
         )
     if data.images(split) is None:
-        raise ValueError(f"split: the data has no {split} images")
+        others = [other for other in SPLITS if other != split and data.source.dataset(other) is not None]
+        raise ValueError(f"split: the data has no {split} images; type split={' or split='.join(others)}")
+    for line in (_counts(data, split), *data.notes):
+        print(line)
     trainer = lightning.Trainer(
         logger=False,
         enable_progress_bar=False,
@@ -61,6 +71,41 @@ def run(settings: Mapping[str, Any]) -> None:
         facts = {"checkpoint": str(settings["checkpoint"]), "split": split, **outcome}
         write_whole(output, json.dumps(facts, indent=2) + "\n")
         print(f"written to {output.resolve()}")
+
+
+def _as_a_whole(typed: Mapping[str, Any], trained_on: Mapping[str, Any], split: str) -> dict[str, str]:
+    """The key by which a source takes all images for the split, where they lie in no split folders.
+
+    Not where the user typed fractions, nor for the images that the checkpoint was trained on.
+
+    Raises:
+        ValueError: they are those, and would be divided in another way: training images would be among the test images.
+    """
+    parameters = inspect.signature(source_class(typed)).parameters
+    if _place(typed) is not None and _place(typed) == _place(trained_on):
+        keys = [key for key in DIVISION if key in typed and typed[key] != trained_on.get(key, typed[key])]
+        if keys:
+            wanted = " ".join(f"data.{key}={trained_on[key]}" for key in keys)
+            raise ValueError(
+                f"data: the checkpoint was trained on these images, divided otherwise ({', '.join(keys)}). Leave data "
+                f"out to divide them the same way, or type {wanted}"
+            )
+        return {}
+    if "whole_as" not in parameters or any(typed[key] != parameters[key].default for key in DIVISION):
+        return {}
+    return {"whole_as": split}
+
+
+def _place(data: Mapping[str, Any]) -> Path | None:
+    place = data.get("path")
+    return None if place is None or "://" in str(place) else Path(place).expanduser().resolve()
+
+
+def _counts(data: ImageDataModule, split: str) -> str:
+    counts = {other: len(images) for other in SPLITS if (images := data.source.dataset(other)) is not None}
+    rest = ", ".join(f"{count:,} {other}" for other, count in counts.items() if other != split)
+    apart = f"; not evaluated: {rest}" if rest else ""
+    return f"data: {counts[split]:,} {split} images of {sum(counts.values()):,}{apart}"
 
 
 def _listed(names: list[str]) -> str:

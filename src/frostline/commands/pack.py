@@ -40,7 +40,7 @@ def run(settings: Mapping[str, Any]) -> None:
             output=output,
             progress=lambda split, done: bar.update(tasks[split], completed=done),
         )
-    print(_text(packed, output))
+    print("\n".join([*data.notes, _text(packed, output)]))
 
 
 def _workers(wanted: int | str, length: int) -> int:

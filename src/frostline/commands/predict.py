@@ -8,6 +8,7 @@ from frostline.classifier import load_classifier
 from frostline.commands.build import device_options
 from frostline.commands.failures import explained
 from frostline.data.files import find_images
+from frostline.data.folders import LeftOut
 from frostline.tracking.predictions import predict_files, write_predictions
 
 
@@ -17,11 +18,14 @@ def run(settings: Mapping[str, Any]) -> None:
     accelerator = device_options(settings["device"])["accelerator"]
     classifier = load_classifier(settings["checkpoint"], device="cuda" if accelerator == "gpu" else "cpu")
     inputs = settings["inputs"]
-    paths = find_images([inputs] if isinstance(inputs, str) else inputs)
+    left_out = LeftOut()
+    paths = find_images([inputs] if isinstance(inputs, str) else inputs, left_out=left_out)
     output, top_k = Path(settings["output"]), min(settings["top_k"], len(classifier.classes))
     predictions = predict_files(
         classifier.probabilities, paths, images=classifier.images, top_k=top_k, batch_size=settings["batch_size"]
     )
     read, broken = write_predictions(predictions, output, top_k=top_k)
     unreadable = f"; {broken} could not be read (see the column error)" if broken else ""
+    for line in left_out.lines():
+        print(line)
     print(f"{read} images predicted{unreadable}: {output.resolve()}")

@@ -127,6 +127,7 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
         log.info("%s", plan_text(data=data, weights=loaded.summary(), device=device))
         if loaded.warning:
             log.warning("WARNING: %s\n", loaded.warning)
+        run_folder.write_facts(folder, {"data": data.facts()})
         run_folder.write_facts(folder, {"weights": {"source": loaded.source, "warning": loaded.warning}})
     best = ""
     if settings["fit"]:

@@ -1,16 +1,30 @@
 """A CSV file that lists images: columns `path`, `label` and, if wanted, `split`."""
 
 import csv
+import io
 import os
+import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from frostline.data.decoding import MAX_PIXELS
-from frostline.data.files import FileImages, LabelledFile, divide
-from frostline.data.image_folder import SPLIT_FOLDERS
+from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, listed, name_notes
+from frostline.data.folders import Identity, LeftOut, composed, split_of
 from frostline.data.packed import packing
-from frostline.data.source import LabelledImages
+from frostline.data.source import SPLITS, LabelledImages
+
+COLUMNS = ("path", "label")
+SEPARATORS = (",", ";", "\t", "|")
+# A byte-order mark says which Unicode encoding it is. utf-32 first: its mark begins like utf-16's.
+MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8-sig",
+}
 
 
 class Row(NamedTuple):
@@ -20,18 +34,22 @@ class Row(NamedTuple):
     path: Path
     label: str
     split: str
+    identity: Identity
 
 
 class CsvTable:
     """Images listed in a CSV file; relative paths start at the file's folder. Further keys: `ImageFolder`'s.
 
     Classes are the labels in the file, sorted (as numbers where all are whole numbers). Without a `split` column the
-    images are divided by a seeded stratified split; with one that names no `val`, val is taken from train.
+    images are divided by a seeded stratified split; with one that names no `val`, val is taken from train. The file is
+    in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark; columns are separated by commas, semicolons, tabs or `|`.
+    A row that repeats another is left out.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: names the file and line of: a missing column or value, an unknown split, an image that does not
-            exist or is listed under two labels or splits, a class of val or test that train lacks.
+        ValueError: names the file and the lines of: another encoding, a missing column or value, an unknown split,
+            images that do not exist or are listed under two labels or splits, a class of val or test that train lacks;
+            there is only one class.
     """
 
     def __init__(
@@ -41,35 +59,55 @@ class CsvTable:
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         split_seed: int = 0,
+        rare_classes: str = "raise",
         max_pixels: int = MAX_PIXELS,
         scaled_decoding: bool = True,
         packed: str | os.PathLike[str] | None = None,
         packed_limit: float = 50.0,
+        whole_as: str | None = None,
     ) -> None:
         table = Path(path).expanduser()
         if not table.is_file():
             raise FileNotFoundError(f"data.path={table}: no such file.")
-        rows = list(_rows(table))
+        self.left_out = LeftOut()
+        rows = _rows(table, undivided=whole_as or "all")
         if not rows:
             raise ValueError(f"{table}: no images are listed in it.")
         trained = {row.label for row in rows if row.split in ("train", "all")}
-        if not trained:
+        if not trained and whole_as is None:
             raise ValueError(f"{table}: no line has split=train.")
-        for row in rows:
-            if row.label not in trained:
-                raise ValueError(f"{table}:{row.line}: class {row.label!r} of {row.split} has no training image.")
+        trained = trained or {row.label for row in rows}
+        unknown = [
+            f"{table}:{row.line}: class {row.label!r} of {row.split} has no training image."
+            for row in rows
+            if row.label not in trained
+        ]
+        if unknown:
+            raise ValueError(listed(unknown, f"lines of {table} have a class without training images"))
         numbers = all(label.isdecimal() for label in trained)
         self._classes = sorted(trained, key=lambda label: (int(label) if numbers else 0, label))
+        if len(self._classes) == 1 and whole_as is None:
+            raise ValueError(f"{table}: only one class, {self._classes[0]!r}; a classifier needs two or more classes.")
         numbering = {label: number for number, label in enumerate(self._classes)}
+        copies = OneCopy(self.left_out)
         files: dict[str, list[LabelledFile]] = {}
         for row in rows:
-            files.setdefault(row.split, []).append(LabelledFile(str(row.path), numbering[row.label]))
+            where = f"{table}:{row.line} ({row.path})"
+            if copies.is_first(row.path, row.identity, label=row.label, split=row.split, where=where):
+                files.setdefault(row.split, []).append(LabelledFile(str(row.path), numbering[row.label]))
+        copies.check()
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
         self.packing = packing(packed, limit=packed_limit)
-        self._splits = divide(
-            files, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed, classes=self._classes
+        self._splits, rare = divide(
+            files,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=split_seed,
+            classes=self._classes,
+            rare_classes=rare_classes,
         )
+        self.notes = [*name_notes(self._classes), *label_notes(self._classes), *rare]
 
     @property
     def classes(self) -> Sequence[str]:
@@ -82,34 +120,119 @@ class CsvTable:
         return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, packing=self.packing)
 
 
-def _rows(table: Path) -> Iterator[Row]:
-    meanings = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
-    seen: dict[Path, Row] = {}
-    # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, skipinitialspace=True)
-        columns = reader.fieldnames or []
-        for column in ("path", "label"):
-            if column not in columns:
-                raise ValueError(f"{table}:1: no column {column!r}; the columns are {', '.join(columns) or 'none'}.")
-        for cells in reader:
-            where = f"{table}:{reader.line_num}"
-            if not cells["path"] or not cells["label"]:
-                raise ValueError(f"{where}: path or label is empty.")
-            split = "all"
-            if "split" in columns:
-                word = cells["split"] or ""
-                if word not in meanings:
-                    raise ValueError(f"{where}: split {word!r} is none of {', '.join(meanings)}.")
-                split = meanings[word]
-            path = table.parent / Path(cells["path"]).expanduser()
-            row = Row(reader.line_num, path, cells["label"].strip(), split)
-            if not path.is_file():
-                raise ValueError(f"{where}: no such image: {path}.")
-            before = seen.setdefault(path, row)
-            if (before.label, before.split) != (row.label, row.split):
-                raise ValueError(
-                    f"{where}: {cells['path']} is {row.label!r} in {row.split}, but line {before.line} has it as "
-                    f"{before.label!r} in {before.split}."
-                )
-            yield row
+def _text(table: Path) -> str:
+    content = table.read_bytes()
+    if content.startswith(b"PK"):
+        raise ValueError(f"{table}: this is a workbook or another ZIP file. Save the sheet as CSV (UTF-8).")
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+        if "\0" in text:
+            raise ValueError(f"{table}: contains NUL bytes: UTF-16 without a byte-order mark? Save it as CSV UTF-8.")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{table}:{line}: is not in {encoding.upper()} (byte 0x{content[error.start]:02x}). Save it as CSV UTF-8, "
+            f"or convert it: iconv -f CP1252 -t UTF-8 {table.name} > {table.stem}-utf8.csv (CP1252 is Windows' "
+            "encoding in western Europe)."
+        ) from error
+    return text
+
+
+def _reader(table: Path) -> "csv.DictReader[str]":
+    """The rows under their columns' names, which may be written in any case and with spaces around."""
+    text = _text(table)
+    found: list[str] = []
+    for separator in SEPARATORS:
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=separator)
+        names = [name.strip().lower() for name in reader.fieldnames or []]
+        if set(COLUMNS) <= set(names):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{table}:1: a column's name appears twice: {', '.join(names)}.")
+            reader.fieldnames = names
+            return reader
+        if len(names) > len(found):
+            found = [name.strip() for name in reader.fieldnames or []]
+    lacking = next((column for column in COLUMNS if column not in [name.lower() for name in found]), COLUMNS[0])
+    raise ValueError(
+        f"{table}:1: no column {lacking!r}; the columns are {', '.join(found) or 'none'}. The first line names the "
+        "columns: path,label or path,label,split."
+    )
+
+
+def _rows(table: Path, *, undivided: str) -> list[Row]:
+    """The rows of the table.
+
+    Args:
+        undivided: the split of rows in a table without splits.
+
+    Raises:
+        ValueError: names all lines that are wrong.
+    """
+    reader = _reader(table)
+    rows, problems = [], []
+    columns = list(reader.fieldnames or [])
+    for cells in reader:
+        if not any(value for value in cells.values()):
+            continue  # spreadsheets end tables with rows of separators
+        row = _row(cells, table, reader.line_num, columns, undivided=undivided)
+        if isinstance(row, Row):
+            rows.append(row)
+        else:
+            problems.append(row)
+    if problems:
+        raise ValueError(listed(problems, f"lines of {table} cannot be used"))
+    return rows
+
+
+def _row(cells: dict[str, str], table: Path, line: int, columns: Sequence[str], *, undivided: str) -> Row | str:
+    """The row, or what is wrong with it."""
+    where = f"{table}:{line}"
+    if None in cells:
+        return f"{where}: more values than columns; a value with the separator in it stands in quotes."
+    label = composed((cells["label"] or "").strip())
+    if not cells["path"] or not label:
+        return f"{where}: path or label is empty."
+    split: str | None = undivided
+    if "split" in columns:
+        word = (cells["split"] or "").strip()
+        if (split := split_of(word)) is None:
+            return f"{where}: split {word!r} is none of {', '.join(SPLITS)}."
+    for path in _spellings(cells["path"], table.parent):
+        try:
+            status = path.stat()
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            continue
+        if stat.S_ISREG(status.st_mode):
+            return Row(line, path, label, str(split), (status.st_dev, status.st_ino))
+    return f"{where}: no such image: {table.parent / Path(cells['path']).expanduser()}."
+
+
+def _spellings(name: str, folder: Path) -> Iterator[Path]:
+    """The path as it is written, without spaces around it, and in the other forms of Unicode."""
+    yield folder / Path(name).expanduser()
+    yield folder / Path(name.strip()).expanduser()
+    for form in ("NFC", "NFD"):
+        yield folder / Path(unicodedata.normalize(form, name)).expanduser()
+
+
+def label_notes(classes: Sequence[str]) -> list[str]:
+    """A sentence about labels that are numbers or lists, which may be meant for another kind of task."""
+    shown = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
+    if all(_is_number(label) for label in classes):
+        return [f"labels are numbers: each of the {len(classes):,} different values ({shown}) is a class of its own"]
+    lists = [label for label in classes if label[0] in "[{(" or any(mark in label for mark in ",;|")]
+    if lists:
+        return [
+            f"WARNING: {len(lists):,} of {len(classes):,} labels look like lists ({', '.join(lists[:3])}): each "
+            "different text is a class of its own, and an image has one class"
+        ]
+    return []
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from frostline.data.batches import EvaluationImages, ResumableLoader, TrainingCollate, TrainingImages, stack
 from frostline.data.cores import usable_cores
+from frostline.data.folders import composed
 from frostline.data.keyed import KeyedImages, as_it_is
 from frostline.data.order import SAMPLING, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
 from frostline.data.source import SPLITS, ImageSource, LabelledImages, ScalableImages
@@ -98,8 +99,8 @@ class ImageDataModule(lightning.LightningDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Class names; the place is the label."""
-        return [str(name) for name in self.source.classes]
+        """Class names, in Unicode's composed form (NFC); the place is the label."""
+        return [composed(str(name)) for name in self.source.classes]
 
     def images(self, split: str) -> LabelledImages | None:
         """A split's images before any transform, or None where the source has none.
@@ -114,6 +115,9 @@ class ImageDataModule(lightning.LightningDataModule):
             if images is not None and not len(images):
                 images = None
             labels = None if images is None else images.labels
+            if labels is not None and split == "train" and len(self.classes) < 2:
+                shown = ", ".join(map(repr, self.classes))
+                raise ValueError(f"data: only one class, {shown}; a classifier needs two or more classes.")
             if labels is not None:
                 worst = max(labels, key=lambda label: abs(label - (len(self.classes) - 1) / 2))
                 if not 0 <= worst < len(self.classes):
@@ -123,6 +127,22 @@ class ImageDataModule(lightning.LightningDataModule):
                     )
             self._splits[split] = images
         return self._splits[split]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences of the source about images that it leaves out, and about labels that may not mean what they say."""
+        left_out = getattr(self.source, "left_out", None)
+        return [*getattr(self.source, "notes", ()), *([] if left_out is None else left_out.lines())]
+
+    def facts(self) -> dict[str, Any]:
+        """Images of each split, and how many files the source leaves out, by reason."""
+        found = {split: self.images(split) for split in SPLITS}
+        left_out = getattr(self.source, "left_out", None)
+        return {
+            "images": {split: len(images) for split, images in found.items() if images is not None},
+            "left_out": {} if left_out is None else dict(left_out.counts),
+            "notes": self.notes,
+        }
 
     @property
     def class_counts(self) -> list[int] | None:

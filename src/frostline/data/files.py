@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +18,13 @@ from frostline.data.decoding import (
     decoded_size,
     decoder_identity,
 )
+from frostline.data.folders import AGAIN, Identity, LeftOut, Walk, identity
 from frostline.data.packed import PackedImages, Packing, open_packed
 from frostline.data.source import LabelledImage, LabelledImages
-from frostline.data.splitting import stratified_split
+from frostline.data.splitting import rare_notes, stratified_split
 from frostline.data.transforms import Transform
+
+MOST_LISTED = 10  # problems of one message
 
 
 class LabelledFile(NamedTuple):
@@ -143,6 +146,66 @@ class ImageFiles(Dataset[tuple[torch.Tensor | None, str, str]]):
             return None, path, f"cannot be resized ({str(error).splitlines()[0] if str(error) else 'no memory'})"
 
 
+class OneCopy:
+    """Sees to it that a file is used once, whatever names lead to it, and in one class and split.
+
+    Args:
+        left_out: gets the further names of a file.
+    """
+
+    def __init__(self, left_out: LeftOut) -> None:
+        self.left_out = left_out
+        self._seen: dict[Identity, tuple[str, str, str]] = {}
+        self._conflicts: list[str] = []
+
+    def is_first(self, path: Path, own: Identity | None, *, label: str, split: str, where: str = "") -> bool:
+        """Whether this is the file's first name.
+
+        Args:
+            own: the file's identity; None of a file that is not there.
+            where: what messages call this name, if not its path.
+        """
+        if own is None:
+            return True
+        name = where or str(path)
+        first = self._seen.setdefault(own, (label, split, name))
+        if first[2] == name:
+            return True
+        if first[:2] == (label, split):
+            self.left_out.add(AGAIN, name)
+        else:
+            self._conflicts.append(
+                f"{name} is {label!r}{_in(split)}, but {first[2]}, the same file, is {first[0]!r}{_in(first[1])}."
+            )
+        return False
+
+    def check(self) -> None:
+        """Raises ValueError that names the files in two classes or splits."""
+        if self._conflicts:
+            raise ValueError(listed(self._conflicts, "images are in two classes or splits"))
+
+
+def _in(split: str) -> str:
+    return "" if split == "all" else f" in {split}"
+
+
+def listed(problems: Sequence[str], what: str) -> str:
+    """One message for several problems: the first ten, and how many there are."""
+    if len(problems) == 1:
+        return problems[0]
+    more = [f"  … and {len(problems) - MOST_LISTED:,} more"] if len(problems) > MOST_LISTED else []
+    return "\n".join([f"{len(problems):,} {what}:", *(f"  {each}" for each in problems[:MOST_LISTED]), *more])
+
+
+def name_notes(classes: Sequence[str]) -> list[str]:
+    """A sentence about class names that differ in upper and lower case alone, if there are any."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(name.casefold(), []).append(name)
+    pairs = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return [f"WARNING: classes that differ in upper and lower case alone: {'; '.join(pairs)}"] if pairs else []
+
+
 def divide(
     given: Mapping[str, Sequence[LabelledFile]],
     *,
@@ -150,56 +213,59 @@ def divide(
     test_fraction: float,
     seed: int,
     classes: Sequence[str],
-) -> dict[str, list[LabelledFile]]:
-    """Complete the splits that the user laid out.
+    rare_classes: str = "raise",
+) -> tuple[dict[str, list[LabelledFile]], list[str]]:
+    """Complete the splits that the user laid out, and say in a sentence which classes were too small for it.
 
     Args:
         given: split -> files. `all` alone is divided into train, val and test; `train` without `val` gives up
-            `val_fraction` of itself.
+            `val_fraction` of itself; without either, nothing is divided.
     """
     splits = {split: list(files) for split, files in given.items()}
     if "all" in splits:
         whole, fractions = splits.pop("all"), {"val": val_fraction, "test": test_fraction}
-    elif splits.get("val"):
-        return splits
+    elif splits.get("val") or "train" not in splits:
+        return splits, []
     else:
         whole, fractions = splits["train"], {"val": val_fraction}
-    parts = stratified_split([file.label for file in whole], fractions=fractions, seed=seed, classes=classes)
-    return splits | {part: [whole[index] for index in indices] for part, indices in parts.items()}
+    labels = [file.label for file in whole]
+    parts = stratified_split(labels, fractions=fractions, seed=seed, classes=classes, rare_classes=rare_classes)
+    notes = rare_notes(labels, fractions=fractions, classes=classes) if rare_classes == "train" else []
+    return splits | {part: [whole[index] for index in indices] for part, indices in parts.items()}, notes
 
 
-def images_under(folder: Path) -> Iterator[Path]:
-    """The image files in a folder and the folders in it, sorted; hidden files and folders are passed over."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield Path(parent) / name
-
-
-def find_images(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def find_images(inputs: Iterable[str | os.PathLike[str]], *, left_out: LeftOut | None = None) -> list[Path]:
     """The files that the inputs name, each once: files as they are, folders with all images in them, glob patterns.
+
+    Args:
+        left_out: gets what is in the folders and is no image, and further names of a file.
 
     Raises:
         FileNotFoundError: an input does not exist.
         ValueError: an input names no image, or there are no inputs.
     """
-    found: dict[Path, None] = {}
+    left_out = LeftOut() if left_out is None else left_out
+    walk = Walk(left_out, tolerant=True)
+    found: dict[Identity | Path, Path] = {}
     for item in inputs:
         path = Path(item).expanduser()
         if path.is_dir():
-            matches = list(images_under(path))
+            matches = list(walk.images(path))
         elif path.exists():
             # A file named by its own name is taken whatever it is called: prediction says what is wrong with it.
-            matches = [path]
+            matches = [(path, identity(path))]
         elif glob.has_magic(str(item)):
             named = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - absolute patterns
-            matches = [name for name in named if name.is_file() and name.suffix.lower() in EXTENSIONS]
+            matches = [image for name in named if name.is_file() and (image := walk.image(str(name))) is not None]
         else:
             raise FileNotFoundError(f"{item}: no such file or folder.")
         if not matches:
-            raise ValueError(f"{item}: no images there (looked for {', '.join(sorted(EXTENSIONS))}).")
-        found.update(dict.fromkeys(matches))
+            seen = f" {'; '.join(lines)}." if (lines := left_out.lines()) else ""
+            raise ValueError(f"{item}: no images there (looked for {', '.join(sorted(EXTENSIONS))}).{seen}")
+        for match, own in matches:
+            first = found.setdefault(own or match, match)
+            if first != match:
+                left_out.add(AGAIN, match)
     if not found:
         raise ValueError("No inputs were given: name files, folders or glob patterns.")
-    return list(found)
+    return list(found.values())

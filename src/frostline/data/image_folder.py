@@ -1,32 +1,47 @@
 """A folder of images: one folder per class, with or without train, val and test folders above them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from frostline.data.decoding import EXTENSIONS, MAX_PIXELS
-from frostline.data.files import FileImages, LabelledFile, divide, images_under
+from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, name_notes
+from frostline.data.folders import (
+    ELSEWHERE,
+    LOOSE,
+    LeftOut,
+    Walk,
+    composed,
+    folder_of_classes,
+    folders_in,
+    identity,
+    split_folders,
+)
 from frostline.data.packed import packing
 from frostline.data.source import LabelledImages
-
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 class ImageFolder:
     """Images at `path/class/…` or `path/train|val|test/class/…`; class names are the folder names, sorted.
 
+    `left_out` counts what lies there and is not used; `notes` are sentences about it.
+
     Args:
-        path: the folder.
+        path: the folder. Split folders may have other usual names: see `frostline.data.folders.SPLIT_WORDS`.
         val_fraction: of each class's training images, where there is no val folder.
         test_fraction: of each class's images, where there are no train, val and test folders.
+        rare_classes: `raise`, or `train` to keep a class that is too small to split in train.
         max_pixels: larger images are errors, before they are decoded.
         scaled_decoding: decode JPEGs of several megapixels at reduced size where that is enough.
         packed: folder in which decoded images are kept for later epochs and runs; None for none.
         packed_limit: GiB that it may take.
+        whole_as: for an evaluation: the split that all images belong to where there are no split folders; train is not
+            needed.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no class folders or no images; a class without images, unknown in train, or too small to split.
+        ValueError: no class folders or only one; no images; a class without images, unknown in train, or too small to
+            split; one file in two classes or splits.
     """
 
     def __init__(
@@ -36,30 +51,47 @@ class ImageFolder:
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         split_seed: int = 0,
+        rare_classes: str = "raise",
         max_pixels: int = MAX_PIXELS,
         scaled_decoding: bool = True,
         packed: str | os.PathLike[str] | None = None,
         packed_limit: float = 50.0,
+        whole_as: str | None = None,
     ) -> None:
         root = Path(path).expanduser()
         if not root.is_dir():
             raise FileNotFoundError(f"data.path={root}: no such folder.")
-        folders = split_folders(root)
-        self._classes = _class_names(folders.get("train", root))
-        for split, folder in folders.items():
-            for name in _class_names(folder):
-                if name not in self._classes:
-                    raise ValueError(
-                        f"{folder / name}: class {name!r} of {split} is not among the classes of train "
-                        f"({', '.join(self._classes)})."
-                    )
-        files = {split: _labelled(folder, self._classes) for split, folder in (folders or {"all": root}).items()}
+        self.left_out = LeftOut()
+        self._walk = Walk(self.left_out)
+        splits, beside = split_folders(root)
+        if splits and "train" not in splits and whole_as not in splits:
+            raise ValueError(
+                f"{root} has {', '.join(folder.name for folder in splits.values())} but no train folder. "
+                "Layouts: path/train|val|test/class/image, or path/class/image."
+            )
+        for folder in beside if splits else ():
+            self.left_out.add(ELSEWHERE, folder)
+        wanted = splits or {whole_as or "all": root}
+        above = [own for folder in (root, *splits.values()) if (own := identity(folder))]
+        found = {split: self._class_folders(folder, above) for split, folder in wanted.items()}
+        named = "train" if "train" in found else next(iter(found))
+        self._classes = sorted(found[named])
+        if len(self._classes) == 1 and whole_as is None:
+            _refuse_one_class(root, wanted[named], found[named])
+        self.notes = name_notes(self._classes) + _refuse_other_classes(found, self._classes, named)
+        files = self._files(found, above)
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
         self.packing = packing(packed, limit=packed_limit)
-        self._splits = divide(
-            files, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed, classes=self._classes
+        self._splits, rare = divide(
+            files,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=split_seed,
+            classes=self._classes,
+            rare_classes=rare_classes,
         )
+        self.notes += rare
 
     @property
     def classes(self) -> Sequence[str]:
@@ -71,47 +103,76 @@ class ImageFolder:
             return None
         return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, packing=self.packing)
 
+    def _class_folders(self, folder: Path, above: Sequence[tuple[int, int]]) -> dict[str, list[Path]]:
+        """Class name, composed -> its folders: several where the forms of a name are mixed."""
+        found: dict[str, list[Path]] = {}
+        for child in folders_in(folder, self._walk, above=above):
+            found.setdefault(composed(child.name), []).append(child)
+        loose = 0
+        silent = Walk(LeftOut(), tolerant=True)
+        for entry in silent.entries(folder):
+            if not entry.is_dir() and silent.image(entry.path) is not None:
+                self.left_out.add(LOOSE, entry.path)
+                loose += 1
+        if not found:
+            hint = " Images lie in it directly; put each class's images in a folder of their own." if loose else ""
+            raise ValueError(f"{folder}: no class folders in it.{hint}")
+        return found
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """split -> its folder; empty where `root` holds the class folders itself.
-
-    Raises:
-        ValueError: val or test folders without a train folder, or two folders for one split.
-    """
-    folders: dict[str, Path] = {}
-    for split, names in SPLIT_FOLDERS.items():
-        present = [root / name for name in names if (root / name).is_dir()]
-        if len(present) > 1:
-            raise ValueError(f"{root}: {' and '.join(folder.name for folder in present)} both mean {split}; keep one.")
-        if present:
-            folders[split] = present[0]
-    if folders and "train" not in folders:
-        raise ValueError(
-            f"{root} has {', '.join(folder.name for folder in folders.values())} but no train folder. "
-            "Layouts: path/train|val|test/class/image, or path/class/image."
-        )
-    return folders
-
-
-def _class_names(folder: Path) -> list[str]:
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if not names:
-        loose = next(images_under(folder), None)
-        hint = " Images lie in it directly; put each class's images in a folder of their own." if loose else ""
-        raise ValueError(f"{folder}: no class folders in it.{hint}")
-    return names
+    def _files(
+        self, found: Mapping[str, Mapping[str, Sequence[Path]]], above: Sequence[tuple[int, int]]
+    ) -> dict[str, list[LabelledFile]]:
+        copies = OneCopy(self.left_out)
+        numbering = {name: number for number, name in enumerate(self._classes)}
+        files: dict[str, list[LabelledFile]] = {}
+        for split, folders in found.items():
+            files[split] = []
+            for name in sorted(folders):
+                empty = True
+                for folder in folders[name]:
+                    for path, own in self._walk.images(folder, above=above):
+                        empty = False
+                        if copies.is_first(path, own, label=name, split=split):
+                            files[split].append(LabelledFile(str(path), numbering[name]))
+                if empty:
+                    raise ValueError(_empty(folders[name][0]))
+        copies.check()
+        return files
 
 
-def _labelled(folder: Path, classes: Sequence[str]) -> list[LabelledFile]:
-    files: list[LabelledFile] = []
-    for name in _class_names(folder):
-        paths = list(images_under(folder / name))
-        if not paths:
-            others = sorted({path.suffix for path in (folder / name).iterdir() if path.is_file()})
-            seen = f" It holds {', '.join(ending or 'files without ending' for ending in others)}." if others else ""
-            raise ValueError(
-                f"{folder / name}: no images in this class folder.{seen} "
-                f"Images end in {', '.join(sorted(EXTENSIONS))} (upper or lower case)."
-            )
-        files += [LabelledFile(str(path), classes.index(name)) for path in paths]
-    return files
+def _empty(folder: Path) -> str:
+    others = sorted({path.suffix for path in folder.iterdir() if path.is_file()})
+    seen = f" It holds {', '.join(ending or 'files without ending' for ending in others)}." if others else ""
+    return (
+        f"{folder}: no images in this class folder.{seen} "
+        f"Images end in {', '.join(sorted(EXTENSIONS))} (upper or lower case), or have the content of one."
+    )
+
+
+def _refuse_one_class(root: Path, folder: Path, found: Mapping[str, Sequence[Path]]) -> None:
+    """Raises ValueError that says where the class folders are, if they lie deeper."""
+    [name] = found
+    inner = folder_of_classes(found[name][0])
+    message = f"{folder}: only one class folder, {name!r}; a classifier needs two or more classes."
+    if inner is not None:
+        listed = ", ".join(child.name for child in folders_in(inner, Walk(LeftOut(), tolerant=True))[:4])
+        way = f"type data.path={inner}" if folder == root else f"move what {inner} holds into {folder}"
+        message += f" If the folders in {inner} ({listed}, …) are the classes: {way}"
+    raise ValueError(message)
+
+
+def _refuse_other_classes(
+    found: Mapping[str, Mapping[str, Sequence[Path]]], classes: Sequence[str], named: str
+) -> list[str]:
+    """Raises ValueError for the classes that `named` lacks; sentences about those that other splits lack."""
+    unknown = [
+        f"{folders[0]}: class {name!r} of {split}"
+        for split, of_split in found.items()
+        for name, folders in of_split.items()
+        if name not in classes
+    ]
+    if unknown:
+        verb = "is" if len(unknown) == 1 else "are"
+        raise ValueError(f"{'; '.join(unknown)} {verb} not among the classes of {named} ({', '.join(classes)}).")
+    lacking = {split: [name for name in classes if name not in of_split] for split, of_split in found.items()}
+    return [f"WARNING: {split} has no images of {', '.join(names)}" for split, names in lacking.items() if names]

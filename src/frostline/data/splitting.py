@@ -6,9 +6,16 @@ import numpy as np
 
 from frostline.data.seeding import stable_seed
 
+RARE_CLASSES = ("raise", "train")
+
 
 def stratified_split(
-    labels: Sequence[int], *, fractions: Mapping[str, float], seed: int, classes: Sequence[str]
+    labels: Sequence[int],
+    *,
+    fractions: Mapping[str, float],
+    seed: int,
+    classes: Sequence[str],
+    rare_classes: str = "raise",
 ) -> dict[str, list[int]]:
     """Divide indices into `train` and the named held-out parts, class by class.
 
@@ -16,26 +23,36 @@ def stratified_split(
         labels: class index of each item.
         fractions: held-out part -> fraction of each class in it; `train` gets the rest; 0 leaves a part empty.
         classes: names, for the message.
+        rare_classes: `raise`, or `train` for all items of a class with fewer of them than there are parts.
 
     Returns:
-        part -> sorted indices. Each class has at least one item in each part whose fraction is above 0.
+        part -> sorted indices. Each class has at least one item in each part whose fraction is above 0, unless it is
+        rare.
 
     Raises:
-        ValueError: the fractions leave nothing to train on, or a class has fewer items than there are parts.
+        ValueError: the fractions leave nothing to train on, or classes have fewer items than there are parts.
     """
+    if rare_classes not in RARE_CLASSES:
+        raise ValueError(f"Unknown rare_classes {rare_classes!r}; choose from {', '.join(RARE_CLASSES)}.")
     wanted = {part: fraction for part, fraction in fractions.items() if fraction > 0}
     if min(fractions.values(), default=0) < 0 or sum(wanted.values()) >= 1:
         shown = ", ".join(f"{part} {fraction:g}" for part, fraction in fractions.items())
         raise ValueError(f"The held-out fractions ({shown}) must be at least 0 and sum to less than 1.")
     parts: dict[str, list[int]] = {"train": [], **{part: [] for part in fractions}}
     values = np.asarray(labels, dtype=np.int64)
+    rare = rare_among(labels, fractions=fractions)
+    if rare and rare_classes == "raise":
+        counts = [f"{classes[label]!r} has {count} image{'s' * (count != 1)}" for label, count in rare.items()]
+        raise ValueError(
+            f"Class{'es' * (len(rare) > 1)} {', '.join(counts)}, too few to split into "
+            f"{', '.join(['train', *wanted])}: it takes at least {len(wanted) + 1}. Type data.rare_classes=train to "
+            "keep the images of such classes in train."
+        )
     for label in np.unique(values):
         members = np.flatnonzero(values == label)
-        if len(members) < len(wanted) + 1:
-            raise ValueError(
-                f"Class {classes[label]!r} has {len(members)} image{'s' * (len(members) != 1)}, too few to split into "
-                f"{', '.join(['train', *wanted])}: it takes at least {len(wanted) + 1}."
-            )
+        if int(label) in rare:
+            parts["train"] += members.tolist()
+            continue
         members = np.random.default_rng(stable_seed(seed, "split", int(label))).permutation(members)
         # At least one for each part, and one left for train.
         size, room = len(members), len(members) - 1
@@ -46,6 +63,19 @@ def stratified_split(
             members, room = members[count:], room - count
         parts["train"] += members.tolist()
     return {part: sorted(indices) for part, indices in parts.items()}
+
+
+def rare_among(labels: Sequence[int], *, fractions: Mapping[str, float]) -> dict[int, int]:
+    """Class index -> number of items, of the classes that have fewer items than there are parts."""
+    parts = 1 + sum(fraction > 0 for fraction in fractions.values())
+    found, counts = np.unique(np.asarray(labels, dtype=np.int64), return_counts=True)
+    return {int(label): int(count) for label, count in zip(found, counts, strict=True) if count < parts}
+
+
+def rare_notes(labels: Sequence[int], *, fractions: Mapping[str, float], classes: Sequence[str]) -> list[str]:
+    """A sentence that names the classes that `rare_classes=train` kept in train, if there are any."""
+    names = [classes[label] for label in rare_among(labels, fractions=fractions)]
+    return [f"WARNING: too few images to split, all kept in train: {', '.join(names)}"] if names else []
 
 
 def stratified_subset(labels: Sequence[int], *, length: int, seed: int) -> list[int]:

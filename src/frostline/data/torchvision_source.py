@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import datasets
 
 from frostline.data.source import LabelledImage, LabelledImages
-from frostline.data.splitting import stratified_split
+from frostline.data.splitting import rare_notes, stratified_split
 
 Splits = Mapping[str, Mapping[str, Any]]
 
@@ -43,6 +43,7 @@ class TorchvisionSource:
         download: fetch them where they are missing; for classes that can.
         val_fraction: of the training images, where the dataset has no val split.
         test_fraction: of all images, where it has no splits at all.
+        rare_classes: `raise`, or `train` to keep a class that is too small to split in train.
         options: further keys of the class's constructor, such as `{annotation_level: family}`.
 
     Raises:
@@ -59,8 +60,10 @@ class TorchvisionSource:
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         split_seed: int = 0,
+        rare_classes: str = "raise",
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        self.notes: list[str] = []
         self._cls = _supported(dataset)
         self._arguments = _arguments(self._cls, root=str(Path(root).expanduser()), download=download, options=options)
         self._splits: dict[str, TorchvisionImages] = {}
@@ -68,7 +71,7 @@ class TorchvisionSource:
             self._splits[split] = TorchvisionImages(_open(self._cls, {**self._arguments, **choice}))
         first = self._splits.get("train") or self._splits["all"]
         self._classes = _class_names(first)
-        self._divide(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
+        self._divide(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed, rare_classes=rare_classes)
 
     @property
     def classes(self) -> Sequence[str]:
@@ -77,14 +80,18 @@ class TorchvisionSource:
     def dataset(self, split: str) -> LabelledImages | None:
         return self._splits.get(split)
 
-    def _divide(self, *, val_fraction: float, test_fraction: float, seed: int) -> None:
+    def _divide(self, *, val_fraction: float, test_fraction: float, seed: int, rare_classes: str) -> None:
         if "all" in self._splits:
             whole, fractions = self._splits.pop("all"), {"val": val_fraction, "test": test_fraction}
         elif "val" in self._splits or not val_fraction:
             return
         else:
             whole, fractions = self._splits["train"], {"val": val_fraction}
-        parts = stratified_split(whole.labels, fractions=fractions, seed=seed, classes=self._classes)
+        parts = stratified_split(
+            whole.labels, fractions=fractions, seed=seed, classes=self._classes, rare_classes=rare_classes
+        )
+        if rare_classes == "train":
+            self.notes += rare_notes(whole.labels, fractions=fractions, classes=self._classes)
         self._splits |= {part: whole.subset(indices) for part, indices in parts.items() if indices}
 
 

@@ -25,10 +25,12 @@ MOST_CLASSES = 20
 
 
 def plan_text(*, data: ImageDataModule, weights: str, device: str) -> str:
-    """On what a run will train, from which weights and where; what trains, the freezing schedule tells."""
+    """On what a run will train and what it leaves out, from which weights and where; the freezing schedule tells what
+    trains."""
     splits = {split: data.images(split) for split in ("train", "val", "test")}
     counts = ", ".join(f"{len(images):,} {split}" for split, images in splits.items() if images is not None)
-    return f"data: {counts} images of {len(data.classes)} classes, {data.image_size} px\n{weights}\n{device}"
+    lines = [f"data: {counts} images of {len(data.classes)} classes, {data.image_size} px", *data.notes]
+    return "\n".join([*lines, weights, device])
 
 
 def evaluation_facts(results: Mapping[str, float], confusion: Tensor | None, classes: Sequence[str]) -> dict[str, Any]:

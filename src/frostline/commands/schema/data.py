@@ -75,6 +75,15 @@ class SplitOff(Data):
         return self
 
 
+class WithRareClasses(SplitOff):
+    """A source whose classes may be too small to split."""
+
+    rare_classes: Literal["raise", "train"] = Field(
+        description="what to do where a class has too few images to split: an error that names all such classes, or "
+        "keep their images in train"
+    )
+
+
 class Random(Data):
     """Uniform noise and uniform soft labels: nothing to learn, for looking at gradients."""
 
@@ -134,7 +143,7 @@ class FashionMNIST(Data):
         return self
 
 
-class ImageFolder(SplitOff):
+class ImageFolder(WithRareClasses):
     """Images in folders named like their classes, with or without train, val and test folders above them."""
 
     name: Literal["image_folder"] = Field(description="the source's name")
@@ -150,7 +159,7 @@ class ImageFolder(SplitOff):
         return existing(path, folder=True)
 
 
-class Csv(SplitOff):
+class Csv(WithRareClasses):
     """Images listed in a CSV file with the columns path, label and, if wanted, split."""
 
     name: Literal["csv"] = Field(description="the source's name")
@@ -250,7 +259,7 @@ TorchvisionName = Literal[
 ]
 
 
-class Torchvision(SplitOff):
+class Torchvision(WithRareClasses):
     """One of torchvision's classification datasets."""
 
     name: Literal["torchvision"] = Field(description="the source's name")
