@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.classifier import ImageClassifier, load_classifier, read_checkpoint
+from frostline.commands.build import optimizer_builder
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise
 from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.schedule import FreezingSchedule
 from frostline.models.network import build_network
+from frostline.schedulers import constant
 
 CLASSES = [f"class {index}" for index in range(10)]
 IMAGES = {"classes": CLASSES, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "image_size": 32, "resize": 1.0}
@@ -177,6 +179,83 @@ def test_exclude_from_decay_reaches_the_parameter_groups() -> None:
         "fc.weight": 0.1,
         "fc.bias": 0.0,
     }
+
+
+# The optimizer's own values
+
+
+class Own(torch.optim.AdamW):
+    def __init__(self, params: Any, lr: float = 0.1, weight_decay: float = 0.3) -> None:
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+
+
+RATE = 0.25
+BUILDERS: dict[str, tuple[Any, tuple[float, float]]] = {
+    "lambda": (lambda groups: torch.optim.AdamW(groups, lr=0.1), (0.1, 0.01)),
+    "closure": (lambda groups: torch.optim.SGD(groups, RATE, weight_decay=0.1), (0.25, 0.1)),
+    "values in the groups": (lambda groups: torch.optim.SGD([{**g, "lr": 0.5} for g in groups], lr=9.0), (0.5, 0.0)),
+    "partial": (partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05), (1e-3, 0.05)),
+    "partial without decay": (partial(torch.optim.AdamW, lr=1e-3), (1e-3, 0.01)),
+    "partial of a partial": (partial(partial(torch.optim.SGD, lr=0.2), weight_decay=0.4), (0.2, 0.4)),
+    "partial of a lambda": (partial(lambda groups, rate: torch.optim.SGD(groups, lr=rate), rate=0.3), (0.3, 0.0)),
+    "class": (torch.optim.Adadelta, (1.0, 0.0)),
+    "own class": (Own, (0.1, 0.3)),
+    "_target_": (optimizer_builder({"_target_": f"{__name__}.Own", "lr": 0.2, "weight_decay": None}), (0.2, 0.3)),
+    "_target_ without decay": (
+        optimizer_builder({"_target_": f"{__name__}.Own", "lr": 0.2, "weight_decay": 0.0}),
+        (0.2, 0.0),
+    ),
+    "None": (None, (0.01, 0.0)),
+}
+
+
+@pytest.mark.parametrize(("builder", "wanted"), BUILDERS.values(), ids=BUILDERS)
+@pytest.mark.parametrize("spared", [[], ["bias"]], ids=["", "spared"])
+def test_an_optimizer_trains_with_its_own_rate_and_decay(
+    builder: Any, wanted: tuple[float, float], spared: list[Any]
+) -> None:
+    classifier = small(optimizer=builder)
+    classifier.exclude_from_decay = spared
+    trainer = fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4))
+    found = {
+        (group["lr"], group["weight_decay"], group["name"].endswith("no_decay"))
+        for group in trainer.optimizers[0].param_groups
+    }
+    assert found == {(*wanted, False)} | ({(wanted[0], 0.0, True)} if spared else set())
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (partial(torch.optim.SGD, lr=float("inf")), r"optimizer\.lr: must be finite; SGD has inf"),
+        (
+            lambda groups: torch.optim.AdamW([p for group in groups for p in group["params"]]),
+            r"exclude_from_decay: AdamW decays what is excluded",
+        ),
+        (torch.optim.SparseAdam, r"SparseAdam is not supported.*optimizer=adamw"),
+        (torch.optim.LBFGS, "optimizer: LBFGS doesn't support per-parameter options"),
+    ],
+    ids=["infinite", "flat", "sparse", "groups"],
+)
+def test_an_optimizer_that_cannot_keep_its_promise_is_refused(builder: Any, message: str) -> None:
+    classifier = small(optimizer=builder)
+    classifier.exclude_from_decay = ["bias"]
+    with pytest.raises(ValueError, match=message):
+        classifier.build_optimizer()
+
+
+@pytest.mark.parametrize(("options", "wanted"), [({}, (3, 3)), ({"max_steps": 2}, (2, 3)), ({"max_steps": 9}, (3, 3))])
+def test_a_schedule_counts_epochs_also_where_max_steps_ends_the_run(
+    options: dict[str, int], wanted: tuple[int, int]
+) -> None:
+    seen = []
+
+    def scheduler(optimizer: Any, steps: int, epoch: int) -> Any:
+        seen.append((steps, epoch))
+        return constant()(optimizer, steps, epoch)
+
+    fit(small(scheduler=scheduler), torch.rand(12, 3, 8, 8), torch.arange(12) % 10, **options)
+    assert seen == [wanted]
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:

@@ -97,3 +97,10 @@ def test_attention_biases_and_layer_norms_count():
     groups = parameter_groups(vit, resolved=resolved, lr=0.1, weight_decay=0.1, exclude_from_decay=["bias", "norm"])
     spared = {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
     assert spared == {id(parameter) for parameter in vit.parameters() if parameter.ndim == 1}
+
+
+def test_groups_leave_what_is_not_given_to_the_optimizer():
+    resolved = FreezePolicy.static("head").resolve(NET)
+    [weight, bias] = parameter_groups(NET, resolved=resolved, exclude_from_decay=["bias"])
+    assert (weight.keys(), bias.keys()) == ({"params", "name"}, {"params", "name", "weight_decay"})
+    assert bias["weight_decay"] == 0.0

@@ -1,6 +1,7 @@
 """ImageClassifier: the LightningModule that trains a network under a freezing policy."""
 
 import errno
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from frostline.fast_path import FastPath, FeatureCache
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
+from frostline.freezing.reducer import steps_per_epoch
 from frostline.freezing.schedule import FreezingSchedule
 from frostline.losses import CrossEntropy
 from frostline.metrics import Evaluation
@@ -30,6 +32,7 @@ CHECKPOINT_KEY = "frostline"
 CHECKPOINT_FORMAT = 1
 PREFIX = "network."
 CHECK_EVERY_N_BATCHES = 50
+UNSUPPORTED_OPTIMIZERS = (torch.optim.LBFGS, torch.optim.SparseAdam)
 
 Batch: TypeAlias = tuple[Tensor, Tensor] | KeyedBatch
 OptimizerBuilder: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
@@ -101,11 +104,6 @@ class ImageClassifier(lightning.LightningModule):
         """The class names; a logit's index is its class."""
         return list(self.images["classes"])
 
-    @property
-    def base_lr(self) -> float:
-        """The optimizer's learning rate, before the factors of the policy and the schedule."""
-        return float(getattr(self._build_optimizer, "keywords", {}).get("lr", 1e-3))
-
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, 3, height, width), uint8 or floats in [0, 1]."""
         inputs = self.normalised(images)
@@ -144,21 +142,44 @@ class ImageClassifier(lightning.LightningModule):
         """Which features were kept, and how many were read instead of computed; see `FastPath.facts`."""
         return {} if self._fast_path is None else self._fast_path.facts()
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer over all that ever trains, in fixed named groups, and its schedule per step."""
-        groups = parameter_groups(
-            self.network,
-            resolved=self.resolved,
-            lr=self.base_lr,
-            weight_decay=getattr(self._build_optimizer, "keywords", {}).get("weight_decay", 0.0),
-            exclude_from_decay=self.exclude_from_decay,
-        )
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer over all that ever trains, in fixed named groups, with the builder's own values.
+
+        Raises:
+            ValueError: it takes no groups, a rate is not finite, or weight decay reaches what is excluded from it.
+        """
+        groups = parameter_groups(self.network, resolved=self.resolved, exclude_from_decay=self.exclude_from_decay)
+        spared = {id(entry) for group in groups if "weight_decay" in group for entry in group["params"]}
         if self.optimizer_holds_frozen and self.resolved.never_trained:
             frozen = [self.network.get_parameter(name) for name in self.resolved.never_trained]
             groups.append({"params": frozen, "name": "frozen"})
-        optimizer = self._build_optimizer(groups)
-        steps = int(self.trainer.estimated_stepping_batches)
-        epoch = max(1, steps // max(1, self.trainer.max_epochs or 1))
+        try:
+            optimizer = self._build_optimizer(groups)
+        except ValueError as error:
+            raise ValueError(f"optimizer: {error}") from error
+        kind = type(optimizer).__name__
+        if isinstance(optimizer, UNSUPPORTED_OPTIMIZERS):
+            raise ValueError(
+                f"optimizer: {kind} is not supported: LBFGS takes no groups of parameters, SparseAdam sparse gradients "
+                "only. Use another, as optimizer=adamw"
+            )
+        for group in optimizer.param_groups:
+            for key in ("lr", "weight_decay"):
+                if not math.isfinite(group.get(key, 0.0)):
+                    raise ValueError(f"optimizer.{key}: must be finite; {kind} has {group[key]}")
+            if group.get("weight_decay") and any(id(entry) in spared for entry in group["params"]):
+                raise ValueError(
+                    f"optimizer.exclude_from_decay: {kind} decays what is excluded, as it was not built from the "
+                    "groups that it was given"
+                )
+        return optimizer
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer and its schedule per step."""
+        optimizer, trainer = self.build_optimizer(), self.trainer
+        steps = int(trainer.estimated_stepping_batches)
+        # A loader without a length has no epochs: the run counts as one.
+        epoch = steps_per_epoch(trainer) if math.isfinite(trainer.num_training_batches) else steps
         scheduler = self._build_scheduler(optimizer, steps, epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

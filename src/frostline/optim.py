@@ -20,8 +20,8 @@ def parameter_groups(
     network: nn.Module,
     *,
     resolved: ResolvedPolicy,
-    lr: float,
-    weight_decay: float = 0.0,
+    lr: float | None = None,
+    weight_decay: float | None = None,
     exclude_from_decay: Collection[Spared] = (),
 ) -> list[dict[str, Any]]:
     """One group per stage, split in two where biases and norms are left out of weight decay.
@@ -30,10 +30,11 @@ def parameter_groups(
     group for each kind, so that within a group all train together, at one rate, in every phase. Groups are named after
     their stage (`layer4`, `layer4/no_decay`, `layer4/2`) and come in execution order.
 
-    Every group holds the same `lr`: factors of stages and phases are applied by `FreezingSchedule` around each
-    optimizer step, so that schedulers never see them.
+    Factors of stages and phases are not in the groups: `FreezingSchedule` applies them around each optimizer step, so
+    that schedulers never see them.
 
     Args:
+        lr, weight_decay: of every group; None leaves them to the optimizer that is built from the groups.
         exclude_from_decay: what weight decay leaves out: `bias` (every bias), `norm` (scale and shift of
             normalisation layers, whose biases are biases, too).
 
@@ -55,15 +56,17 @@ def parameter_groups(
         stage, spared = stage_of(name, resolved.stages), name in without_decay
         # None where it is frozen: parameters that thaw at different times warm up at different times.
         factors = tuple(phase.lr[name] if name in phase.trainable else None for phase in resolved.phases)
-        group = groups.setdefault(
-            (stage, spared, factors), {"params": [], "lr": lr, "weight_decay": 0.0 if spared else weight_decay}
-        )
+        group = groups.setdefault((stage, spared, factors), {"params": []})
         group["params"].append(own[name])
     taken: dict[str, int] = {}
     for (stage, spared, _), group in groups.items():
         label = f"{stage}/no_decay" if spared else stage
         taken[label] = taken.get(label, 0) + 1
         group["name"] = label if taken[label] == 1 else f"{label}/{taken[label]}"
+        # A value in a group overrides the optimizer's own: only what is given goes in.
+        group.update({} if lr is None else {"lr": lr})
+        if spared or weight_decay is not None:
+            group["weight_decay"] = 0.0 if spared else weight_decay
     partition = [id(parameter) for group in groups.values() for parameter in group["params"]]
     assert sorted(partition) == sorted(id(own[name]) for name in resolved.trainable), "not an exact partition"
     return list(groups.values())

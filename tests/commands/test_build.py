@@ -114,7 +114,7 @@ def test_a_classifier_is_built_from_a_config() -> None:
     training = {name.partition(".")[0] for name, p in classifier.network.named_parameters() if p.requires_grad}
     assert training == {"layer4", "fc"}
     assert classifier.exclude_from_decay == ["bias"]
-    assert classifier.base_lr == 0.001
+    assert {group["lr"] for group in classifier.build_optimizer().param_groups} == {0.001}
     assert classifier.settings == settings
     assert classifier.channels_last
     assert classifier.images["image_size"] == 16
@@ -333,14 +333,27 @@ def test_an_optimizer_is_fused_where_torch_has_it_so_and_takes_the_same_step(nam
     torch.testing.assert_close(*steps, rtol=1e-6, atol=1e-7)
 
 
-def test_a_fused_optimizer_is_not_taken_where_scaled_gradients_are_clipped() -> None:
+@pytest.mark.parametrize(
+    ("precision", "clip", "fused"),
+    [
+        ("16-mixed", 1.0, False),
+        ("bf16-mixed", 1.0, False),
+        ("auto", 1.0, False),
+        ("32-true", 1.0, True),
+        ("16-mixed", None, True),
+        ("auto", None, True),
+    ],
+)
+def test_a_fused_optimizer_is_not_taken_where_mixed_precision_clips(
+    precision: str, clip: float | None, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frostline.commands.build.native_precision", lambda accelerator: "bf16-mixed")
     settings: dict[str, Any] = {
         "speed": {"fused_optimizer": True},
-        "trainer": {"precision": "16-mixed", "gradient_clip_norm": 1.0},
+        "trainer": {"precision": precision, "gradient_clip_norm": clip},
+        "device": {"accelerator": "cpu"},
     }
-    assert not wants_fused(settings)
-    assert wants_fused({**settings, "trainer": {"precision": "bf16-mixed", "gradient_clip_norm": 1.0}})
-    assert wants_fused({**settings, "trainer": {"precision": "16-mixed", "gradient_clip_norm": None}})
+    assert wants_fused(settings) == fused
     assert not wants_fused({**settings, "speed": {"fused_optimizer": False}})
 
 

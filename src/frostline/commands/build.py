@@ -93,9 +93,11 @@ def feature_cache(options: Mapping[str, Any]) -> FeatureCache:
 
 
 def wants_fused(settings: Mapping[str, Any]) -> bool:
-    """Whether to take fused optimizers: they unscale gradients themselves, so that these cannot be clipped before."""
-    scaled = settings["trainer"]["precision"] == "16-mixed"
-    return settings["speed"]["fused_optimizer"] and not (scaled and settings["trainer"]["gradient_clip_norm"])
+    """Whether to take fused optimizers: in mixed precision they may unscale gradients themselves, so that Lightning
+    does not clip these before."""
+    options = settings["trainer"]
+    mixed = precision_of(options["precision"], accelerator_of(settings["device"])).endswith("-mixed")
+    return settings["speed"]["fused_optimizer"] and not (mixed and options["gradient_clip_norm"])
 
 
 def optimizer_builder(options: Mapping[str, Any], *, fused: bool = False) -> OptimizerBuilder:
@@ -110,8 +112,9 @@ def optimizer_builder(options: Mapping[str, Any], *, fused: bool = False) -> Opt
     arguments = _without(options, "name", "_target_", "exclude_from_decay", "include_frozen")
     if "_target_" in options:
         own = find_class(options["_target_"], subclass_of=torch.optim.Optimizer, what="optimizer")
-        if not arguments.get("weight_decay"):
-            arguments.pop("weight_decay", None)
+        decay = arguments.get("weight_decay")
+        if decay is None or (decay == 0 and "weight_decay" not in inspect.signature(own).parameters):
+            arguments.pop("weight_decay", None)  # None: the class's own default
         check_signature(own, arguments, what="optimizer", given=("params",))
         return partial(own, **arguments)
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
@@ -153,9 +156,7 @@ def build_trainer(settings: Mapping[str, Any], *, folder: Path, data: ImageDataM
 
 def device_options(device: Mapping[str, Any], *, precision: str = "32-true") -> dict[str, Any]:
     """The Trainer's arguments that say where and in which precision it computes."""
-    accelerator = device["accelerator"]
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    accelerator = accelerator_of(device)
     if device["threads"]:
         torch.set_num_threads(device["threads"])
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or device["devices"]
@@ -176,8 +177,20 @@ def device_options(device: Mapping[str, Any], *, precision: str = "32-true") -> 
         "num_nodes": device["num_nodes"],
         "strategy": strategy,
         "plugins": plugins,
-        "precision": native_precision(accelerator) if precision == "auto" else precision,
+        "precision": precision_of(precision, accelerator),
     }
+
+
+def accelerator_of(device: Mapping[str, Any]) -> str:
+    """gpu or cpu, as `auto` finds it."""
+    if device["accelerator"] != "auto":
+        return str(device["accelerator"])
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def precision_of(precision: str, accelerator: str) -> str:
+    """The precision that a run has where `precision` may be auto."""
+    return native_precision(accelerator) if precision == "auto" else precision
 
 
 def native_precision(accelerator: str) -> str:

@@ -9,12 +9,11 @@ import torch
 from lightning import seed_everything
 
 from frostline.classifier import CHECKPOINT_KEY, ImageClassifier, read_checkpoint
-from frostline.commands.build import build_classifier, device_options, optimizer_builder
+from frostline.commands.build import build_classifier, device_options
 from frostline.data.build import build_datamodule
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.resolved import ResolvedPhase
-from frostline.optim import parameter_groups
 
 # What a checkpoint fixes; the other groups may be changed on the command line.
 FIXED = ("model", "head")
@@ -39,19 +38,12 @@ class Scene:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """The run's optimizer, at the phase's learning rates and without a schedule."""
-        options, classifier = self.settings["optimizer"], self.classifier
-        groups = parameter_groups(
-            classifier.network,
-            resolved=classifier.resolved,
-            lr=classifier.base_lr,
-            weight_decay=options.get("weight_decay") or 0.0,
-            exclude_from_decay=classifier.exclude_from_decay,
-        )
-        names = {id(parameter): name for name, parameter in classifier.network.named_parameters()}
-        for group in groups:
+        optimizer = self.classifier.build_optimizer()
+        names = {id(parameter): name for name, parameter in self.classifier.network.named_parameters()}
+        for group in optimizer.param_groups:
             # All parameters of a group train at one rate, or not at all, in each phase.
             group["lr"] *= self.phase.lr.get(names[id(group["params"][0])], 1.0)
-        return optimizer_builder(options)(groups)
+        return optimizer
 
 
 def set_scene(settings: Mapping[str, Any], overrides: Sequence[str]) -> Scene:
@@ -68,7 +60,11 @@ def set_scene(settings: Mapping[str, Any], overrides: Sequence[str]) -> Scene:
         reached = _phase_of(stored)
         settings = _with_checkpoint(settings, stored[CHECKPOINT_KEY]["settings"], overrides)
     # A compiled network's graph is one opaque node.
-    settings = {**settings, "trainer": {**settings["trainer"], "compile": False}}
+    settings = {
+        **settings,
+        "trainer": {**settings["trainer"], "compile": False},
+        "speed": {**settings["speed"], "fused_optimizer": False},
+    }
     seed_everything(settings["seed"], verbose=False)
     data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
     classifier, _ = build_classifier(settings, data)

@@ -32,7 +32,7 @@ def run(settings: Mapping[str, Any]) -> None:
         classifier.network,
         classifier.resolved,
         images=torch.rand(2, 3, data.image_size, data.image_size),
-        lr=classifier.base_lr,
+        lr=float(classifier.build_optimizer().param_groups[0]["lr"]),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )

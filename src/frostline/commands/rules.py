@@ -105,7 +105,8 @@ def _training(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "optimizer.nesterov: needs optimizer.momentum > 0."
     if optimizer.get("nesterov") and optimizer.get("dampening"):
         yield "optimizer.nesterov: needs optimizer.dampening=0."
-    if optimizer.get("exclude_from_decay") and not optimizer.get("weight_decay"):
+    own_default = "_target_" in optimizer and optimizer.get("weight_decay") is None
+    if optimizer.get("exclude_from_decay") and not optimizer.get("weight_decay") and not own_default:
         yield "optimizer.exclude_from_decay: optimizer.weight_decay is 0, so there is nothing to leave out."
     if optimizer.get("name") == "rprop" and optimizer["step_sizes"][0] >= optimizer["step_sizes"][1]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."

@@ -144,7 +144,7 @@ class OwnOptimizer(OwnClass):
     """An optimizer of your own: a torch.optim.Optimizer."""
 
     lr: float = Field(gt=0, description="learning rate")
-    weight_decay: float = Field(default=0.0, ge=0, description="weight decay, where the class takes it")
+    weight_decay: float | None = Field(default=None, ge=0, description="weight decay; null: the class's own default")
     exclude_from_decay: list[Literal["bias", "norm"]] = Field(default=[], description="what weight decay leaves out")
     include_frozen: bool = Field(default=False, description="hand it the parameters that never train, too")
 
