@@ -14,30 +14,127 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int
 def test_a_change_of_any_one_element_shows(dtype, shape):
     tensor = torch.zeros(shape).to(dtype)
     before = fingerprint(tensor)
-    assert torch.equal(fingerprint(tensor.clone()), before)
+    assert fingerprint(tensor.clone()) == before
     for index in range(tensor.numel()):
         changed = tensor.clone()
         changed.view(-1)[index] = 1
-        assert not torch.equal(fingerprint(changed), before)
+        assert fingerprint(changed) != before
 
 
-def test_the_last_bit_and_the_sign_of_zero_show():
+def halves(generator, count):
+    """Two disjoint groups of elements, of one random size."""
+    places = torch.randperm(count, generator=generator)
+    size = int(torch.randint(1, count // 2 + 1, (), generator=generator))
+    return places[:size], places[-size:]
+
+
+def flip(words, generator):
+    """One bit, the same one, in two elements: what cancels in a sum modulo 2^64 where it is the top one."""
+    one, other = halves(generator, len(words))
+    bit = 1 << int(torch.randint(0, words.element_size() * 8, (), generator=generator))
+    bit -= (bit >> (words.element_size() * 8 - 1)) << (words.element_size() * 8)  # as a signed number
+    words[one[0]] ^= bit
+    words[other[0]] ^= bit
+
+
+def swap(words, generator):
+    one, other = halves(generator, len(words))
+    words[torch.cat([one, other])] = words[torch.cat([other, one])]
+
+
+def duplicate(words, generator):
+    one, other = halves(generator, len(words))
+    words[one] = words[other]
+
+
+def zero(words, generator):
+    words[halves(generator, len(words))[0]] = 0
+
+
+def permute(words, generator):
+    words.copy_(words[torch.randperm(len(words), generator=generator)])
+
+
+def rotate(words, generator):
+    words.copy_(words.roll(int(torch.randint(1, len(words), (), generator=generator))))
+
+
+def negate(words, generator):
+    """The sign of every second element, every third, …"""
+    start, step = torch.randint(1, 7, (2,), generator=generator).tolist()
+    words[start::step] ^= torch.iinfo(words.dtype).min
+
+
+def move(words, generator):
+    """Added to some and taken from others: what cancels in a plain sum."""
+    one, other = halves(generator, len(words))
+    words[one] += 3
+    words[other] -= 3
+
+
+EDITS = [flip, swap, duplicate, zero, permute, rotate, negate, move]
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
+def test_no_random_edit_passes(edit):
+    generator = torch.Generator().manual_seed(EDITS.index(edit))
+    for turn in range(400):
+        dtype = (torch.float32, torch.float64, torch.bfloat16, torch.int64)[turn % 4]
+        count = int(torch.randint(8, 700, (), generator=generator))
+        ones = turn % 3 == 0  # as a batch norm's weights, but for two elements
+        tensor = torch.ones(count) if ones else torch.randn(count, generator=generator) * 50
+        tensor[:2] = torch.tensor([2.0, -3.0])
+        tensor = tensor.to(dtype)
+        changed = tensor.clone()
+        words = changed.view(WORDS[dtype.itemsize])
+        edit(words, generator)
+        if not torch.equal(words, tensor.view(words.dtype)):
+            assert fingerprint(changed) != fingerprint(tensor), (turn, count)
+
+
+def test_every_pair_of_sign_bits_shows():
+    tensor = torch.randn(40)
+    before = fingerprint(tensor)
+    for one in range(40):
+        for other in range(one):
+            changed = tensor.clone()
+            changed[[one, other]] *= -1
+            assert fingerprint(changed) != before
+
+
+def test_the_same_bytes_of_another_type_or_shape_show():
+    tensor = torch.arange(12, dtype=torch.float32)
+    forms = [tensor, tensor.view(torch.int32), tensor.view(torch.float64), tensor.view(3, 4), tensor.view(4, 3)]
+    forms += [tensor.view(3, 4).T, tensor.view(1, 12), torch.zeros(12, dtype=torch.bool), torch.zeros(12).byte()]
+    assert len({fingerprint(form) for form in forms}) == len(forms)
+
+
+def test_the_last_bit_the_sign_of_zero_and_kinds_of_nan_show():
     tensor = torch.randn(1000)
     nudged = tensor.clone()
     nudged[500] = torch.nextafter(nudged[500], torch.tensor(10.0))
-    assert not torch.equal(fingerprint(tensor), fingerprint(nudged))
-    assert not torch.equal(fingerprint(torch.tensor([0.0])), fingerprint(torch.tensor([-0.0])))
-
-
-def test_an_exchange_of_two_elements_shows():
-    assert not torch.equal(fingerprint(torch.arange(8.0)), fingerprint(torch.arange(8.0).flip(0)))
+    assert fingerprint(tensor) != fingerprint(nudged)
+    assert fingerprint(torch.tensor([0.0])) != fingerprint(torch.tensor([-0.0]))
+    nan = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
+    assert fingerprint(nan[:1]) != fingerprint(nan[1:])
 
 
 def test_views_and_memory_formats():
     whole = torch.randn(3, 4, 5, 6)
-    assert torch.equal(fingerprint(whole.to(memory_format=torch.channels_last)), fingerprint(whole))
+    assert fingerprint(whole.to(memory_format=torch.channels_last)) == fingerprint(whole)
     odd = torch.randn(9)[1:]
-    assert torch.equal(fingerprint(odd), fingerprint(odd.clone()))
+    assert fingerprint(odd) == fingerprint(odd.clone())
+    assert fingerprint(torch.randn(0, 3)) != fingerprint(torch.randn(3, 0))
+
+
+def test_fingerprints_of_another_kind_are_not_compared():
+    net, audit = seeded_net(), Audit()
+    audit.begin(net, ["conv1.weight"])
+    state = audit.state_dict()
+    del state["kind"]
+    audit.load_state_dict(state)
+    assert not audit.has_begun
 
 
 def test_the_minutes():

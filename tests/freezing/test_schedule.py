@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from torch import nn
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
+from frostline.freezing.audit import FrozenTensorMoved
 from frostline.freezing.reducer import check_strategy
 
 pytestmark = [
@@ -379,3 +380,129 @@ def test_a_cut_path_is_named():
 
     with pytest.raises(RuntimeError, match=r"conv1.weight, conv1.bias, bn1.weight, bn1.bias: in training, but without"):
         fit(FreezePolicy.static("all"), module=Cut())
+
+
+class Writes(pl.Callback):
+    """Negates some frozen weights in one hook."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self.write)
+
+    def write(self, trainer: Any, pl_module: Any, *_: Any, **__: Any) -> None:
+        with torch.no_grad():
+            pl_module.net.conv1.weight.view(-1)[1::2].neg_()
+
+
+class WritesItself(TinyModule):
+    """Does so in a hook of its own."""
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        setattr(self, hook, lambda *_, **__: Writes.write(None, None, self))
+
+
+HOOKS = ["on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end",
+         "on_validation_end", "on_train_epoch_end", "on_train_end", "on_fit_end"]  # fmt: skip
+
+
+PLACES = [(hook, where) for hook in [*HOOKS, "teardown"] for where in ("before", "after", "module")]
+
+
+# Nothing is called after a module's teardown.
+@pytest.mark.parametrize(("hook", "where"), [place for place in PLACES if place != ("teardown", "module")])
+def test_a_write_in_any_hook_is_noticed(hook, where):
+    schedule = FreezingSchedule(policy=FreezePolicy.static("head"), attribute="net")
+    writes = Writes(hook)
+    callbacks = {"before": [writes, schedule], "after": [schedule, writes], "module": [schedule]}[where]
+    module = WritesItself(hook) if where == "module" else TinyModule()
+    # An odd number of writes: two would undo each other.
+    ours = trainer(callbacks, max_epochs=1, limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=0)
+    with pytest.raises(FrozenTensorMoved, match=r"conv1\.weight"):
+        ours.fit(module, loader(1), loader(1))
+    verdict = schedule.verdict()
+    assert not verdict["held"]
+    assert verdict["audits"][-1]["moved"] == ["conv1.weight"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_weights_loaded_in_setup_are_what_is_frozen(place):
+    schedule = FreezingSchedule(policy=FreezePolicy.static("head"), attribute="net")
+    callbacks = [schedule]
+    callbacks.insert(place, Writes("setup"))
+    trainer(callbacks, max_epochs=1).fit(TinyModule(), loader(1))
+    assert schedule.verdict()["held"]
+
+
+def test_a_write_before_the_run_fails_is_in_the_verdict(caplog):
+    class Fails(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            raise ArithmeticError
+
+    schedule = FreezingSchedule(policy=FreezePolicy.static("head"), attribute="net")
+    ours = trainer([Writes("on_train_batch_end"), schedule, Fails()], max_epochs=1)
+    with caplog.at_level(logging.ERROR), pytest.raises(ArithmeticError):
+        ours.fit(TinyModule(), loader(1))
+    assert schedule.verdict()["audits"][-1]["moved"] == ["conv1.weight"]
+    assert "conv1.weight" in caplog.text
+
+
+def test_a_second_fit_has_one_audit_of_the_whole_run():
+    schedule = FreezingSchedule(policy=FreezePolicy.static("head"), attribute="net")
+    ours = trainer([schedule, Writes("unused")], max_epochs=1)
+    module = TinyModule()
+    ours.fit(module, loader(1))
+    ours.fit_loop.max_epochs = 2
+    ours.fit(module, loader(1))
+    assert len(ours.callbacks) == 3
+    assert [entry["reason"] for entry in schedule.verdict()["audits"]] == ["end of fit", "resume", "end of fit"]
+
+
+class GoesPast(TinyModule):
+    """Puts frozen modules into training mode inside its steps, in every way that there is."""
+
+    def __init__(self, way: Any, step: str) -> None:
+        super().__init__()
+        self.way, self.at = way, step
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.at == "parts":  # past the network's own forward
+            self.way(self.net)
+            features = torch.relu(self.net.bn1(self.net.conv1(images)))
+            return self.net.head(torch.relu(self.net.bn2(self.net.conv2(features))).mean((2, 3)))
+        return super().forward(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.way(self.net)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.way(self.net)
+        super().validation_step(batch, batch_idx)
+
+
+def sets_the_flag(net: Any) -> None:
+    net.bn1.training = True
+
+
+WAYS = [lambda net: net.bn1.train(), lambda net: net.apply(lambda module: module.train()), sets_the_flag,
+        lambda net: nn.BatchNorm2d.train(net.bn1)]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["whole", "parts"])
+@pytest.mark.parametrize("way", WAYS, ids=["train", "apply", "flag", "class"])
+def test_frozen_statistics_stay_whatever_a_step_does_to_modes(way, step):
+    module = GoesPast(way, step)
+    before = {name: value.clone() for name, value in module.net.state_dict().items()}
+    schedule = fit(FreezePolicy.static("head"), module=module, max_epochs=1)
+    assert schedule.verdict()["held"]
+    moved = {name for name, value in module.net.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.weight", "head.bias"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch's own compiler
+def test_frozen_statistics_of_a_compiled_network_stay_when_a_step_calls_train():
+    module = GoesPast(WAYS[1], "whole")
+    before = module.net.bn1.running_mean.clone()
+    module.net.compile(backend="aot_eager")
+    assert fit(FreezePolicy.static("head"), module=module, max_epochs=1).verdict()["held"]
+    assert torch.equal(module.net.bn1.running_mean, before)

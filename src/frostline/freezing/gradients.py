@@ -47,12 +47,9 @@ def _unequal(parameters: dict[str, nn.Parameter], names: list[str]) -> list[str]
     """Names of the gradients that differ between ranks."""
     if not _distributed():
         return []
-    marks = []
-    for name in names:
-        gradient = parameters[name].grad
-        mark = torch.zeros((), dtype=torch.int64, device=parameters[name].device)
-        marks.append(mark if gradient is None else fingerprint(gradient))
-    own = torch.stack(marks)
+    gradients = [parameters[name].grad for name in names]
+    marks = [0 if gradient is None else fingerprint(gradient) >> 65 for gradient in gradients]  # 63 bits of it
+    own = torch.tensor(marks, dtype=torch.int64, device=next(iter(parameters.values())).device)
     everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, own)
     differs = torch.stack([entry != everyone[0] for entry in everyone]).any(dim=0).tolist()

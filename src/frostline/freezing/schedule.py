@@ -8,6 +8,7 @@ before the strategy wraps the module, so that DDP reduces what trains. Validatio
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from frostline.freezing.announce import announce, log, rate_scalars, rates, say
-from frostline.freezing.apply import apply_phase, frozen_tensors, misplaced_flags, set_modes
+from frostline.freezing.apply import apply_phase, frozen_tensors, hold_modes, misplaced_flags, release_modes, set_modes
 from frostline.freezing.audit import Audit, FrozenTensorMoved, is_sharded
 from frostline.freezing.averaging import average_exactly, averages_weights
 from frostline.freezing.binding import check_optimizer, difference, find_network, read_against, selection
@@ -37,6 +38,8 @@ from frostline.freezing.reducer import (
 )
 from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy
 from frostline.freezing.selectors import select
+
+END = "end of fit"
 
 
 class FreezingSchedule(pl.Callback):
@@ -78,7 +81,7 @@ class FreezingSchedule(pl.Callback):
         self.inputs = inputs
         self.recalibration_batches = recalibration_batches
         self.history: list[dict[str, Any]] = []
-        self._progress, self._audit = Progress(), Audit()
+        self._progress, self._audit, self._outermost = Progress(), Audit(), _Outermost(self)
         self._network: nn.Module | None = None
         self._resolved: ResolvedPolicy | None = None
         self._rates: GroupRates | None = None
@@ -125,6 +128,7 @@ class FreezingSchedule(pl.Callback):
         if trainer.global_step == 0 and trainer.current_epoch == 0:
             self._progress, self._audit, self.history = Progress(), Audit(), []
         self._network = self._resolved = None
+        self._outermost.stand(trainer, first=True)
         # A network made in `configure_model` does not exist yet, or not as it will be: `on_fit_start` sees to it.
         if not is_overridden("configure_model", pl_module):
             self._bind(pl_module)
@@ -152,6 +156,7 @@ class FreezingSchedule(pl.Callback):
             log.warning("The first phase begins anew, with a fresh optimizer and scheduler: %s.", reason)
             # Groups and moments belong to the other policy; Lightning restores as many states as there are.
             checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
+            self._audit.begin(self.network, frozen_tensors(self.network, self.phase))
             return
         assert state is not None
         self._progress = Progress.from_dict(state["progress"])
@@ -169,10 +174,27 @@ class FreezingSchedule(pl.Callback):
             "history": self.history,
         }
 
-    def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+    def begin_audit(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Take the fingerprints of what the first phase freezes: weights that are to be frozen are loaded by now."""
         if self._resolved is None:
             self._bind(pl_module)
             rebuild_reducer(trainer)
+        if not self._progress.starts:
+            self._audit.begin(self.network, frozen_tensors(self.network, self.phase))
+
+    def end_audit(self, trainer: "pl.Trainer", *, again: bool = False) -> None:
+        """Compare at the end of the fit, after every callback's `on_train_end`, in which averages replace weights.
+
+        Args:
+            again: it was compared before, at an earlier hook of the end.
+
+        Raises:
+            FrozenTensorMoved: something frozen differs.
+        """
+        if self._progress.starts:
+            self._compare(trainer, reason=END, enter=not again)
+
+    def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         optimizer = trainer.optimizers[0]
         check_optimizer(self.network, self.resolved, optimizer)
         self._rates = GroupRates(network=self.network, groups=optimizer.param_groups, resolved=self.resolved)
@@ -197,8 +219,8 @@ class FreezingSchedule(pl.Callback):
                 warnings.warn(message, stacklevel=2)
         if self._progress.starts:
             # Resumed inside a phase: what it froze must still be what it was when the phase began.
-            if is_sharded(self.network):
-                # The checkpoint has the fingerprints of rank 0's shards only.
+            if is_sharded(self.network) or not self._audit.has_begun:
+                # The checkpoint has the fingerprints of rank 0's shards only, or an older frostline's.
                 self._audit.begin(self.network, frozen_tensors(self.network, self.phase))
             else:
                 self._compare(trainer, reason="resume")
@@ -230,11 +252,14 @@ class FreezingSchedule(pl.Callback):
         if not self._progress.starts:
             reason = "start"
             self._progress.begin(0, step=step, epoch=epoch)
+            self._compare(trainer, reason=reason, enter=False)
             if self.policy.batch_norm == "recalibrate":
                 names = self.phase.frozen_batch_norms
+                release_modes(self.network)
                 count = recalibrate_frozen(
                     trainer, self.network, names, inputs=self.inputs, limit=self.recalibration_batches
                 )
+                hold_modes(self.network, self.phase)
                 say(trainer, f"Statistics of {len(names)} frozen batch norms estimated anew on {count} batches.")
         else:
             due = self._due(trainer)
@@ -279,13 +304,14 @@ class FreezingSchedule(pl.Callback):
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         self._let_optimizer_go()
 
-    def on_fit_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        # After every callback's `on_train_end`, in which averages replace weights.
-        if self._progress.starts:
-            self._compare(trainer, reason="end of fit")
-
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         self._let_optimizer_go()
+        if not self._progress.starts or self._resolved is None or isinstance(exception, FrozenTensorMoved):
+            return
+        with suppress(RuntimeError):  # a device that has failed
+            changed = self._changed(trainer, reason="exception", enter=False)
+            if changed:
+                log.error("Phase `%s` froze what has moved since it began: %s.", self.phase.name, ", ".join(changed))
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         self._eval_warning.forget()
@@ -310,26 +336,57 @@ class FreezingSchedule(pl.Callback):
         learning_rates = self._learning_rates(trainer)
         return announce(trainer, self.network, self.resolved, self.phase, reason=reason, learning_rates=learning_rates)
 
-    def _compare(self, trainer: "pl.Trainer", *, reason: str) -> None:
+    def _compare(self, trainer: "pl.Trainer", *, reason: str, enter: bool = True) -> None:
         """Compare what the phase froze with what it was when the phase began.
 
         Raises:
             FrozenTensorMoved: something differs, on this rank or another.
         """
+        changed = self._changed(trainer, reason=reason, enter=enter)
+        if trainer.strategy.reduce_boolean_decision(bool(changed), all=False):
+            named = ", ".join(changed) or "on another rank, which names it"
+            raise FrozenTensorMoved(
+                f"Phase `{self.phase.name}` froze what has moved since it began ({reason}, step "
+                f"{trainer.global_step}): {named}. Somebody wrote to it, or called an optimizer or a batch norm past "
+                "the policy. Weights are loaded before the fit, or in `setup`."
+            )
+
+    def _changed(self, trainer: "pl.Trainer", *, reason: str, enter: bool) -> list[str]:
         averaged: set[str] = set()
-        if reason == "end of fit" and averages_weights(trainer):
+        if reason in (END, "exception") and averages_weights(trainer):
             # What moved in an earlier phase may now be the average over the run that was asked for; what never moved
             # is its own average, to the bit.
             now = set(frozen_tensors(self.network, self.phase))
             for phase in self.resolved.phases[: self._progress.index]:
                 averaged |= now - set(frozen_tensors(self.network, phase))
         step = trainer.global_step
-        changed = self._audit.compare(
-            self.network, phase=self.phase.name, reason=reason, step=step, except_for=averaged
+        return self._audit.compare(
+            self.network, phase=self.phase.name, reason=reason, step=step, except_for=averaged, enter=enter
         )
-        if trainer.strategy.reduce_boolean_decision(bool(changed), all=False):
-            named = ", ".join(changed) or "on another rank, which names it"
-            raise FrozenTensorMoved(
-                f"Phase `{self.phase.name}` froze what has moved since it began ({reason}, step {step}): {named}. "
-                "Somebody wrote to it, or called an optimizer or a batch norm past the policy."
-            )
+
+
+class _Outermost(pl.Callback):
+    """Runs the audit of a schedule's fit before every other callback's first hook and after their last.
+
+    It stands first in the trainer's list until the fit starts and last from then on; writes in a module's own
+    `teardown`, the last thing that Lightning calls, are all that it does not see.
+    """
+
+    def __init__(self, schedule: FreezingSchedule) -> None:
+        self.schedule = schedule
+
+    def stand(self, trainer: "pl.Trainer", *, first: bool) -> None:
+        """A new list each time: Lightning may be going through the old one."""
+        others = [entry for entry in trainer.callbacks if entry is not self]  # type: ignore[attr-defined]
+        trainer.callbacks = [self, *others] if first else [*others, self]  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        self.schedule.begin_audit(trainer, pl_module)
+        self.stand(trainer, first=False)
+
+    def on_fit_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        self.schedule.end_audit(trainer)
+
+    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        if stage == "fit":
+            self.schedule.end_audit(trainer, again=True)

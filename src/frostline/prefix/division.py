@@ -60,6 +60,7 @@ class FrostLine:
     ) -> None:
         self.network = network
         self.before, self.after = tuple(before), tuple(after)
+        self.compiled = compiled
         self._run_before: Callable[[Tensor], Tensor] = partial(_run, network, self.before)
         self._run_after: Callable[[Tensor], Tensor] = partial(_run, network, self.after)
         if compiled:
@@ -67,6 +68,7 @@ class FrostLine:
 
     def prefix(self, inputs: Tensor) -> Tensor:
         """Features of inputs (batch, 3, height, width), without a graph."""
+        self._put_modes_back(inputs)
         with torch.no_grad():
             # oneDNN computes a batch of one by another algorithm, whose last bit may differ (seen at 64 px in
             # float32); from two on, an image's features do not depend on what else is in its batch.
@@ -76,7 +78,14 @@ class FrostLine:
 
     def suffix(self, features: Tensor) -> Tensor:
         """Logits (batch, classes) of what the prefix returned."""
+        self._put_modes_back(features)
         return self._run_after(features)
+
+    def _put_modes_back(self, inputs: Tensor) -> None:
+        # By the network's own hook, which its parts go past. Uncompiled, each module has one that works.
+        if self.compiled:
+            for hook in self.network._forward_pre_hooks.values():
+                hook(self.network, (inputs,))
 
 
 def _run(network: nn.Module, names: Sequence[str], values: Tensor) -> Tensor:
