@@ -134,10 +134,12 @@ def test_a_run_that_goes_on_in_its_folder_keeps_its_wandb_id(tmp_path: Path) -> 
         [logger] = build_loggers({"wandb": WANDB}, folder=tmp_path, settings=SETTINGS)
         assert isinstance(logger, WandbLogger)
         versions.append((logger.version, logger._wandb_init["resume"]))
+        logger.experiment.finish()
     assert versions[0] == versions[1] == ((tmp_path / WANDB_ID).read_text().strip(), "allow")
     (tmp_path / "other").mkdir()
     [other] = build_loggers({"wandb": WANDB}, folder=tmp_path / "other", settings=SETTINGS)
     assert other.version != versions[0][0]
+    other.experiment.finish()
 
 
 def inspected(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, run_folder_of
 from frostline.commands.rules import visible_gpus
 from frostline.commands.terminal import TerminalHandler
+from frostline.tracking.wandb_access import wandb_problem
 
 log = logging.getLogger("frostline")
 
@@ -33,6 +34,8 @@ def run(settings: dict[str, Any]) -> None:
     outside = ranks.launched_outside()
     if outside:
         settings = on_outside_world(settings)
+    if "wandb" in settings["logger"] and (problem := wandb_problem(settings["logger"]["wandb"])):
+        fail([problem])
     run_folder.prepare(folder, settings, list(hydra.overrides.task))
     device = settings["device"]
     if outside:

@@ -1,6 +1,7 @@
 """Loggers that write into the run folder."""
 
 import csv
+import os
 import secrets
 import textwrap
 from collections.abc import Mapping
@@ -13,7 +14,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from frostline.tracking.wandb_access import OFFLINE
+
 WANDB_ID = "wandb_id.txt"
+WANDB_INIT_SECONDS = 30  # until a run has to have begun; wandb's own limit is 90
 
 
 class MetricsFile(CSVLogger):
@@ -66,13 +70,14 @@ def build_loggers(loggers: Mapping[str, Any], *, folder: Path, settings: Mapping
 
 
 def _wandb_logger(options: Mapping[str, Any], *, folder: Path, settings: Mapping[str, Any]) -> Logger:
+    import wandb
     from lightning.pytorch.loggers import WandbLogger
 
     # Chosen once and kept in the run folder, so that a run which goes on there stays one run on the dashboard.
     id_file = folder / WANDB_ID
     if not id_file.exists() and getattr(rank_zero_only, "rank", 0) == 0:  # the other ranks start no W&B run
         id_file.write_text(secrets.token_hex(4) + "\n")
-    return WandbLogger(
+    logger = WandbLogger(
         project=options["project"],
         entity=options["entity"],
         name=options["name"] or folder.name,
@@ -84,4 +89,12 @@ def _wandb_logger(options: Mapping[str, Any], *, folder: Path, settings: Mapping
         resume="allow",
         config=dict(settings),
         log_model=False,
+        settings=wandb.Settings(init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_SECONDS))),
     )
+    try:
+        logger.experiment  # noqa: B018 - the run begins now, so that a refusal comes before the training
+    except wandb.Error as error:
+        raise ValueError(
+            f"logger.wandb: no run could be started ({error}). To train all the same, {OFFLINE}."
+        ) from error
+    return logger
