@@ -6,16 +6,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from frostline.commands import run_folder
-from frostline.commands.overrides import Invocation, group_options, problems_of, run_folder_of, with_mappings_merged
+from frostline.commands.overrides import Invocation, adapted, group_options, problems_of, run_folder_of
 from frostline.commands.schema.commands import COMMANDS
 
 
 @pytest.fixture(autouse=True)
 def _run_key() -> None:
-    OmegaConf.register_new_resolver("frostline.run_key", run_folder.run_key, replace=True)
+    run_folder.register_resolvers()
 
 
 def problems(*overrides: str, command: str = "train", config_dir: Path | None = None) -> list[str]:
@@ -322,11 +321,11 @@ def test_tab_completion_answers_without_torch(tmp_path: Path) -> None:
 
 
 def test_a_mapping_that_is_empty_by_default_takes_keys() -> None:
-    texts = with_mappings_merged(["freeze.lr={stem: 0.01}", "seed=1", "+a={b: 1}", "seed=[1"])
+    texts = adapted(["freeze.lr={stem: 0.01}", "seed=1", "+a={b: 1}", "seed=[1"])
     assert texts == ["++freeze.lr={stem: 0.01}", "seed=1", "+a={b: 1}", "seed=[1"]
     assert problems_of(Invocation(command="train", overrides=texts[:2]), COMMANDS["train"]) == []
     [unknown] = problems_of(
-        Invocation(command="train", overrides=with_mappings_merged(["freeze.lrr={stem: 0.01}"])), COMMANDS["train"]
+        Invocation(command="train", overrides=adapted(["freeze.lrr={stem: 0.01}"])), COMMANDS["train"]
     )
     assert "freeze.lrr" in unknown
     assert "freeze.lr" in unknown.partition("Did you mean")[2]

@@ -46,7 +46,7 @@ def problems(config: dict[str, Any], **values: Any) -> list[str]:
         ("trainer__max_steps", -1, "trainer.max_steps: must be integer ≥ 1 or null, not `-1`"),
         ("trainer__precision", "16", "trainer.precision: must be one of auto, 32-true, bf16-mixed, 16-mixed, not `16`"),
         ("seed", -1, "seed: must be integer ≥ 0 and < 4294967296, not `-1`"),
-        ("output_dir", "", "output_dir: must be text, not ``"),
+        ("output_dir", "", "output_dir: must be path, not ``"),
         ("data__mean", [0.5], "data.mean: must be list of 3 values, each float or null, not `[0.5]`"),
         ("data__std", [1.0, 0.0, 1.0], "data.std: "),
         (

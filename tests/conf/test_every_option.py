@@ -7,7 +7,6 @@ import lightning
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
 from torch import nn
 
 from frostline.commands import run_folder
@@ -88,7 +87,7 @@ def test_every_group_is_some_commands() -> None:
 
 @pytest.mark.parametrize(("group", "option"), options(*GROUPS), ids=id_of)
 def test_every_option_composes_and_validates(group: str, option: str, files: dict[str, Path]) -> None:
-    OmegaConf.register_new_resolver("frostline.run_key", run_folder.run_key, replace=True)
+    run_folder.register_resolvers()
     extra = NEEDED.get((group, option), "").format(**files)
     invocation = Invocation(command="train", overrides=[f"{group}={option}", *([extra] if extra else [])])
     found = problems_of(invocation, TRAIN)

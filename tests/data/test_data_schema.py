@@ -32,6 +32,8 @@ def valid(name, tmp_path):
     elif name == "streaming":
         section["path"] = str(tmp_path)
         (tmp_path / "frostline.json").touch()
+    elif name == "torchvision":
+        section["root"] = str(tmp_path)
     return section
 
 

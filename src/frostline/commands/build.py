@@ -21,6 +21,7 @@ from torch import nn
 from frostline.autograd.gradient_flow import GradientFlow
 from frostline.classifier import ImageClassifier, OptimizerBuilder, read_checkpoint
 from frostline.commands.ranks import launched_outside
+from frostline.commands.schema.paths import absolute
 from frostline.data.datamodule import ImageDataModule
 from frostline.fast_path import FeatureCache
 from frostline.freezing.policy import FreezePolicy
@@ -87,8 +88,8 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
 def feature_cache(options: Mapping[str, Any]) -> FeatureCache:
     """Where features are kept: in the folder that is named, in the one that the environment names for all runs, or
     where this system keeps what can be computed again."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frostline" / "features"
-    folder = Path(options["folder"] or os.environ.get("FROSTLINE_CACHE") or caches)
+    caches = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/frostline/features"
+    folder = Path(options["folder"] or absolute(os.environ.get("FROSTLINE_CACHE") or caches))
     return FeatureCache(folder=folder, limit_bytes=round(options["limit_gb"] * 10**9), views=options["views"])
 
 

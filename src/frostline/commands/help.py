@@ -67,7 +67,7 @@ def command_help(name: str) -> str:
 
 def default_config(command: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """The config that a command composes, without the values that only a run knows."""
-    OmegaConf.register_new_resolver("frostline.run_key", run_folder.run_key, replace=True)
+    run_folder.register_resolvers()
     with initialize_config_module("frostline.conf", version_base="1.3", job_name=command):
         settings = OmegaConf.to_container(compose(command, overrides=list(overrides)), resolve=True)
     assert isinstance(settings, dict)

@@ -88,16 +88,17 @@ def run_hydra(command: str, given: list[str]) -> None:
 
     from frostline.commands import run_folder
     from frostline.commands.imports import quick_imports
-    from frostline.commands.overrides import Invocation, problems_of, with_mappings_merged
+    from frostline.commands.overrides import Invocation, adapted, problems_of
     from frostline.commands.ranks import global_rank
     from frostline.commands.schema.commands import COMMANDS
-    from frostline.commands.validation import completed
+    from frostline.commands.schema.paths import absolute
+    from frostline.commands.validation import completed, validate
 
-    OmegaConf.register_new_resolver("frostline.run_key", run_folder.run_key, replace=True)
+    run_folder.register_resolvers()
     # Intermixed: Hydra itself wants all flags before or after the overrides.
     flags = get_args_parser().parse_intermixed_args(given)
-    config_dir = Path(flags.config_dir) if flags.config_dir else None
-    overrides = with_mappings_merged(flags.overrides)
+    config_dir = Path(absolute(flags.config_dir)) if flags.config_dir else None
+    overrides = adapted(flags.overrides)
     invocation = Invocation(command=command, overrides=overrides, config_dir=config_dir)
     only_shown = flags.shell_completion or flags.hydra_help or flags.info
     if flags.shell_completion:
@@ -107,7 +108,7 @@ def run_hydra(command: str, given: list[str]) -> None:
         if action == "query":
             sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - an unfinished line is no mistake to report
     if not only_shown:
-        if flags.config_dir and str(config_dir) not in sys.path:
+        if config_dir is not None and str(config_dir) not in sys.path:
             # Classes of the user's own often lie beside their configs.
             sys.path.insert(0, str(config_dir))
         problems = problems_of(invocation, COMMANDS[command])
@@ -122,6 +123,10 @@ def run_hydra(command: str, given: list[str]) -> None:
     def job(config: DictConfig) -> None:
         settings = OmegaConf.to_container(config, resolve=True)
         assert isinstance(settings, dict)
+        if unsound := validate(
+            COMMANDS[command], {str(key): value for key, value in settings.items()}
+        ):  # a sweep's job beyond those checked above
+            fail(unsound)
         with quick_imports():
             # Found by name, as each command pulls in torch.
             run = importlib.import_module(f"frostline.commands.{command}").run
@@ -130,5 +135,8 @@ def run_hydra(command: str, given: list[str]) -> None:
         except BrokenPipeError:  # here, as Hydra would print a traceback
             _close_stdout()
 
-    sys.argv = [sys.argv[0], *(word for word in given if word not in flags.overrides), *overrides]
+    options = [word for word in given if word not in flags.overrides]
+    if config_dir is not None:
+        options += ["--config-dir", str(config_dir)]  # the last one counts
+    sys.argv = [sys.argv[0], *options, *overrides]
     hydra.main(version_base="1.3", config_path="pkg://frostline.conf", config_name=command)(job)()

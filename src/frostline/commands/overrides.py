@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.commands.quoting import override_text, parsed, unreadable
 from frostline.commands.schema.commands import COMMANDS, Command
 from frostline.commands.schema.key_text import fields_of, value_text
+from frostline.commands.schema.paths import absolute
 from frostline.commands.validation import unknown_choice, unknown_key, validate, with_type
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
 MOST_JOBS = 64
+# Where Hydra makes run folders.
+RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 # The groups of all commands; a user's own ones may set keys of any.
 GROUPS = {group for command in COMMANDS.values() for group in (*command.groups, *command.selectors)}
 
@@ -43,11 +46,11 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
     if invocation.config_dir is not None and not invocation.config_dir.is_dir():
         return [f"--config-dir: there is no folder `{invocation.config_dir}`."]
     problems: list[str] = []
-    parsed = _parsed(invocation.overrides, problems)
+    overrides = _parsed(invocation.overrides, problems)
     with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
         groups = group_options(invocation.config_dir)
         options, values = [], []
-        for override in parsed:
+        for override in overrides:
             group = _key(override).split("@")[0]
             if group not in groups or group.startswith("hydra/"):  # of which Hydra itself has more options
                 values.append(override)
@@ -100,14 +103,13 @@ def _natural(path: Path) -> list[str | int]:
 
 
 def _parsed(texts: Sequence[str], problems: list[str]) -> list[Override]:
-    parser = OverridesParser.create()
-    parsed = []
+    read = []
     for text in texts:
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException:
-            problems.append(f"{text}: cannot be read. Write KEY=VALUE, with quotes around special characters.")
-    return parsed
+        if (override := parsed(text)) is not None:
+            read.append(override)
+        else:
+            problems.append(unreadable(text))
+    return read
 
 
 def _key(override: Override) -> str:
@@ -130,20 +132,22 @@ def _option_problem(override: Override, options: list[str], command: Command) ->
     return None
 
 
-def with_mappings_merged(texts: Sequence[str]) -> list[str]:
-    """Let `freeze.lr={stem: 0.01}` add keys to a mapping that is empty by default.
+def adapted(texts: Sequence[str]) -> list[str]:
+    """What Hydra is to be told in place of what was typed.
 
-    Hydra adds keys for `++` only. Keys that nobody reads are found afterwards, as for a `+` that a user types.
+    `freeze.lr={stem: 0.01}` adds keys to a mapping that is empty by default, which Hydra does for `++` only; keys that
+    nobody reads are found afterwards, as for a `+` that a user types. And a run folder named to Hydra is a path.
     """
-    parser, merged = OverridesParser.create(), []
+    told = []
     for text in texts:
-        try:
-            value = parser.parse_override(text).value()
-        except HydraException:  # told by `problems_of`
-            value = None
-        plain = isinstance(value, dict) and not text.startswith(("+", "~"))
-        merged.append(f"++{text}" if plain else text)
-    return merged
+        override = parsed(text)
+        value = override.value() if override is not None else None  # what cannot be read, `problems_of` reports
+        if isinstance(value, dict) and not text.startswith(("+", "~")):
+            text = f"++{text}"
+        elif override is not None and _key(override) in RUN_FOLDERS and str(value).startswith("~"):
+            text = override_text(_key(override), absolute(str(value)))
+        told.append(text)
+    return told
 
 
 def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:

@@ -23,7 +23,7 @@ def run(settings: Mapping[str, Any]) -> None:
     found = {split: data.images(split) for split in SPLITS}
     images = {split: of_split for split, of_split in found.items() if of_split is not None}
     length = sum(map(len, images.values()))
-    output = Path(settings["output"]).expanduser()
+    output = Path(settings["output"])
     packer = Packer(
         chunk_size=settings["chunk_size"],
         seed=settings["seed"],

@@ -39,7 +39,7 @@ def _files(settings: Mapping[str, Any]) -> Iterator[str]:
     if "output_dir" in settings and not _writable(Path(settings["output_dir"])):
         yield f"output_dir: `{settings['output_dir']}` cannot be written to."
     if "skip_broken" in settings:
-        yield from _packed_folder(Path(settings["output"]).expanduser())
+        yield from _packed_folder(Path(settings["output"]))
     inputs = settings.get("inputs") or []
     for path in [inputs] if isinstance(inputs, str) else inputs:
         if not Path(path).exists():

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from frostline.commands.schema.paths import absolute
+
 COMMAND_VARIABLE = "FROSTLINE_COMMAND"
 CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"
 
@@ -32,6 +34,14 @@ def run_key() -> str:
     if env.get("TORCHELASTIC_RUN_ID", "none") != "none":
         return f"elastic-{env['TORCHELASTIC_RUN_ID']}"
     return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
+
+
+def register_resolvers() -> None:
+    """What conf/train.yaml names the run folder with."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("frostline.run_key", run_key, replace=True)
+    OmegaConf.register_new_resolver("frostline.path", absolute, replace=True)
 
 
 def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -30,7 +30,6 @@ def run(settings: dict[str, Any]) -> None:
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).resolve()
-    settings = with_absolute_paths(settings)
     outside = ranks.launched_outside()
     if outside:
         settings = on_outside_world(settings)
@@ -169,25 +168,6 @@ def leave_cores_to_workers(settings: Mapping[str, Any], data: Any, trainer: Any)
 def callbacks_of(trainer: Any) -> list[Any]:
     """All callbacks, those that the module brought among them; Lightning does not declare the attribute."""
     return list(trainer.callbacks)
-
-
-def with_absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same config, with the paths in it no longer relative to the folder in which the command was typed."""
-    from urllib.parse import urlparse
-
-    changed = {**settings, **{group: dict(settings[group]) for group in ("model", "data", "cache")}}
-    for key in ("path", "root", "packed", "cache_dir"):
-        if settings["data"].get(key) is not None and "://" not in settings["data"][key]:  # a store's address
-            changed["data"][key] = str(Path(settings["data"][key]).expanduser().resolve())
-    if settings["cache"]["folder"] is not None:
-        changed["cache"]["folder"] = str(Path(settings["cache"]["folder"]).expanduser().resolve())
-    for key in ("resume_from", "init_from"):
-        if settings[key] is not None:
-            changed[key] = str(Path(settings[key]).resolve())
-    weights = settings["model"]["weights"]
-    if weights not in ("auto", "imagenet", "none") and not urlparse(weights).scheme:
-        changed["model"]["weights"] = str(Path(weights).resolve())
-    return changed
 
 
 def on_outside_world(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from frostline.commands.rules import broken_rules
 from frostline.commands.schema.commands import Command, Group, TrainKeys
 from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
-from frostline.commands.schema.section import Section
+from frostline.commands.schema.section import OwnClass, Section
 
 MISSING = "???"  # what Hydra's YAML files hold where the user must say
 
@@ -27,26 +27,33 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
         elsewhere |= TrainKeys.model_fields.keys() - command.keys.model_fields.keys()
     own_keys = {key: value for key, value in settings.items() if key not in elsewhere}
     problems = section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
-    sound = {} if problems else dict(own_keys)
+    sound = {} if problems else values_of(command.keys, own_keys)
     for name, group in command.groups.items():
         node = settings.get(name)
         if node is None:
             continue
         found = _group_problems(name, group, node, defaults=defaults.get(name) or {})
         problems += found
-        if not found:
-            sound[name] = node
+        if not found and (schema := group.schema_of(node)) is not None:
+            sound[name] = values_of(schema, node)
     return problems + broken_rules(sound)
 
 
 def completed(command: Command, settings: Mapping[Any, Any]) -> dict[str, Any]:
-    """The config with the schema's defaults for what the YAML of a class of the user's own left out."""
+    """A sound config as the code reads it."""
     whole = {str(key): value for key, value in settings.items()}
+    whole |= values_of(command.keys, {key: whole[key] for key in fields_of(command.keys) if key in whole})
     for name, group in command.groups.items():
         node = whole.get(name)
-        if isinstance(node, Mapping) and group.own is not None and group.schema_of(node) is group.own:
-            whole[name] = group.own.model_validate(dict(node)).model_dump(by_alias=True)
+        if isinstance(node, Mapping) and (schema := group.schema_of(node)) is not None:
+            whole[name] = values_of(schema, node)
     return whole
+
+
+def values_of(schema: type[Section], node: Mapping[str, Any]) -> dict[str, Any]:
+    """A sound section's values: paths absolute, and the defaults that a class of the user's own leaves out."""
+    section = schema.model_validate({key: value for key, value in node.items() if value != MISSING})
+    return section.model_dump(by_alias=True, exclude_unset=not isinstance(section, OwnClass))
 
 
 def _group_problems(name: str, group: Group, node: Any, *, defaults: Mapping[str, Any]) -> list[str]:

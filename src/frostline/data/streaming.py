@@ -191,7 +191,7 @@ class Streaming:
 
 def default_cache() -> Path:
     """Where chunks are kept unless a config says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frostline" / "chunks"
+    return (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "frostline" / "chunks").expanduser()
 
 
 def _check_room(manifest: Manifest, *, window: int, limit: float) -> None:

@@ -11,12 +11,11 @@ from frostline.commands.schema.data import DATA, OwnSource
 from frostline.commands.schema.freeze import FREEZE
 from frostline.commands.schema.model import HEADS, MODELS, OwnBackbone, OwnHead
 from frostline.commands.schema.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
+from frostline.commands.schema.paths import PathText
 from frostline.commands.schema.section import OwnClass, Section
 from frostline.commands.schema.seeing import GradientsKeys, GraphKeys, TourKeys
 from frostline.commands.schema.speed import Cache, Speed
 from frostline.commands.schema.training import LOSSES, PRECISION, Callbacks, Device, Loggers, Precision, TrainerSection
-
-PathText = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from urllib.parse import urlparse
 
 from pydantic import Field, field_validator, model_validator
 
+from frostline.commands.schema.paths import PathText
 from frostline.commands.schema.section import OwnClass, Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -118,7 +119,7 @@ class FashionMNIST(Data):
     """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28 x 28 pixels."""
 
     name: Literal["fashion_mnist"] = Field(description="the source's name")
-    path: str | None = Field(
+    path: PathText | None = Field(
         description="folder with the four idx files; null for those of Debian's package dataset-fashion-mnist"
     )
     download: bool = Field(description="fetch the files where they are not found")
@@ -147,10 +148,10 @@ class ImageFolder(WithRareClasses):
     """Images in folders named like their classes, with or without train, val and test folders above them."""
 
     name: Literal["image_folder"] = Field(description="the source's name")
-    path: str | None = Field(description="the folder: path/class/image, or path/train|val|test/class/image")
+    path: PathText | None = Field(description="the folder: path/class/image, or path/train|val|test/class/image")
     max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description=MAX_PIXELS)
     scaled_decoding: bool = Field(description=SCALED_DECODING)
-    packed: Annotated[str, Field(min_length=1)] | None = Field(description=PACKED)
+    packed: PathText | None = Field(description=PACKED)
     packed_limit: float = Field(gt=0, description=PACKED_LIMIT)
 
     @field_validator("path")
@@ -163,10 +164,10 @@ class Csv(WithRareClasses):
     """Images listed in a CSV file with the columns path, label and, if wanted, split."""
 
     name: Literal["csv"] = Field(description="the source's name")
-    path: str | None = Field(description="the CSV file; paths in it start at its folder")
+    path: PathText | None = Field(description="the CSV file; paths in it start at its folder")
     max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description=MAX_PIXELS)
     scaled_decoding: bool = Field(description=SCALED_DECODING)
-    packed: Annotated[str, Field(min_length=1)] | None = Field(description=PACKED)
+    packed: PathText | None = Field(description=PACKED)
     packed_limit: float = Field(gt=0, description=PACKED_LIMIT)
 
     @field_validator("path")
@@ -179,9 +180,9 @@ class Streaming(Data):
     """Images that `frostline pack` wrote: in a folder, or in an S3-compatible store from which they are streamed."""
 
     name: Literal["streaming"] = Field(description="the source's name")
-    path: str | None = Field(description="the packed folder, or its address s3://bucket/folder")
+    path: PathText | None = Field(description="the packed folder, or its address s3://bucket/folder")
     endpoint_url: str | None = Field(description="address of an S3-compatible store; null for Amazon's")
-    cache_dir: Annotated[str, Field(min_length=1)] | None = Field(
+    cache_dir: PathText | None = Field(
         description="local folder for chunks from a store; null for ~/.cache/frostline/chunks"
     )
     cache_limit: float = Field(gt=0, description="GiB of chunks kept there; the longest unused are removed first")
@@ -206,7 +207,7 @@ class Streaming(Data):
                     "into data.endpoint_url"
                 )
             return path
-        if not (Path(existing(path, folder=True)).expanduser() / MANIFEST).is_file():
+        if not (Path(existing(path, folder=True)) / MANIFEST).is_file():
             raise ValueError(
                 f"no packed images in {path} (it has no {MANIFEST}): pack them with `frostline pack data=image_folder "
                 f"data.path={path} output=PACKED`, or use data=image_folder"
@@ -264,7 +265,7 @@ class Torchvision(WithRareClasses):
 
     name: Literal["torchvision"] = Field(description="the source's name")
     dataset: TorchvisionName = Field(description="the class in torchvision.datasets")
-    root: str = Field(description="folder with its files, as torchvision lays them out")
+    root: PathText = Field(description="folder with its files, as torchvision lays them out")
     download: bool = Field(description="fetch the files where they are missing")
     options: dict[str, Any] = Field(description="further keys of the class's constructor, checked against it")
 
@@ -310,9 +311,9 @@ def existing(path: str | None, *, folder: bool) -> str:
     kind = "folder" if folder else "file"
     if path is None:
         raise ValueError(f"is required: type data.path={kind.upper()}")
-    place = Path(path).expanduser()
+    place = Path(path)
     if not (place.is_dir() if folder else place.is_file()):
-        raise ValueError(f"no such {kind}: {place.absolute()}")
+        raise ValueError(f"no such {kind}: {place}")
     return path
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from frostline.commands.schema.paths import PathText
 from frostline.commands.schema.section import Section
 
 Factor = Annotated[float, Field(gt=0)]
@@ -89,7 +90,7 @@ class PolicyFile(Section):
     """A policy read from a YAML file."""
 
     name: Literal["file"] = Field(description="the policy's name")
-    path: str = Field(min_length=1, description="YAML file with `phases` (or `train`), `batch_norm` and `dropout`")
+    path: PathText = Field(description="YAML file with `phases` (or `train`), `batch_norm` and `dropout`")
 
 
 FREEZE: dict[str, type[Section]] = {

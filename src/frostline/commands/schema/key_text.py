@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
+from frostline.commands.schema.paths import PATH
 from frostline.commands.schema.section import Section
 
 NAMES = {bool: "true or false", int: "integer", float: "float", str: "text", type(None): "null", dict: "mapping"}
@@ -55,6 +56,8 @@ def _text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         text = _text(parts[0], parts[1:])
+    elif PATH in metadata:
+        text = "path"
     elif origin in (Union, types.UnionType):
         text = " or ".join(_text(part) for part in parts)
     elif origin is Literal:

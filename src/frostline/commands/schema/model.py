@@ -4,6 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from frostline.commands.schema.paths import PathText
 from frostline.commands.schema.section import OwnClass, Section
 
 ResNetName = Literal[
@@ -19,12 +20,14 @@ ResNetName = Literal[
     "wide_resnet101_2",
 ]
 
+Weights = Literal["auto", "imagenet", "none"] | PathText
+
 
 class Backbone(Section):
     """A torchvision ResNet under its own names and state-dict keys."""
 
     name: ResNetName = Field(description="torchvision's name of the network")
-    weights: str = Field(
+    weights: Weights = Field(
         description="initial weights: `auto` (imagenet if cached or reachable within seconds, else random and a loud "
         "warning), `imagenet`, `none` (random), or the path or URL of a torchvision state dict, a safetensors file or "
         "a frostline checkpoint"
@@ -34,7 +37,7 @@ class Backbone(Section):
 class OwnBackbone(OwnClass):
     """A network of your own: a torch.nn.Module with its classifier in `fc`."""
 
-    weights: str = Field(default="none", description="initial weights: `none` (as constructed), or a path or URL")
+    weights: Weights = Field(default="none", description="initial weights: `none` (as constructed), or a path or URL")
 
 
 class LinearHead(Section):

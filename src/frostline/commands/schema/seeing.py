@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from frostline.commands.schema.paths import PathText
 from frostline.commands.schema.section import Section
 
-PathText = Annotated[str, Field(min_length=1)]
 SEED = "seed of weights, order and augmentation"
 CHECKPOINT = "frostline checkpoint whose network, data and policy are taken instead of those of this config"
 PHASE = "name of the policy's phase; null: the first, or the one in which the checkpoint was written"
@@ -27,7 +27,7 @@ class GraphKeys(Section):
 
     seed: int = Field(ge=0, lt=2**32, description=SEED)
     checkpoint: PathText | None = Field(description=CHECKPOINT)
-    phase: PathText | None = Field(description=PHASE)
+    phase: Annotated[str, Field(min_length=1)] | None = Field(description=PHASE)
     views: Annotated[list[Literal["stages", "operations"]], Field(min_length=1)] = Field(
         description="the pictures: `stages` has a block for each, `operations` every node of the graph"
     )
@@ -42,7 +42,7 @@ class GradientsKeys(Section):
 
     seed: int = Field(ge=0, lt=2**32, description=SEED)
     checkpoint: PathText | None = Field(description=CHECKPOINT)
-    phase: PathText | None = Field(description=PHASE)
+    phase: Annotated[str, Field(min_length=1)] | None = Field(description=PHASE)
     batches: int = Field(ge=1, description="training batches over which the gradient is averaged; the noise needs two")
     output: PathText | None = Field(
         description="folder for gradients.csv, gradients.png and gradients.svg; null: the terminal only"

@@ -1,9 +1,8 @@
 """The groups `speed` and `cache`: never to compute twice what is frozen."""
 
-from typing import Annotated
-
 from pydantic import Field
 
+from frostline.commands.schema.paths import PathText
 from frostline.commands.schema.section import Section
 
 
@@ -31,7 +30,7 @@ class Cache(Section):
         description="fixed augmented views kept of each training image, one of which is drawn at each draw (not the "
         "same as fresh augmentation); 0: training images that are augmented are not kept",
     )
-    folder: Annotated[str, Field(min_length=1)] | None = Field(
+    folder: PathText | None = Field(
         description="folder of the features, which runs and processes may share; null: $FROSTLINE_CACHE, or else "
         "~/.cache/frostline/features"
     )

@@ -1,0 +1,34 @@
+"""The type of every key that holds a path: what `~` and `$HOME` mean, and where a relative path begins."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+
+def absolute(path: str) -> str:
+    """The path from the root, relative ones begun in the working directory; an address (s3://…) stays as it is.
+
+    `~` and `~user` are home folders, `$NAME` at the beginning is an environment variable, where there is one.
+
+    Raises:
+        ValueError: there is no such user, hence no home folder.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        return path
+    variable, slash, rest = path.partition("/")
+    if path.startswith("$"):
+        path = (os.environ.get(variable[1:]) or variable) + slash + rest
+    try:
+        place = Path(path).expanduser() if path.startswith("~") else Path(path)  # ./~ is a name
+    except RuntimeError:
+        raise ValueError(f"`{path}`: no user has this home folder; a folder named like this is ./{path}") from None
+    whole = place.resolve()
+    # A pipe's /dev/stdout leads to a name that cannot be opened.
+    return str(place.absolute() if place.exists() and not whole.exists() else whole)
+
+
+PATH = AfterValidator(absolute)
+PathText = Annotated[str, Field(min_length=1), PATH]
