@@ -33,9 +33,7 @@ def test_png_is_drawn_by_graphviz_from_the_dot(drawings, view, tmp_path):
 
 def test_png_without_graphviz_says_what_to_do(drawings, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(
-        FileNotFoundError, match=r"graph\.png needs Graphviz's `dot` on the PATH; \.svg, \.html and \.dot"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"a .png needs Graphviz's `dot` on the PATH; \.svg, \.html and \.dot"):
         drawings["stages"].save(tmp_path / "graph.png")
 
 

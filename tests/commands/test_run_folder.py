@@ -17,7 +17,6 @@ from frostline.commands.run_folder import (
     read_config,
     run_key,
     write_facts,
-    write_whole,
 )
 
 
@@ -96,21 +95,6 @@ def test_facts_are_merged(tmp_path: Path) -> None:
         "git": None,
         "results": {"test/accuracy": 0.5},
     }
-
-
-def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("old")
-    write_whole(path, "new")
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("config.yaml", "new")]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "\ud800")  # no text that UTF-8 can hold
-    assert path.read_text() == "old"
 
 
 def test_the_command_line_can_be_typed_again(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """A composed config against the schema."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from frostline.commands.help import default_config
 from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.validation import unknown_choice, unknown_key, validate
+from frostline.commands.validation import output_problems, unknown_choice, unknown_key, validate
 
 TRAIN = COMMANDS["train"]
 
@@ -101,3 +102,15 @@ def test_unknown_key_lists_the_keys_beside_it_where_none_is_near() -> None:
 
 def test_unknown_choice_without_a_near_one_lists_all() -> None:
     assert unknown_choice("a", "xyz", ["one", "two"]) == "a=xyz: unknown option. The choices are: one, two."
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_output_is_checked_before_the_work(command: str, tmp_path: Path) -> None:
+    """A key that names an output says whether it is a file or a folder; the check names key, path and reason."""
+    (tmp_path / "file").write_text("")
+    blocked = str(tmp_path / "file" / "out.svg")
+    keys = COMMANDS[command].keys
+    outputs = [name for name in keys.model_fields if name in ("output", "export", "output_dir")]
+    assert output_problems(keys, dict.fromkeys(outputs, blocked)) == [
+        f"{name}: `{blocked}` cannot be written (Not a directory)." for name in outputs
+    ]

@@ -1,6 +1,8 @@
 """Packing writes a whole folder or none."""
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -217,3 +219,29 @@ def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, signum):
 
 def test_the_schema_knows_the_manifests_name():
     assert schema.MANIFEST == MANIFEST
+
+
+def test_what_a_killed_pack_left_goes_and_what_a_running_one_writes_stays(photos, tmp_path):
+    for left in (".out.packing-1", ".out.packing-2", ".other.packing-3"):
+        (tmp_path / left / "train").mkdir(parents=True)
+    running = os.open(tmp_path / ".out.packing-2", os.O_RDONLY)
+    fcntl.flock(running, fcntl.LOCK_EX)
+    pack(photos, tmp_path / "out")
+    os.close(running)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.packing-3", ".out.packing-2", "out"]
+
+
+def test_a_name_that_is_no_utf8_is_packed(tmp_path):
+    root = tmp_path / "photos"
+    for folder in ("a", "b"):
+        (root / folder).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8)).save(root / folder / f"{number}.png")
+    os.rename(root / "a/0.png", os.fsencode(root) + b"/a/K\xfcche.png")
+    pack(root, tmp_path / "out")
+    names = set()
+    for split in SPLITS:
+        images = Streaming(path=str(tmp_path / "out")).dataset(split)
+        names |= {images.stored(index).name for index in range(len(images))}
+    assert "a/K\\xfcche.png" in names
+    assert len(names) == 20

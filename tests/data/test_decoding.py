@@ -1,5 +1,6 @@
 """Every kind of image file becomes RGB, or an error that names the file and the reason."""
 
+import os
 import pickle
 import struct
 import zlib
@@ -235,3 +236,9 @@ def test_float_pixels_have_no_range(tmp_path):
 def test_the_error_survives_a_worker_process():
     error = UnreadableImage("a: b.jpg", "truncated")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        decode_image(tmp_path / "pipe.png")

@@ -60,7 +60,9 @@ def test_a_failed_save_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
 
 def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
     path, other = tmp_path / "last.ckpt", tmp_path / ".best.ckpt.12.part"
-    (tmp_path / ".last.ckpt.123.part").write_bytes(b"half")
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    (tmp_path / f".last.ckpt.{killed.pid}.part").write_bytes(b"half")
     other.write_bytes(b"another file's")
     WholeFileCheckpointIO().save_checkpoint({}, path)
     assert sorted(tmp_path.iterdir()) == [other, path]

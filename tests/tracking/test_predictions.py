@@ -1,6 +1,7 @@
 """Predictions for files, broken ones among them."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from frostline.storage.names import cell_text, file_name
 from frostline.tracking.predictions import Prediction, predict_files, write_predictions
 
 IMAGES: dict[str, Any] = {
@@ -98,3 +100,21 @@ def test_a_csv_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
         write_predictions(interrupted(), output, top_k=1)
     assert output.read_text() == "old"
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_names_are_no_formulas_and_are_utf8_that_can_be_read_back(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"K\xfcche.png"), "=cmd|x.png", "plain\n.png"]
+    predictions = [
+        Prediction(path=Path(names[0]), top=(("=1+1", 0.5),)),
+        Prediction(path=Path(names[1]), top=(("@SUM(1)", 0.5),)),
+        Prediction(path=Path(names[2]), error="-broken"),
+    ]
+    assert write_predictions(predictions, tmp_path / "out.csv", top_k=1) == (2, 1)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        _, *rows = csv.reader(file)
+    assert rows == [
+        ["K\\xfcche.png", "'=1+1", "0.500000", ""],
+        ["'=cmd|x.png", "'@SUM(1)", "0.500000", ""],
+        ["plain\n.png", "", "", "'-broken"],
+    ]
+    assert [file_name(cell_text(row[0])) for row in rows] == names

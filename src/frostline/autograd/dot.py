@@ -59,7 +59,7 @@ def write_png(dot: str, path: Path) -> None:
     """
     program = shutil.which("dot")
     if program is None:
-        raise FileNotFoundError(f"Writing {path.name} needs Graphviz's `dot` on the PATH; .svg, .html and .dot do not.")
+        raise FileNotFoundError("Writing a .png needs Graphviz's `dot` on the PATH; .svg, .html and .dot do not.")
     subprocess.run([program, "-Tpng", "-Gdpi=120", "-o", str(path)], input=dot.encode(), check=True)
 
 

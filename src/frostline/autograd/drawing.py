@@ -15,6 +15,7 @@ from frostline.autograd.observe import Observation
 from frostline.autograd.operation_view import operation_svg
 from frostline.autograd.stage_view import stage_svg
 from frostline.autograd.svg import size
+from frostline.storage.atomic import atomically, write_text
 
 FORMATS = (".svg", ".html", ".dot", ".png")
 
@@ -49,9 +50,10 @@ class Drawing:
             raise ValueError(f"Cannot draw to `{path.name}`: the ending must be one of {', '.join(FORMATS)}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".png":
-            write_png(self.dot, path)
+            with atomically(path) as part:
+                write_png(self.dot, part)
         else:
-            path.write_text({".svg": self.svg, ".html": self.html, ".dot": self.dot}[path.suffix], encoding="utf-8")
+            write_text(path, {".svg": self.svg, ".html": self.html, ".dot": self.dot}[path.suffix])
         return path
 
     def _repr_svg_(self) -> str:

@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 
 from frostline.autograd.flow import Flow
 from frostline.autograd.svg import ICE, ICE_INK, ICE_LINE, INK, WARM_INK, WARM_LINE
+from frostline.storage.atomic import atomically
 
 FORMATS = (".png", ".svg")
 
@@ -70,7 +71,9 @@ def save_plot(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # No date and fixed identifiers: the same figures give the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "frostline"}):
-        figure.savefig(path, dpi=140, metadata={"Date": None} if path.suffix == ".svg" else None)
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        with atomically(path) as part:
+            figure.savefig(part, format=path.suffix[1:], dpi=140, metadata=metadata)
     return path
 
 

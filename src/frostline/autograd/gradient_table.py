@@ -31,7 +31,7 @@ def gradient_table(flows: Sequence[Flow]) -> Group:
 
 def gradient_text(flows: Sequence[Flow], *, width: int = 120) -> str:
     """The same as plain text."""
-    console = Console(file=StringIO(), width=width, color_system=None)
+    console = Console(file=StringIO(), width=width, color_system=None, markup=False)
     console.print(gradient_table(flows))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()

@@ -24,7 +24,7 @@ def stage_text(blocks: Sequence[Block]) -> str:
         table.add_row(block.stage, f"{block.parameters:,}", kept, flops, caption(block))
         if index == lowest and lowest > 0:
             table.add_row("~" * max(len(other.stage) for other in blocks), "", "", "", "~ frost line ~")
-    console = Console(file=StringIO(), width=100, color_system=None)
+    console = Console(file=StringIO(), width=100, color_system=None, markup=False)
     console.print(table)
     assert isinstance(console.file, StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"

@@ -151,11 +151,13 @@ def build_trainer(settings: Mapping[str, Any], *, folder: Path, data: ImageDataM
         enable_progress_bar=any(isinstance(found, ProgressBar) for found in callbacks),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the datamodule divides the samples itself, without padding
-        **device_options(device, precision=options["precision"]),
+        **device_options(device, precision=options["precision"], run_folder=folder),
     )
 
 
-def device_options(device: Mapping[str, Any], *, precision: str = "32-true") -> dict[str, Any]:
+def device_options(
+    device: Mapping[str, Any], *, precision: str = "32-true", run_folder: Path | None = None
+) -> dict[str, Any]:
     """The Trainer's arguments that say where and in which precision it computes."""
     accelerator = accelerator_of(device)
     if device["threads"]:
@@ -163,7 +165,7 @@ def device_options(device: Mapping[str, Any], *, precision: str = "32-true") -> 
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or device["devices"]
     if processes == "all":
         processes = torch.cuda.device_count() if accelerator == "gpu" else 1
-    plugins: list[Any] = [WholeFileCheckpointIO()]
+    plugins: list[Any] = [WholeFileCheckpointIO(run_folder=run_folder)]
     strategy: str | DDPStrategy = "auto"
     if processes * device["num_nodes"] > 1:
         plugins.append(_cluster_environment())

@@ -11,11 +11,11 @@ import lightning
 from frostline.classifier import load_classifier
 from frostline.commands.build import device_options
 from frostline.commands.failures import explained
-from frostline.commands.run_folder import write_whole
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import NO_AUGMENTATION, build_datamodule, source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import SPLITS
+from frostline.storage.atomic import write_text
 from frostline.tracking.report import evaluation_facts, evaluation_text
 
 # How a source that is not divided yet is divided.
@@ -69,7 +69,7 @@ def run(settings: Mapping[str, Any]) -> None:
         output = Path(settings["output"])
         output.parent.mkdir(parents=True, exist_ok=True)
         facts = {"checkpoint": str(settings["checkpoint"]), "split": split, **outcome}
-        write_whole(output, json.dumps(facts, indent=2) + "\n")
+        write_text(output, json.dumps(facts, indent=2) + "\n")
         print(f"written to {output.resolve()}")
 
 

@@ -5,10 +5,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from frostline.storage.names import printable
+
 USER_ERROR = 2
 INTERRUPTED = 130
 # What a user can mend: a wrong value, a missing file, a loss that went to infinity.
-USER_MISTAKES = (ValueError, FileNotFoundError, FloatingPointError)
+# An OSError is about a path or an address that the user named, or a full disk.
+USER_MISTAKES = (ValueError, OSError, FloatingPointError)
 
 Run = Callable[[Mapping[str, Any]], None]
 
@@ -17,8 +20,8 @@ def message_of(error: Exception) -> str:
     """The error's message without the number that an OSError puts before it."""
     if isinstance(error, OSError) and error.strerror:
         name = f": {error.filename}" if error.filename is not None else ""
-        return f"{error.strerror}{name}"
-    return str(error)
+        return printable(f"{error.strerror}{name}")
+    return printable(str(error))
 
 
 def explained(run: Run) -> Run:
@@ -28,6 +31,8 @@ def explained(run: Run) -> Run:
     def wrapper(settings: Mapping[str, Any]) -> None:
         try:
             run(settings)
+        except BrokenPipeError:  # nobody reads the output: see `main`
+            raise
         except USER_MISTAKES as error:
             print(f"frostline: {message_of(error)}", file=sys.stderr)
             raise SystemExit(USER_ERROR) from None
@@ -39,5 +44,6 @@ def fail(problems: Sequence[str]) -> NoReturn:
     """Print what is wrong, one line a problem, and end with exit code 2."""
     count = f"{len(problems)} problems:" if len(problems) > 1 else "frostline:"
     text = "\n".join(f"  {problem}" if len(problems) > 1 else problem for problem in problems)
+    text = printable(text)
     print(f"{count}{chr(10) if len(problems) > 1 else ' '}{text}", file=sys.stderr)
     raise SystemExit(USER_ERROR)

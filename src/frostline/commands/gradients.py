@@ -18,6 +18,8 @@ from frostline.commands.failures import explained
 from frostline.commands.phases import set_scene
 from frostline.commands.train import quiet_libraries
 from frostline.freezing.stages import in_stage, stages_of
+from frostline.storage.atomic import atomically
+from frostline.storage.names import cell
 
 COLUMNS = ("norm", "mean", "maximum", "zeros", "update_ratio", "noise")
 
@@ -34,7 +36,7 @@ def run(settings: Mapping[str, Any]) -> None:
     )
     flows = measure_gradients(network, batches, classifier.loss, scene.optimizer())
     stages = by_stage(network, flows)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     lr = scene.settings["optimizer"].get("lr")
     console.print(
         f"{scene.title}; Δw of one step" + (f" at optimizer.lr={lr:g}, without its schedule\n" if lr else "\n")
@@ -57,10 +59,10 @@ def run(settings: Mapping[str, Any]) -> None:
 def write_csv(flows: Sequence[Flow], path: Path) -> Path:
     """A row for each parameter; empty where there is no gradient."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with atomically(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["parameter", "trains", *COLUMNS])
         for flow in flows:
             scalars = flow.scalars()
-            rows.writerow([flow.name, bool(flow.trainable), *(scalars.get(column, "") for column in COLUMNS)])
+            rows.writerow([cell(flow.name), bool(flow.trainable), *(scalars.get(column, "") for column in COLUMNS)])
     return path

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from frostline.commands.failures import INTERRUPTED, fail
 from frostline.commands.leaving import leaving_at_once
+from frostline.commands.terminal import show_only_printable
 
 COMPLETION = ("-sc", "--shell-completion")
 SHELLS = ("bash", "zsh", "fish")
@@ -17,6 +18,7 @@ SHELLS = ("bash", "zsh", "fish")
 def program(command: str | None = None) -> None:
     """`main` as a process of its own: what train.py and `frostline` are."""
     with leaving_at_once():
+        show_only_printable()
         main(command)
 
 

@@ -1,5 +1,6 @@
 """frostline pack: a source's images in a few large files, which data=streaming reads from a disk or a store."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def run(settings: Mapping[str, Any]) -> None:
         skip_broken=settings["skip_broken"],
         workers=_workers(settings["data"]["workers"], length),
     )
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(file=getattr(sys.stderr, "rich_proxied_file", sys.stderr)), transient=True) as bar:
         tasks: dict[str, TaskID] = {
             split: bar.add_task(f"packing {split}", total=len(of_split)) for split, of_split in images.items()
         }

@@ -12,6 +12,7 @@ from frostline.commands.failures import explained
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import build_datamodule
 from frostline.freezing.policy_file import write_policy
+from frostline.storage.atomic import atomically
 from frostline.tracking.plan import draw_plan, plan, plan_table
 
 
@@ -47,5 +48,6 @@ def run(settings: Mapping[str, Any]) -> None:
     if settings["export"] is not None:
         path = Path(settings["export"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_policy(classifier.policy, path)
+        with atomically(path) as part:
+            write_policy(classifier.policy, part)
         print(f"exported: {path.resolve()}; edit it and give it back: freeze=file freeze.path={path}")

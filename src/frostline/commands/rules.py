@@ -1,7 +1,7 @@
 """Rules between keys, and between keys and this machine, that need no torch to be checked."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -36,12 +36,16 @@ def _files(settings: Mapping[str, Any]) -> Iterator[str]:
     policy = (settings.get("freeze") or {}).get("path")
     if policy is not None and not Path(policy).is_file():
         yield f"freeze.path: there is no file `{policy}`."
-    if "output_dir" in settings and not _writable(Path(settings["output_dir"])):
-        yield f"output_dir: `{settings['output_dir']}` cannot be written to."
+    picture = settings.get("output") if "export" in settings else None
+    if picture is not None and Path(picture).suffix not in (".svg", ".png", ".pdf"):
+        yield f"output: `{picture}` must end in .svg, .png or .pdf."
+    for key in ("output", "export"):
+        inputs = [settings.get("checkpoint"), *_listed(settings.get("inputs"))]
+        if settings.get(key) is not None and _is_file_of(settings[key], inputs):
+            yield f"{key}: `{settings[key]}` is an input of this command, which it would replace. Name another file."
     if "skip_broken" in settings:
         yield from _packed_folder(Path(settings["output"]))
-    inputs = settings.get("inputs") or []
-    for path in [inputs] if isinstance(inputs, str) else inputs:
+    for path in _listed(settings.get("inputs")):
         if not Path(path).exists():
             yield f"inputs: there is no file or folder `{path}`."
 
@@ -49,8 +53,14 @@ def _files(settings: Mapping[str, Any]) -> Iterator[str]:
 def _packed_folder(output: Path) -> Iterator[str]:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         yield f"output: `{output}` is there already, and not empty. Name a folder that is not."
-    elif not _writable(output):
-        yield f"output: `{output}` cannot be written to."
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or []
+
+
+def _is_file_of(path: str, named: Iterable[str | None]) -> bool:
+    return Path(path).is_file() and any(file and Path(file).is_file() and Path(path).samefile(file) for file in named)
 
 
 def _writable(folder: Path) -> bool:

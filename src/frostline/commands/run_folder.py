@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands.schema.paths import absolute
+from frostline.storage.atomic import write_text
 
 COMMAND_VARIABLE = "FROSTLINE_COMMAND"
 CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"
@@ -49,8 +50,8 @@ def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str])
     from omegaconf import OmegaConf
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
-    write_whole(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))) if overrides else "[]\n")
+    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+    write_text(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))) if overrides else "[]\n")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -65,15 +66,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Merge facts into the run's facts.json."""
     path = folder / FACTS
-    known = json.loads(path.read_text()) if path.exists() else {}
-    write_whole(path, json.dumps({**known, **facts}, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_text(path, json.dumps({**known, **facts}, indent=2) + "\n")
 
 
 def command_line() -> str:

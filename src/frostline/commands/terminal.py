@@ -1,8 +1,18 @@
-"""Where log records meet the terminal."""
+"""What a process writes to its terminal and to its logs: text without anything that acts on a terminal."""
 
+import io
 import logging
 import sys
-from typing import TextIO
+from typing import Any, TextIO
+
+from frostline.storage.names import printable
+
+
+class PrintableFormatter(logging.Formatter):
+    """A formatter whose lines, tracebacks among them, are printable."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
@@ -15,3 +25,34 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stdout
         super().emit(record)
+
+
+class PrintableStream:
+    """A text stream that escapes control characters; in all else the stream that it is given.
+
+    rich, which draws tables and bars with control characters of its own, writes to `rich_proxied_file`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        # tqdm's bars, in libraries: a carriage return, then the whole line.
+        start = "\r" if text.startswith("\r") else ""
+        self.rich_proxied_file.write(start + printable(text[len(start) :]))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
+def show_only_printable() -> None:
+    """Let this process's standard output and error be printable, whatever prints to them.
+
+    A character that their encoding lacks is escaped as well.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, PrintableStream(stream))

@@ -18,7 +18,7 @@ from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message
 from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, run_folder_of
 from frostline.commands.rules import visible_gpus
-from frostline.commands.terminal import TerminalHandler
+from frostline.commands.terminal import PrintableFormatter, TerminalHandler
 from frostline.tracking.wandb_access import wandb_problem
 
 log = logging.getLogger("frostline")
@@ -216,12 +216,13 @@ def _log_into(folder: Path, rank: int) -> None:
     """Ranks that Hydra did not set up: the first one writes as a single process would, the others to a file alone."""
     if logging.getLogger().handlers and rank == 0:
         return
-    file = logging.FileHandler(folder / _log_name(rank))
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file = logging.FileHandler(folder / _log_name(rank), encoding="utf-8")
+    file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers: list[logging.Handler] = [file]
     if rank == 0:
         handlers.append(TerminalHandler())
-    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(message)s")
+        handlers[-1].setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=handlers)
 
 
 def _explain(error: Exception, folder: Path, rank: int) -> None:

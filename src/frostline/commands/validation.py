@@ -10,7 +10,8 @@ from pydantic.fields import FieldInfo
 from frostline.commands.rules import broken_rules
 from frostline.commands.schema.commands import Command, Group, TrainKeys
 from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
-from frostline.commands.schema.section import OwnClass, Section
+from frostline.commands.schema.section import FOLDER, OwnClass, Section
+from frostline.storage.atomic import output_problem
 
 MISSING = "???"  # what Hydra's YAML files hold where the user must say
 
@@ -28,6 +29,7 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
     own_keys = {key: value for key, value in settings.items() if key not in elsewhere}
     problems = section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
     sound = {} if problems else values_of(command.keys, own_keys)
+    problems += output_problems(command.keys, sound)
     for name, group in command.groups.items():
         node = settings.get(name)
         if node is None:
@@ -37,6 +39,17 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
         if not found and (schema := group.schema_of(node)) is not None:
             sound[name] = values_of(schema, node)
     return problems + broken_rules(sound)
+
+
+def output_problems(keys: type[Section], settings: Mapping[str, Any]) -> list[str]:
+    """The outputs among a command's own keys that cannot be written."""
+    problems = []
+    for name, field in keys.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and "output" in extra and settings.get(name) is not None:
+            problem = output_problem(str(settings[name]), folder=extra == FOLDER)
+            problems += [] if problem is None else [f"{name}: {problem}"]
+    return problems
 
 
 def completed(command: Command, settings: Mapping[Any, Any]) -> dict[str, Any]:

@@ -22,7 +22,10 @@ if __name__ == "__main__":
 
     with leaving_at_once():
         from frostline.commands.run_folder import read_config
+        from frostline.commands.terminal import show_only_printable
         from frostline.commands.train import train_in
+
+        show_only_printable()
 
         folder = Path(sys.argv[1])
         train_in(folder, read_config(folder))

@@ -1,5 +1,6 @@
 """Write a source's images into a packed folder, whole or not at all; see `frostline.data.chunk_folder`."""
 
+import glob
 import io
 import json
 import os
@@ -33,6 +34,8 @@ from frostline.data.files import FileImages
 from frostline.data.seeding import stable_seed
 from frostline.data.source import LabelledImages
 from frostline.data.streaming import StreamedImages
+from frostline.storage.atomic import write_text
+from frostline.storage.names import utf8_name
 
 MIB = 2**20
 
@@ -87,6 +90,9 @@ class Packer:
         output.parent.mkdir(parents=True, exist_ok=True)
         # Beside the output, so that renaming it is one step; a second `pack` has a folder of its own.
         unfinished = output.parent / f".{output.name}.packing-{uuid.uuid4().hex[:8]}"
+        _remove_leftovers(output)
+        unfinished.mkdir()
+        lock = _locked(unfinished)
         try:
             packed, entries = Packed(), {}
             for split, of_split in images.items():
@@ -99,10 +105,12 @@ class Packer:
                 )
             whole = {split: entry for split, entry in entries.items() if entry is not None}
             _refuse_empty_classes(unfinished, whole, classes)
-            (unfinished / MANIFEST).write_text(Manifest(list(classes), whole).to_json() + "\n")
+            write_text(unfinished / MANIFEST, Manifest(list(classes), whole).to_json() + "\n")
             _rename(unfinished, output)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
         return packed
 
     def _split(
@@ -167,7 +175,7 @@ class EncodedImages(Dataset[PackedImage | str]):
                 return self.images.stored(index)
             if isinstance(self.images, FileImages):
                 path = Path(self.images.paths[index])
-                return PackedImage(path.read_bytes(), int(label), "/".join(path.parts[-2:]))
+                return PackedImage(path.read_bytes(), int(label), utf8_name("/".join(path.parts[-2:])))
         except UnreadableImage as error:
             return str(error)
         return PackedImage(png(image), int(label), f"{self.split}/{index}")
@@ -186,6 +194,29 @@ def png(image: Image.Image | torch.Tensor) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format="PNG")
     return stream.getvalue()
+
+
+def _locked(folder: Path) -> int | None:
+    """A lock on a folder, which ends with the process; None where another process has it, or without such locks."""
+    descriptor = None
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove what a killed `pack` into the same output left."""
+    for left in output.parent.glob(f".{glob.escape(output.name)}.packing-*"):
+        if (lock := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
 
 
 def refuse_filled(output: Path) -> None:

@@ -6,6 +6,7 @@ torchvision.io is not used: it dies (SIGSEGV) of one flipped byte in a PNG and d
 import io
 import logging
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Iterator
@@ -153,7 +154,11 @@ def _opened(file: Path | ImageBytes, *, max_pixels: int, shorter_side: int | Non
     """The image as Pillow opened it, before its pixels; whatever goes wrong inside becomes UnreadableImage."""
     path = file if isinstance(file, Path) else Path(file.name)
     try:
-        if (file.stat().st_size if isinstance(file, Path) else len(file.content)) == 0:
+        if isinstance(file, Path):
+            found = file.stat()
+            if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+                raise UnreadableImage(path, "cannot be decoded (not a regular file)")
+        if (found.st_size if isinstance(file, Path) else len(file.content)) == 0:
             raise UnreadableImage(path, "empty file (0 bytes)")
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and of sizes above its own limit; ours is checked below.

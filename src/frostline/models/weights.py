@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import shutil
 import urllib.parse
 import urllib.request
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.models.saved_file import prefix_of, read_plain, unwrapped
+from frostline.storage.atomic import atomically
 
 # How long `auto` waits for an answer before it goes on with random weights.
 REACH_SECONDS = 3.0
@@ -248,18 +248,17 @@ def _cache() -> Path:
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Download a file whole or not at all: torch.hub keeps what it has got when the connection ends early."""
+    """Download a file atomically: torch.hub keeps what it has got when the connection ends early."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with urllib.request.urlopen(url, timeout=STALL_SECONDS) as answer, temporary.open("wb") as file:
-            shutil.copyfileobj(answer, file)
-            length = answer.headers["Content-Length"]
-            if length is not None and file.tell() != int(length):
-                raise OSError(f"the connection ended after {file.tell():,} of {int(length):,} bytes")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        urllib.request.urlopen(url, timeout=STALL_SECONDS) as answer,
+        atomically(path) as part,
+        part.open("wb") as file,
+    ):
+        shutil.copyfileobj(answer, file)
+        length = answer.headers["Content-Length"]
+        if length is not None and file.tell() != int(length):
+            raise OSError(f"the connection ended after {file.tell():,} of {int(length):,} bytes")
 
 
 def _listed(names: tuple[str, ...]) -> str:

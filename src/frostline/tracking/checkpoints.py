@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there, and an interruption that loses nothing."""
 
-import os
+import errno
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from frostline.storage.atomic import atomically
 from frostline.tracking.checkpoint_content import content_of
 
 BEST, LAST = "best", "last"
@@ -25,33 +26,26 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
 
     `best.ckpt` and `last.ckpt` mostly hold the same, and the second of them is then a hard link to the first: half the
     time and half the disk. No file is ever changed in place, so that neither can change with the other.
+
+    Args:
+        run_folder: a folder that has to be there: one that was removed is not made again with half of a run in it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, run_folder: Path | None = None) -> None:
         super().__init__()
+        self.run_folder = run_folder
         self._written: tuple[Any, Path, tuple[int, ...]] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write the file whole or leave what was there."""
         target, content = Path(path), content_of(checkpoint)
+        if self.run_folder is not None and not self.run_folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "The run folder is gone", str(self.run_folder))
         target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".{target.name}.*.part"):
-            stale.unlink(missing_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            if not self._linked(temporary, content):
-                with temporary.open("wb") as file:
+        with atomically(target) as part:
+            if not self._linked(part, content):
+                with part.open("wb") as file:
                     torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
         self._written = content, target, _file_state(target)
 
     def _linked(self, path: Path, content: Any) -> bool:

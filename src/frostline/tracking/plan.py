@@ -18,6 +18,7 @@ from frostline.freezing.apply import apply_phase
 from frostline.freezing.progress import Span, misfits, timeline
 from frostline.freezing.report import StageRow, freezing_table, total
 from frostline.freezing.resolved import ResolvedPolicy
+from frostline.storage.atomic import atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def plan_table(planned: Plan) -> str:
             _saved(phase.kept_bytes, planned.full_kept_bytes),
         )
     text = StringIO()
-    Console(file=text, width=120, color_system=None).print(table)
+    Console(file=text, width=120, color_system=None, markup=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
@@ -162,7 +163,8 @@ def draw_plan(planned: Plan, path: Path, *, title: str) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomically(path) as part:
+        figure.savefig(part, format=path.suffix[1:])
 
 
 def _planned(span: Span, end: int, rows: Sequence[StageRow], flops: int, kept: int) -> PlannedPhase:

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 
 from frostline.data.files import ImageFiles
 from frostline.data.transforms import eval_shorter_side, eval_transform
+from frostline.storage.atomic import atomically
+from frostline.storage.names import cell, utf8_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,26 +56,23 @@ def predict_files(
 
 
 def write_predictions(predictions: Iterable[Prediction], output: Path, *, top_k: int) -> tuple[int, int]:
-    """Write the CSV whole or not at all; how many images were predicted, and how many could not be read.
+    """Write the CSV atomically, in UTF-8; how many images were predicted, and how many could not be read.
 
-    Columns: path, class, probability, then class_2, probability_2, … up to `top_k`, and error.
+    Columns: path, class, probability, then class_2, probability_2, … up to `top_k`, and error. Names are written as
+    `frostline.storage.names.utf8_name` and `cell` say.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.part")
     read = broken = 0
-    try:
-        with temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*_columns(top_k), "error"])
-            for prediction in predictions:
-                cells = [cell for name, p in prediction.top for cell in (name, f"{p:.6f}")]
-                cells += [""] * (2 * top_k - len(cells))
-                writer.writerow([prediction.path, *cells, prediction.error])
-                broken += bool(prediction.error)
-                read += not prediction.error
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomically(output) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*_columns(top_k), "error"])
+        for prediction in predictions:
+            texts = [text for name, p in prediction.top for text in (utf8_name(name), f"{p:.6f}")]
+            texts += [""] * (2 * top_k - len(texts))
+            row = [utf8_name(str(prediction.path)), *texts, utf8_name(prediction.error)]
+            writer.writerow([cell(text) for text in row])
+            broken += bool(prediction.error)
+            read += not prediction.error
     return read, broken
 
 

@@ -22,7 +22,9 @@ class ThrottledProgressBar(RichProgressBar):
     """
 
     def __init__(self) -> None:
-        super().__init__(leave=False, refresh_rate=PER_SECOND)
+        # A command's stdout escapes control characters (frostline.commands.terminal), which a bar consists of.
+        raw = getattr(sys.stdout, "rich_proxied_file", None)
+        super().__init__(leave=False, refresh_rate=PER_SECOND, console_kwargs={"file": raw} if raw else None)
         self._drawn = 0.0
 
     def on_train_batch_end(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.metrics import per_class
+from frostline.storage.names import printable_name
 
 # Names of the evaluation metrics as a table shows them, and whether they are shares.
 METRICS: Mapping[str, tuple[str, bool]] = {
@@ -84,7 +85,7 @@ def _rendered(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable_name, row))
     text = StringIO()
-    Console(file=text, width=100).print(table)
+    Console(file=text, width=100, color_system=None, markup=False, emoji=False).print(table)
     return text.getvalue().rstrip()

@@ -12,7 +12,7 @@ from frostline.commands.schema.freeze import FREEZE
 from frostline.commands.schema.model import HEADS, MODELS, OwnBackbone, OwnHead
 from frostline.commands.schema.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
 from frostline.commands.schema.paths import PathText
-from frostline.commands.schema.section import OwnClass, Section
+from frostline.commands.schema.section import FILE, FOLDER, OwnClass, Section
 from frostline.commands.schema.seeing import GradientsKeys, GraphKeys, TourKeys
 from frostline.commands.schema.speed import Cache, Speed
 from frostline.commands.schema.training import LOSSES, PRECISION, Callbacks, Device, Loggers, Precision, TrainerSection
@@ -50,7 +50,9 @@ class TrainKeys(Section):
         description="what resume_from does with a checkpoint of another freezing policy: `restart` keeps its weights "
         "and begins the first phase"
     )
-    output_dir: PathText = Field(description="folder in which each run gets a folder of its own")
+    output_dir: PathText = Field(
+        json_schema_extra=FOLDER, description="folder in which each run gets a folder of its own"
+    )
 
 
 class EvaluateKeys(Section):
@@ -60,7 +62,9 @@ class EvaluateKeys(Section):
     split: Literal["train", "val", "test"] = Field(description="which images of the data")
     batch_size: Annotated[int, Field(ge=1)] | None = Field(description="images per batch; null: as in training")
     precision: Precision = Field(description=PRECISION)
-    output: PathText | None = Field(description="JSON file for the results; null: the terminal only")
+    output: PathText | None = Field(
+        json_schema_extra=FILE, description="JSON file for the results; null: the terminal only"
+    )
 
 
 class PredictKeys(Section):
@@ -70,7 +74,11 @@ class PredictKeys(Section):
     inputs: PathText | Annotated[list[PathText], Field(min_length=1)] = Field(
         description="an image, a folder of images (with its subfolders), or a list of these"
     )
-    output: PathText = Field(description="CSV file for the predictions")
+    output: PathText = Field(
+        json_schema_extra=FILE,
+        description="CSV file for the predictions, in UTF-8; a file that is there is replaced. A name that a "
+        "spreadsheet would take for a formula begins with `'`; a byte of a name that is not UTF-8 is written `\\xNN`",
+    )
     top_k: int = Field(ge=1, description="classes written per image, most probable first")
     batch_size: int = Field(ge=1, description="images per batch")
 
@@ -79,16 +87,21 @@ class PlanKeys(Section):
     """Keys of the plan outside the groups."""
 
     seed: int = Field(ge=0, lt=2**32, description="seed; it chooses nothing that a plan shows, but configs carry it")
-    output: PathText | None = Field(description="picture of the phases (.svg, .png or .pdf); null: none")
+    output: PathText | None = Field(
+        json_schema_extra=FILE, description="picture of the phases (.svg, .png or .pdf); null: none"
+    )
     export: PathText | None = Field(
-        description="YAML file for the policy, to be edited and given back as freeze=file freeze.path=…; null: none"
+        json_schema_extra=FILE,
+        description="YAML file for the policy, to be edited and given back as freeze=file freeze.path=…; null: none",
     )
 
 
 class PackKeys(Section):
     """Keys of packing outside the groups."""
 
-    output: PathText = Field(description="the packed folder; it must not be there yet, or be empty")
+    output: PathText = Field(
+        json_schema_extra=FOLDER, description="the packed folder; it must not be there yet, or be empty"
+    )
     chunk_size: float = Field(gt=0, le=2048, description="MiB of the files that images are packed into")
     seed: int = Field(ge=0, lt=2**32, description="seed of the order in which training images are packed")
     skip_broken: bool = Field(description="leave out images that cannot be read; false refuses to pack, and names them")

@@ -25,7 +25,10 @@ def absolute(path: str) -> str:
         place = Path(path).expanduser() if path.startswith("~") else Path(path)  # ./~ is a name
     except RuntimeError:
         raise ValueError(f"`{path}`: no user has this home folder; a folder named like this is ./{path}") from None
-    whole = place.resolve()
+    try:
+        whole = place.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise ValueError(f"`{path}`: {error}") from None
     # A pipe's /dev/stdout leads to a name that cannot be opened.
     return str(place.absolute() if place.exists() and not whole.exists() else whole)
 

@@ -5,7 +5,11 @@ its type, its range and a help text, which feeds `--help`, `docs/configuration.m
 Nothing in this package imports torch.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+# What an output key names; checked before the work.
+FILE: dict[str, JsonValue] = {"output": "file"}
+FOLDER: dict[str, JsonValue] = {"output": "folder"}
 
 
 class Section(BaseModel):

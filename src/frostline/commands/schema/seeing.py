@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from frostline.commands.schema.paths import PathText
-from frostline.commands.schema.section import Section
+from frostline.commands.schema.section import FOLDER, Section
 
 SEED = "seed of weights, order and augmentation"
 CHECKPOINT = "frostline checkpoint whose network, data and policy are taken instead of those of this config"
@@ -34,7 +34,7 @@ class GraphKeys(Section):
     formats: Annotated[list[Literal["svg", "html", "dot", "png"]], Field(min_length=1)] = Field(
         description="the files of each picture; png needs Graphviz"
     )
-    output: PathText = Field(description="folder for the files")
+    output: PathText = Field(json_schema_extra=FOLDER, description="folder for the files")
 
 
 class GradientsKeys(Section):
@@ -45,5 +45,6 @@ class GradientsKeys(Section):
     phase: Annotated[str, Field(min_length=1)] | None = Field(description=PHASE)
     batches: int = Field(ge=1, description="training batches over which the gradient is averaged; the noise needs two")
     output: PathText | None = Field(
-        description="folder for gradients.csv, gradients.png and gradients.svg; null: the terminal only"
+        json_schema_extra=FOLDER,
+        description="folder for gradients.csv, gradients.png and gradients.svg; null: the terminal only",
     )

@@ -1,0 +1,1 @@
+"""Files that are written atomically, and names as they are stored and shown."""
