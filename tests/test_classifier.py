@@ -18,6 +18,7 @@ from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise
 from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.schedule import FreezingSchedule
+from frostline.losses import CrossEntropy, SumOfDifferences
 from frostline.models.network import build_network
 from frostline.schedulers import constant
 
@@ -263,7 +264,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
     before = [p.detach().clone() for p in classifier.parameters()]
     images = torch.rand(4, 3, 8, 8)
     images[2] = torch.nan
-    with pytest.raises(FloatingPointError, match=r"loss became nan at step 0 \(epoch 0\).*smaller optimizer\.lr"):
+    with pytest.raises(FloatingPointError, match=r"loss became nan at step 0 \(epoch 0\)\. Images of the batch.*: 1\."):
         fit(classifier, images, torch.arange(4))
     assert all(p.equal(b) for p, b in zip(classifier.parameters(), before, strict=True))
 
@@ -433,3 +434,81 @@ def test_the_verdict_of_a_fit_outlives_a_test(tmp_path: Path) -> None:
     trainer.test(module, datamodule=data, verbose=False)
     [schedule] = [callback for callback in trainer.callbacks if isinstance(callback, FreezingSchedule)]
     assert schedule.verdict()["held"] is True
+
+
+# Not finite
+
+
+@pytest.mark.parametrize("part", ["weights", "statistics", "optimizer"])
+def test_no_checkpoint_is_written_with_a_value_that_is_not_finite(part: str, tmp_path: Path) -> None:
+    classifier = resnet(policy=FreezePolicy.static("head"))
+    trainer = fit(classifier, torch.rand(4, 3, 32, 32), torch.arange(4))
+    trainer.save_checkpoint(tmp_path / "good.ckpt")
+    holder = {
+        "weights": classifier.network.fc.bias,
+        "statistics": classifier.network.bn1.running_var,
+        "optimizer": trainer.optimizers[0].state[classifier.network.fc.bias]["momentum_buffer"],
+    }
+    holder[part].data[0] = torch.inf
+    with pytest.raises(
+        FloatingPointError, match=r"became NaN or infinite at step 1 .*last checkpoint, if any, is from"
+    ):
+        trainer.save_checkpoint(tmp_path / "bad.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["good.ckpt"]
+
+
+def test_a_checkpoint_with_weights_that_are_not_finite_is_not_loaded(
+    trained: tuple[ImageClassifier, Path], tmp_path: Path
+) -> None:
+    content = torch.load(trained[1], weights_only=True)
+    content["state_dict"]["fc.bias"][3] = torch.nan
+    path = tmp_path / "nan.ckpt"
+    torch.save(content, path)
+    for load in (load_classifier, read_checkpoint):
+        with pytest.raises(ValueError, match=r"nan\.ckpt: holds NaN or infinity in fc\.bias\."):
+            load(path)
+    with pytest.raises(ValueError, match=r"model\.weights: `.*nan\.ckpt`: holds NaN or infinity in fc\.bias\."):
+        build_network(**RECIPE, classes=10, weights=str(path))
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    images = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), batch_size=4)
+    classifier = resnet(policy=FreezePolicy.static("head"))
+    with pytest.raises(ValueError, match=r"nan\.ckpt: holds NaN or infinity in state_dict\.fc\.bias\."):
+        trainer.fit(classifier, images, ckpt_path=path, weights_only=True)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_image_that_is_not_finite_is_named_by_an_evaluation(split: str, value: float) -> None:
+    images = torch.rand(8, 3, 8, 8)
+    images[6, 1, 2, 2] = value
+    loader = DataLoader(TensorDataset(images, torch.arange(8)), batch_size=4)
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    evaluate = trainer.validate if split == "val" else trainer.test
+    with pytest.raises(FloatingPointError, match=rf"The {split} loss became nan .*hold NaN or infinity: 1\."):
+        evaluate(small(), loader, verbose=False)
+
+
+# The loss of a checkpoint
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(label_smoothing=0.3),
+        CrossEntropy(class_weights=[0.1 + index for index in range(10)]),
+        CrossEntropy(label_smoothing=0.1, class_weights=[1.0] * 5 + [0.2] * 5),
+        SumOfDifferences(),
+    ],
+    ids=["smoothing", "weights", "both", "sum"],
+)
+def test_a_loaded_checkpoint_has_the_training_loss_for_any_batch_size(loss: nn.Module, tmp_path: Path) -> None:
+    images, labels = torch.rand(8, 3, 32, 32), torch.tensor([0, 0, 0, 1, 5, 9, 9, 2])
+    classifier = resnet(policy=FreezePolicy.static("head"), loss=loss)
+    trainer = fit(classifier, images, labels)
+    data = TensorDataset(images, labels)
+    [wanted] = trainer.test(classifier, DataLoader(data, batch_size=8), verbose=False)
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    loaded = load_classifier(tmp_path / "c.ckpt")
+    tester = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    [found] = tester.test(loaded, DataLoader(data, batch_size=3), verbose=False)
+    assert found["test/loss"] == pytest.approx(wanted["test/loss"], rel=1e-5)

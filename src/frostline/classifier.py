@@ -16,17 +16,19 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.fast_path import FastPath, FeatureCache
+from frostline.finite import check_finite, diverged, diverged_tensors, not_finite
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
-from frostline.freezing.reducer import steps_per_epoch
+from frostline.freezing.reducer import accumulates, steps_per_epoch
 from frostline.freezing.schedule import FreezingSchedule
-from frostline.losses import CrossEntropy
+from frostline.losses import CrossEntropy, build_loss, total_weight
 from frostline.metrics import Evaluation
 from frostline.models.network import build_network
 from frostline.models.saved_file import read_plain
 from frostline.optim import Spared, parameter_groups
 from frostline.prefix.keyed import KeyedBatch
 from frostline.schedulers import SchedulerBuilder, constant
+from frostline.step_mean import StepMean, scale_gradients
 
 CHECKPOINT_KEY = "frostline"
 CHECKPOINT_FORMAT = 1
@@ -93,6 +95,7 @@ class ImageClassifier(lightning.LightningModule):
         classes = len(self.classes)
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.train_loss = MeanMetric()
+        self._step_mean = StepMean()
         self.evaluations = nn.ModuleDict({split: Evaluation(classes) for split in ("val", "test")})
         self.confusion: Tensor | None = None
         for name in ("mean", "std"):
@@ -187,27 +190,47 @@ class ImageClassifier(lightning.LightningModule):
         """The batch's loss; stops at the first one that is not finite, before it reaches the weights."""
         logits, labels = self._logits("train", batch)
         loss: Tensor = self.loss(logits, labels)
-        # Asking a GPU for the value would make it wait at each step, so there it is asked now and then.
-        if (not loss.is_cuda or batch_idx % CHECK_EVERY_N_BATCHES == 0) and not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss became {loss.item()} at step {self.global_step} (epoch {self.current_epoch}). The last "
-                "checkpoint is from before. A smaller optimizer.lr, trainer.gradient_clip_norm=1 or "
-                "trainer.precision=32-true may help"
-            )
-        self.log("train/loss", loss)
-        self.train_loss.update(loss.detach().float(), len(labels))
+        self._check_finite(loss, "The loss", batch, batch_idx)
+        weight = total_weight(self.loss, labels)
+        scaled = self._step_mean.scaled(loss, weight, trainer=self.trainer, batch_idx=batch_idx)
+        self.log("train/loss", self._step_mean.mean(trainer=self.trainer, reduce=self._logs_this_step()))
+        self.train_loss.update(*_of_images(loss, weight, len(labels)))
         self.train_accuracy.update(logits.detach(), labels.argmax(dim=1) if labels.ndim == 2 else labels)
-        return loss
+        return scaled
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backward, and after an optimizer step's last batch what makes its gradients those of one mean."""
+        super().backward(loss, *args, **kwargs)
+        if not accumulates(self.trainer):
+            factor = self._step_mean.correction(trainer=self.trainer)
+            if factor is not None:
+                scale_gradients(self.network, factor)
+
+    def _logs_this_step(self) -> bool:
+        """Whether several processes have to agree on a value, as the loggers take it at this step."""
+        trainer: Any = self.trainer
+        every = trainer.log_every_n_steps
+        due = bool(trainer.loggers and every) and (trainer.global_step + 1) % every == 0
+        return due and trainer.world_size > 1 and not accumulates(trainer)
+
+    def _check_finite(self, loss: Tensor, name: str, batch: Batch, batch_idx: int) -> None:
+        # Asking a GPU for the value would make it wait at each step, so there it is asked now and then.
+        if loss.is_cuda and batch_idx % CHECK_EVERY_N_BATCHES:
+            return
+        if not torch.isfinite(loss):
+            images = batch.images if isinstance(batch, KeyedBatch) else batch[0]
+            what = f"{name} became {loss.item()}"
+            raise diverged(what, step=self.global_step, epoch=self.current_epoch, images=images)
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss_epoch", self.train_loss)
         self.log("train/accuracy", self.train_accuracy, prog_bar=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch)
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch)
+        self._evaluate("test", batch, batch_idx)
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -228,7 +251,14 @@ class ImageClassifier(lightning.LightningModule):
         self._finish("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the weights as the network does, and add what is needed to use them."""
+        """Name the weights as the network does, and add what is needed to use them.
+
+        Raises:
+            FloatingPointError: a weight, a statistic or the optimizer's state is NaN or infinite; nothing is written.
+        """
+        kept = {key: checkpoint[key] for key in ("state_dict", "optimizer_states") if key in checkpoint}
+        if names := not_finite(kept):
+            raise diverged_tensors(names, step=self.global_step, epoch=self.current_epoch)
         checkpoint["state_dict"] = {
             name.removeprefix(PREFIX): tensor
             for name, tensor in checkpoint["state_dict"].items()
@@ -238,12 +268,19 @@ class ImageClassifier(lightning.LightningModule):
             "format": CHECKPOINT_FORMAT,
             "recipe": self.recipe,
             "images": self.images,
+            "loss": getattr(self.loss, "recipe", None),
             "policy": self.policy.to_dict(),
             "settings": self.settings,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Undo the renaming, for Lightning."""
+        """Undo the renaming, for Lightning.
+
+        Raises:
+            ValueError: the checkpoint holds a value that is NaN or infinite.
+        """
+        source = str(self.trainer.ckpt_path or "The checkpoint")
+        check_finite(source, {key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")})
         own = self.state_dict()
         state = {PREFIX + name: tensor for name, tensor in checkpoint["state_dict"].items()}
         # What a user's loss or head of metrics keeps outside the network is not in the file: it stays as built.
@@ -257,11 +294,13 @@ class ImageClassifier(lightning.LightningModule):
         images, targets = batch
         return self(images), targets
 
-    def _evaluate(self, split: str, batch: Batch) -> None:
+    def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> None:
         logits, labels = self._logits(split, batch)
         evaluation = self.evaluations[split]
         assert isinstance(evaluation, Evaluation)
-        evaluation.update(logits, labels, self.loss(logits, labels))
+        loss: Tensor = self.loss(logits, labels)
+        self._check_finite(loss, f"The {split} loss", batch, batch_idx)
+        evaluation.update(logits, labels, *_of_images(loss, total_weight(self.loss, labels), len(labels)))
 
     def _finish(self, split: str) -> None:
         evaluation = self.evaluations[split]
@@ -270,6 +309,9 @@ class ImageClassifier(lightning.LightningModule):
         evaluation.reset()
         count = int(scalars.pop("count"))
         self._check_count(split, count)
+        if not math.isfinite(scalars["loss"]):
+            what = f"The {split} loss became {scalars['loss']}"
+            raise diverged(what, step=self.global_step, epoch=self.current_epoch)
         for name, value in scalars.items():
             # The values are the same on every process already.
             self.log(f"{split}/{name}", value, prog_bar=name == "accuracy", rank_zero_only=False, sync_dist=False)
@@ -290,6 +332,12 @@ class ImageClassifier(lightning.LightningModule):
             )
 
 
+def _of_images(loss: Tensor, weight: Tensor | int | None, count: int) -> tuple[Tensor, Tensor | int]:
+    """A batch's loss and what it counts for in a mean over batches; a sum's is the mean over the images."""
+    loss = loss.detach().float()
+    return (loss / count, count) if weight is None else (loss, weight)
+
+
 def load_classifier(path: str | Path, *, device: str | torch.device = "cpu") -> ImageClassifier:
     """The classifier in a frostline checkpoint, in eval mode: from the file alone.
 
@@ -307,7 +355,8 @@ def load_classifier(path: str | Path, *, device: str | torch.device = "cpu") -> 
     network, _ = build_network(model=recipe["model"], head=recipe["head"], classes=len(images["classes"]))
     network.load_state_dict(checkpoint["state_dict"])
     policy = FreezePolicy.from_dict(described["policy"])
-    classifier = ImageClassifier(network=network, images=images, policy=policy, recipe=recipe)
+    loss = build_loss(**described["loss"]) if described.get("loss") else None
+    classifier = ImageClassifier(network=network, images=images, policy=policy, loss=loss, recipe=recipe)
     classifier.settings = described["settings"]
     return classifier.to(device).eval()
 
@@ -317,7 +366,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, or another program's.
+        ValueError: it is damaged, another program's, or holds weights that are NaN or infinite.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(errno.ENOENT, f"There is no checkpoint `{path}`")
@@ -334,4 +383,5 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     version = checkpoint[CHECKPOINT_KEY].get("format")
     if version != CHECKPOINT_FORMAT:
         raise ValueError(f"{path}: has checkpoint format {version}; this frostline reads format {CHECKPOINT_FORMAT}")
+    check_finite(str(path), checkpoint["state_dict"])
     return checkpoint

@@ -1,6 +1,7 @@
 """Losses: from logits and hard or soft labels to the one number whose gradients train the network."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +21,20 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, *, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and less than 1.")
+        if class_weights is not None and not all(0 <= weight < math.inf for weight in class_weights):
+            raise ValueError(f"class_weights={list(class_weights)} must be finite and not negative.")
         self.label_smoothing = label_smoothing
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         # Not persistent: the checkpoint's state dict holds the network's tensors and nothing else.
         self.register_buffer("class_weights", weights, persistent=False)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The arguments of `build_loss` that give this loss: plain values, for checkpoints."""
+        weights = None if self.class_weights is None else self.class_weights.tolist()
+        return {"name": "cross_entropy", "label_smoothing": self.label_smoothing, "class_weights": weights}
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels are class indices (batch,), or shares of each class (batch, classes)."""
@@ -33,11 +44,26 @@ class CrossEntropy(nn.Module):
 class SumOfDifferences(nn.Module):
     """The notebook's `(prediction - labels).sum()`: its gradient by each logit is 1, whatever the image."""
 
+    reduction = "sum"
+    recipe: Mapping[str, Any] = {"name": "sum_of_differences"}
+
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels are shares of each class (batch, classes), or class indices (batch,), taken as one-hot rows."""
         if labels.ndim == 1:
             labels = F.one_hot(labels, logits.shape[1])
         return (logits - labels).sum()
+
+
+def total_weight(loss: nn.Module, labels: Tensor) -> Tensor | int | None:
+    """What a loss that is a mean over the batch divides by: its images, or the class weights of them together; None
+    for a loss that is a sum."""
+    if getattr(loss, "reduction", "mean") == "sum":
+        return None
+    weights = loss.class_weights if isinstance(loss, CrossEntropy) else None
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        weights = loss.weight
+    # torch divides by the images where labels are shares of classes.
+    return len(labels) if weights is None or labels.ndim == 2 else weights[labels].sum()
 
 
 LOSSES: dict[str, type[nn.Module]] = {"cross_entropy": CrossEntropy, "sum_of_differences": SumOfDifferences}

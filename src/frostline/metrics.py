@@ -37,6 +37,7 @@ class CalibrationError(Metric):
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add a batch: probabilities (batch, classes), labels (batch,)."""
         sure, predicted = probabilities.max(dim=1)
+        sure = sure.nan_to_num()  # NaN has no bin, and an index out of range is an error
         bins = (sure * BINS).long().clamp(max=BINS - 1)
         self.images.index_add_(0, bins, torch.ones_like(sure, dtype=torch.float64))
         self.confidence.index_add_(0, bins, sure.double())
@@ -76,11 +77,12 @@ class Evaluation(torch.nn.Module):
         self.loss = MeanMetric()
         self.count = SumMetric().set_dtype(torch.float64)  # exact far beyond any number of images
 
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits (batch, classes); labels (batch,) or soft (batch, classes); the batch's mean loss."""
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, weight: Tensor | int | None = None) -> None:
+        """Add a batch: logits (batch, classes); labels (batch,) or soft (batch, classes); the batch's mean loss, and
+        what it was divided by: by default, the images."""
         hard = labels.argmax(dim=1) if labels.ndim == 2 else labels
         self.metrics.update(logits.float().softmax(dim=1), hard)
-        self.loss.update(loss.detach().float(), len(labels))
+        self.loss.update(loss.detach().float(), len(labels) if weight is None else weight)
         self.count.update(len(labels))
 
     def compute(self) -> tuple[dict[str, float], Tensor | None]:

@@ -118,3 +118,10 @@ def test_names_are_no_formulas_and_are_utf8_that_can_be_read_back(tmp_path: Path
         ["plain\n.png", "", "", "'-broken"],
     ]
     assert [file_name(cell_text(row[0])) for row in rows] == names
+
+
+def test_an_output_that_is_not_finite_is_an_error_of_its_row(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    images = {"classes": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 8, "resize": 1.0}
+    [found] = predict_files(lambda batch: torch.full((len(batch), 2), torch.nan), [tmp_path / "a.png"], images=images)
+    assert (found.top, found.error) == ((), "the network's output is NaN or infinite")

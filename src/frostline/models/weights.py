@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from frostline.finite import check_finite
 from frostline.models.saved_file import prefix_of, read_plain, unwrapped
 from frostline.storage.atomic import atomically
 
@@ -124,6 +125,7 @@ def load_weights(network: nn.Module, initial: InitialState) -> LoadedWeights:
             f"{f' after its prefix `{initial.prefix}`' if initial.prefix else ''}). "
             f"Is it from another architecture (model=…)?{foreign}\n" + "\n".join(lines[:8]) + more
         )
+    check_finite(f"model.weights: `{initial.source}`", usable)
     network.load_state_dict(usable, strict=False)
     skipped = (*skipped, *initial.outside)
     return LoadedWeights(source=initial.source, loaded=tuple(usable), skipped=skipped, initialised=initialised)

@@ -50,7 +50,11 @@ def predict_files(
             if image is None:
                 yield Prediction(path=Path(path), error=reason)
                 continue
-            values, indices = next(rows).topk(top_k)
+            row = next(rows)
+            if not row.isfinite().all():
+                yield Prediction(path=Path(path), error="the network's output is NaN or infinite")
+                continue
+            values, indices = row.topk(top_k)
             top = tuple((classes[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True))
             yield Prediction(path=Path(path), top=top)
 
