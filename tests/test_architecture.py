@@ -28,7 +28,9 @@ ARROWS: dict[str, set[str]] = {
     "autograd": {"freezing", "models", "storage"},
     "resume": {"data"},
     "fast_path": {"data", "freezing", "prefix"},
+    "batch_of_one": {"freezing"},
     "classifier": {
+        "batch_of_one",
         "finite",
         "step_mean",
         "fast_path",

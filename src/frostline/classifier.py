@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from frostline.batch_of_one import explained, refusal, single_valued, smallest_batch
 from frostline.fast_path import FastPath, FeatureCache
 from frostline.finite import check_finite, diverged, diverged_tensors, not_finite
 from frostline.freezing.apply import apply_phase
@@ -186,9 +187,24 @@ class ImageClassifier(lightning.LightningModule):
         scheduler = self._build_scheduler(optimizer, steps, epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Refuse batches of one image that a batch norm would train on, before it does.
+
+        Raises:
+            ValueError: names the batch norms, and what to change.
+        """
+        if smallest_batch(self.trainer.train_dataloader) != 1:
+            return
+        side = self.images["image_size"]
+        inputs = self.normalised(torch.zeros(1, 3, side, side, device=self.device))
+        processes = self.trainer.world_size
+        if names := single_valued(self.network, self.resolved, inputs, processes=processes):
+            raise refusal(names, processes=processes)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's loss; stops at the first one that is not finite, before it reaches the weights."""
-        logits, labels = self._logits("train", batch)
+        with explained(processes=self.trainer.world_size):
+            logits, labels = self._logits("train", batch)
         loss: Tensor = self.loss(logits, labels)
         self._check_finite(loss, "The loss", batch, batch_idx)
         weight = total_weight(self.loss, labels)

@@ -173,6 +173,11 @@ class EpochBatches(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return self.batches
 
+    @property
+    def smallest_batch(self) -> int:
+        """Images of this rank in each batch."""
+        return self.batch_size // self.world_size
+
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, first = self.position()
         order = self.order(epoch)
