@@ -29,7 +29,9 @@ ARROWS: dict[str, set[str]] = {
     "resume": {"data"},
     "fast_path": {"data", "freezing", "prefix"},
     "batch_of_one": {"freezing"},
+    "checkpoint": {"finite", "models"},
     "classifier": {
+        "checkpoint",
         "batch_of_one",
         "finite",
         "step_mean",
@@ -42,9 +44,10 @@ ARROWS: dict[str, set[str]] = {
         "optim",
         "schedulers",
     },
-    "tracking": {"freezing", "autograd", "data", "metrics", "storage"},
+    "tracking": {"freezing", "autograd", "data", "metrics", "models", "storage"},
     "commands": {
         "autograd",
+        "checkpoint",
         "classifier",
         "data",
         "fast_path",

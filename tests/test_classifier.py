@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from frostline.classifier import ImageClassifier, load_classifier, read_checkpoint
+from frostline.checkpoint import read_checkpoint
+from frostline.classifier import ImageClassifier, load_classifier
 from frostline.commands.build import optimizer_builder
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise

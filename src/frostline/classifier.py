@@ -1,6 +1,5 @@
 """ImageClassifier: the LightningModule that trains a network under a freezing policy."""
 
-import errno
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.batch_of_one import explained, refusal, single_valued, smallest_batch
+from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_trust, read_checkpoint
 from frostline.fast_path import FastPath, FeatureCache
 from frostline.finite import check_finite, diverged, diverged_tensors, not_finite
 from frostline.freezing.apply import apply_phase
@@ -25,14 +25,11 @@ from frostline.freezing.schedule import FreezingSchedule
 from frostline.losses import CrossEntropy, build_loss, total_weight
 from frostline.metrics import Evaluation
 from frostline.models.network import build_network
-from frostline.models.saved_file import read_plain
 from frostline.optim import Spared, parameter_groups
 from frostline.prefix.keyed import KeyedBatch
 from frostline.schedulers import SchedulerBuilder, constant
 from frostline.step_mean import StepMean, scale_gradients
 
-CHECKPOINT_KEY = "frostline"
-CHECKPOINT_FORMAT = 1
 PREFIX = "network."
 CHECK_EVERY_N_BATCHES = 50
 UNSUPPORTED_OPTIMIZERS = (torch.optim.LBFGS, torch.optim.SparseAdam)
@@ -354,12 +351,19 @@ def _of_images(loss: Tensor, weight: Tensor | int | None, count: int) -> tuple[T
     return (loss / count, count) if weight is None else (loss, weight)
 
 
-def load_classifier(path: str | Path, *, device: str | torch.device = "cpu") -> ImageClassifier:
+def load_classifier(
+    path: str | Path, *, device: str | torch.device = "cpu", trust_checkpoint: bool = False
+) -> ImageClassifier:
     """The classifier in a frostline checkpoint, in eval mode: from the file alone.
+
+    Args:
+        trust_checkpoint: import the classes of a model or head of your own that the file names. Their modules' code
+            runs; hence not without your word.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, or is not a frostline checkpoint that says how its network is built.
+        ValueError: the file is damaged, is not a frostline checkpoint that says how its network is built, or names
+            classes to be imported.
     """
     checkpoint = read_checkpoint(path)
     described = checkpoint[CHECKPOINT_KEY]
@@ -368,36 +372,16 @@ def load_classifier(path: str | Path, *, device: str | torch.device = "cpu") -> 
             f"{path}: this checkpoint was made from a network built by hand, so it can only be loaded by hand"
         )
     recipe, images = described["recipe"], described["images"]
-    network, _ = build_network(model=recipe["model"], head=recipe["head"], classes=len(images["classes"]))
-    network.load_state_dict(checkpoint["state_dict"])
-    policy = FreezePolicy.from_dict(described["policy"])
-    loss = build_loss(**described["loss"]) if described.get("loss") else None
-    classifier = ImageClassifier(network=network, images=images, policy=policy, loss=loss, recipe=recipe)
+    if not trust_checkpoint:
+        check_trust(path, recipe)
+    try:
+        network, _ = build_network(model=recipe["model"], head=recipe["head"], classes=len(images["classes"]))
+        network.load_state_dict(checkpoint["state_dict"])
+        policy = FreezePolicy.from_dict(described["policy"])
+        loss = build_loss(**described["loss"]) if described.get("loss") else None
+        classifier = ImageClassifier(network=network, images=images, policy=policy, loss=loss, recipe=recipe)
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{path}: its classifier cannot be built from what it says of it ({told})") from error
     classifier.settings = described["settings"]
     return classifier.to(device).eval()
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A frostline checkpoint's content, read with `weights_only=True`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged, another program's, or holds weights that are NaN or infinite.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(errno.ENOENT, f"There is no checkpoint `{path}`")
-    try:
-        checkpoint = read_plain(path)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: cannot be read as a checkpoint; it is damaged or another program's ({error})"
-        ) from error
-    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get(CHECKPOINT_KEY), dict)):
-        raise ValueError(
-            f"{path}: is not a frostline checkpoint. To start from another program's weights: model.weights={path}"
-        )
-    version = checkpoint[CHECKPOINT_KEY].get("format")
-    if version != CHECKPOINT_FORMAT:
-        raise ValueError(f"{path}: has checkpoint format {version}; this frostline reads format {CHECKPOINT_FORMAT}")
-    check_finite(str(path), checkpoint["state_dict"])
-    return checkpoint

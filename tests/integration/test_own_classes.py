@@ -88,9 +88,8 @@ def test_own_optimizer_head_backbone_and_source_train_together(mine: Path, cli: 
     assert done.returncode == 0, done.stdout + done.stderr
     state = torch.load(only_run(tmp_path) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert set(state) == {"stem.0.weight", "stem.0.bias", "fc.weight"}
-    again = cli(
-        *FROSTLINE, "evaluate", f"checkpoint={only_run(tmp_path)}/checkpoints/last.ckpt", env={"PYTHONPATH": str(mine)}
-    )
+    evaluation = [*FROSTLINE, "evaluate", f"checkpoint={only_run(tmp_path)}/checkpoints/last.ckpt"]
+    again = cli(*evaluation, "trust_checkpoint=true", env={"PYTHONPATH": str(mine)})
     assert again.returncode == 0, again.stderr
 
 

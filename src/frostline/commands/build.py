@@ -19,7 +19,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from frostline.autograd.gradient_flow import GradientFlow
-from frostline.classifier import ImageClassifier, OptimizerBuilder, read_checkpoint
+from frostline.checkpoint import read_checkpoint
+from frostline.classifier import ImageClassifier, OptimizerBuilder
 from frostline.commands.ranks import launched_outside
 from frostline.commands.schema.paths import absolute
 from frostline.data.datamodule import ImageDataModule
@@ -53,7 +54,7 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
     """
     weights = settings.get("init_from") or settings["model"]["weights"]
     if settings.get("init_from"):
-        read_checkpoint(weights)  # a plain state dict is model.weights' business
+        read_checkpoint(weights, key="init_from")  # a plain state dict is model.weights' business
     recipe = {"model": _without(settings["model"], "weights"), "head": dict(settings["head"])}
     network, loaded = build_network(
         model=recipe["model"], head=recipe["head"], classes=len(data.classes), weights=weights

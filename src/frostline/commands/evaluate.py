@@ -11,6 +11,7 @@ import lightning
 from frostline.classifier import load_classifier
 from frostline.commands.build import device_options
 from frostline.commands.failures import explained
+from frostline.commands.phases import unobeyed
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import NO_AUGMENTATION, build_datamodule, source_class
 from frostline.data.datamodule import ImageDataModule
@@ -26,13 +27,16 @@ DIVISION = ("val_fraction", "test_fraction", "split_seed")
 def run(settings: Mapping[str, Any]) -> None:
     """Print the metrics of a checkpoint on one split, and write them to `output` where one is given."""
     quiet_libraries()
-    classifier = load_classifier(settings["checkpoint"])
+    trusted = settings["trust_checkpoint"]
+    classifier = load_classifier(settings["checkpoint"], trust_checkpoint=trusted)
     trained_on = classifier.settings
     data_settings = settings.get("data") or trained_on.get("data")
     if data_settings is None:
         raise ValueError(
             "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
         )
+    if not settings.get("data") and not trusted:
+        data_settings = {**data_settings, **unobeyed(settings["checkpoint"], {"data": data_settings})}
     images = {key: classifier.images[key] for key in ("image_size", "resize", "mean", "std")}
     if "scaled_decoding" in inspect.signature(source_class(data_settings)).parameters:
         images["scaled_decoding"] = classifier.images.get("scaled_decoding", False)

@@ -1,6 +1,6 @@
 """A classifier in one phase of its policy, as a training run with the same overrides, or a checkpoint, has it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from lightning import seed_everything
 
-from frostline.classifier import CHECKPOINT_KEY, ImageClassifier, read_checkpoint
+from frostline.checkpoint import CHECKPOINT_KEY, TRUST, check_trust, read_checkpoint, reading_only
+from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, device_options
 from frostline.data.build import build_datamodule
 from frostline.data.datamodule import ImageDataModule
@@ -109,9 +110,36 @@ def _with_checkpoint(
         for part in key.split("."):
             value = value[part]
         node[last] = value
+    if not settings["trust_checkpoint"]:
+        typed = [override.partition("=")[0].lstrip("+~") for override in overrides]
+        merged["data"] |= unobeyed(settings["checkpoint"], _without_keys(merged, typed))
     merged["model"] = {**merged["model"], "weights": settings["checkpoint"]}
     merged["device"] = settings["device"]
     return merged
+
+
+def unobeyed(checkpoint: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with which a checkpoint's data section only reads; a line is printed for each that is another.
+
+    Args:
+        sections: of the checkpoint's config, what is not the user's own word.
+
+    Raises:
+        ValueError: they name classes to import, or addresses of data.
+    """
+    check_trust(checkpoint, sections)
+    quiet = reading_only(sections.get("data") or {})
+    for key in quiet:
+        print(f"note: data.{key} of the checkpoint is left out, as it writes files; {TRUST} takes it")
+    return quiet
+
+
+def _without_keys(sections: Mapping[str, Any], keys: Collection[str], place: str = "") -> dict[str, Any]:
+    return {
+        key: _without_keys(value, keys, f"{place}{key}.") if isinstance(value, dict) else value
+        for key, value in sections.items()
+        if place + key not in keys
+    }
 
 
 def _phase_of(checkpoint: Mapping[str, Any]) -> int:

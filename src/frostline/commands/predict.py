@@ -16,7 +16,11 @@ from frostline.tracking.predictions import predict_files, write_predictions
 def run(settings: Mapping[str, Any]) -> None:
     """Write a CSV with a row for each image; an image that cannot be read has the reason in its row."""
     accelerator = device_options(settings["device"])["accelerator"]
-    classifier = load_classifier(settings["checkpoint"], device="cuda" if accelerator == "gpu" else "cpu")
+    classifier = load_classifier(
+        settings["checkpoint"],
+        device="cuda" if accelerator == "gpu" else "cpu",
+        trust_checkpoint=settings["trust_checkpoint"],
+    )
     inputs = settings["inputs"]
     left_out = LeftOut()
     paths = find_images([inputs] if isinstance(inputs, str) else inputs, left_out=left_out)

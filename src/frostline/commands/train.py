@@ -14,7 +14,7 @@ from typing import Any
 
 from frostline.commands import ranks, run_folder
 from frostline.commands.allocator import keep_freed_memory
-from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
+from frostline.commands.failures import USER_ERROR, USER_MISTAKES, explained, fail, message_of
 from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, run_folder_of
 from frostline.commands.rules import visible_gpus
@@ -33,6 +33,8 @@ def run(settings: dict[str, Any]) -> None:
     outside = ranks.launched_outside()
     if outside:
         settings = on_outside_world(settings)
+    if settings["resume_from"] is not None:
+        check_resume(settings)
     if "wandb" in settings["logger"] and (problem := wandb_problem(settings["logger"]["wandb"])):
         fail([problem])
     run_folder.prepare(folder, settings, list(hydra.overrides.task))
@@ -48,6 +50,15 @@ def run(settings: dict[str, Any]) -> None:
     code = ranks.start(folder, processes=processes, threads=device["threads"])
     if code:
         raise SystemExit(code)
+
+
+@explained
+def check_resume(settings: Mapping[str, Any]) -> None:
+    """Read the checkpoint to go on from, and compare its config with this one, before there is a run folder."""
+    with quick_imports():
+        from frostline.checkpoint import read_checkpoint
+
+    read_checkpoint(settings["resume_from"], key="resume_from", resumable=True)
 
 
 def join(invocation: Invocation) -> None:

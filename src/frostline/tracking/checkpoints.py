@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from frostline.models.saved_file import check_sums
 from frostline.storage.atomic import atomically
 from frostline.tracking.checkpoint_content import content_of
 
@@ -47,6 +48,18 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
                 with part.open("wb") as file:
                     torch.save(checkpoint, file)
         self._written = content, target, _file_state(target)
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Read a file whose check sums are right.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            check_sums(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return super().load_checkpoint(path, *arguments, **options)
 
     def _linked(self, path: Path, content: Any) -> bool:
         """Link the last file that was written to `path`, where it is still there and holds this content."""

@@ -13,7 +13,7 @@ from frostline.commands.schema.model import HEADS, MODELS, OwnBackbone, OwnHead
 from frostline.commands.schema.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
 from frostline.commands.schema.paths import PathText
 from frostline.commands.schema.section import FILE, FOLDER, OwnClass, Section
-from frostline.commands.schema.seeing import GradientsKeys, GraphKeys, TourKeys
+from frostline.commands.schema.seeing import TRUST_CHECKPOINT, GradientsKeys, GraphKeys, TourKeys
 from frostline.commands.schema.speed import Cache, Speed
 from frostline.commands.schema.training import LOSSES, PRECISION, Callbacks, Device, Loggers, Precision, TrainerSection
 
@@ -59,6 +59,7 @@ class EvaluateKeys(Section):
     """Keys of an evaluation outside the groups."""
 
     checkpoint: PathText = Field(description="path of a frostline checkpoint")
+    trust_checkpoint: bool = Field(description=TRUST_CHECKPOINT)
     split: Literal["train", "val", "test"] = Field(description="which images of the data")
     batch_size: Annotated[int, Field(ge=1)] | None = Field(description="images per batch; null: as in training")
     precision: Precision = Field(description=PRECISION)
@@ -71,6 +72,7 @@ class PredictKeys(Section):
     """Keys of a prediction outside the groups."""
 
     checkpoint: PathText = Field(description="path of a frostline checkpoint")
+    trust_checkpoint: bool = Field(description=TRUST_CHECKPOINT)
     inputs: PathText | Annotated[list[PathText], Field(min_length=1)] = Field(
         description="an image, a folder of images (with its subfolders), or a list of these"
     )

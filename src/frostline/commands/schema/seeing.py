@@ -9,6 +9,9 @@ from frostline.commands.schema.section import FOLDER, Section
 
 SEED = "seed of weights, order and augmentation"
 CHECKPOINT = "frostline checkpoint whose network, data and policy are taken instead of those of this config"
+TRUST_CHECKPOINT = (
+    "import the classes, contact the addresses and write the files that the checkpoint names: its author can run code"
+)
 PHASE = "name of the policy's phase; null: the first, or the one in which the checkpoint was written"
 
 
@@ -27,6 +30,7 @@ class GraphKeys(Section):
 
     seed: int = Field(ge=0, lt=2**32, description=SEED)
     checkpoint: PathText | None = Field(description=CHECKPOINT)
+    trust_checkpoint: bool = Field(description=TRUST_CHECKPOINT)
     phase: Annotated[str, Field(min_length=1)] | None = Field(description=PHASE)
     views: Annotated[list[Literal["stages", "operations"]], Field(min_length=1)] = Field(
         description="the pictures: `stages` has a block for each, `operations` every node of the graph"
@@ -42,6 +46,7 @@ class GradientsKeys(Section):
 
     seed: int = Field(ge=0, lt=2**32, description=SEED)
     checkpoint: PathText | None = Field(description=CHECKPOINT)
+    trust_checkpoint: bool = Field(description=TRUST_CHECKPOINT)
     phase: Annotated[str, Field(min_length=1)] | None = Field(description=PHASE)
     batches: int = Field(ge=1, description="training batches over which the gradient is averaged; the noise needs two")
     output: PathText | None = Field(

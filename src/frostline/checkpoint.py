@@ -1,0 +1,174 @@
+"""Checkpoints as frostline writes them: read, found to be whole, and never obeyed without being asked to."""
+
+import errno
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from frostline.finite import check_finite
+from frostline.models.saved_file import read_plain
+
+CHECKPOINT_KEY = "frostline"
+CHECKPOINT_FORMAT = 1
+# Modules whose classes a checkpoint may name: their imports and constructors write and contact nothing.
+OWN_MODULES = ("frostline", "torch.nn", "torch.optim", "torchvision.models")
+TRUST = "trust_checkpoint=true"
+
+# Each part of a checkpoint, by its path, and its type.
+PARTS: Mapping[str, type | tuple[type, ...]] = {
+    "state_dict": dict,
+    "frostline.images": dict,
+    "frostline.images.classes": list,
+    "frostline.images.mean": (list, tuple),
+    "frostline.images.std": (list, tuple),
+    "frostline.images.image_size": int,
+    "frostline.images.resize": (int, float),
+    "frostline.policy": dict,
+    "frostline.settings": dict,
+}
+# And what a run needs to go on from it.
+PARTS_OF_A_RUN: Mapping[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "callbacks": dict,
+    "loops": dict,
+    "loops.fit_loop": dict,
+    "loops.fit_loop.epoch_progress": dict,
+    "loops.fit_loop.epoch_loop.state_dict": dict,
+    "loops.fit_loop.epoch_loop.batch_progress": dict,
+    "loops.fit_loop.epoch_loop.automatic_optimization.optim_progress": dict,
+    "loops.fit_loop.epoch_loop.val_loop.batch_progress": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
+
+
+def read_checkpoint(path: str | Path, *, key: str = "checkpoint", resumable: bool = False) -> dict[str, Any]:
+    """A frostline checkpoint's content, read with `weights_only=True` and found to have all its parts.
+
+    Args:
+        key: what the user named the file by, for the advice in messages.
+        resumable: whether a run is to go on from it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, lacks a part, is another program's, or holds NaN or infinity; the newest good one
+            beside it is named.
+    """
+    try:
+        return _read(Path(path), resumable=resumable)
+    except (FileNotFoundError, ValueError) as error:
+        good = newest_good(Path(path), resumable=resumable)
+        if good is None:
+            raise
+        text = error.strerror if isinstance(error, FileNotFoundError) else str(error)
+        message = f"{text}. The newest good checkpoint beside it is {key}={good}"
+        raise (
+            FileNotFoundError(errno.ENOENT, message) if isinstance(error, FileNotFoundError) else ValueError(message)
+        ) from error
+
+
+def newest_good(path: Path, *, resumable: bool = False) -> Path | None:
+    """The newest whole checkpoint in the folder of one that is not."""
+    found = [(other.stat().st_mtime, other) for other in path.parent.glob("*.ckpt") if other.is_file()]
+    for _, other in sorted(found, reverse=True):
+        try:
+            if other != path:
+                _read(other, resumable=resumable)
+                return other
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, f"There is no checkpoint `{path}`")
+    if not path.is_file():
+        raise ValueError(f"{path}: is not a file, and a checkpoint is one")
+    try:
+        checkpoint = read_plain(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: cannot be read as a checkpoint; it is damaged or another program's ({error})"
+        ) from error
+    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get(CHECKPOINT_KEY), dict)):
+        raise ValueError(
+            f"{path}: is not a frostline checkpoint. To start from another program's weights: model.weights={path}"
+        )
+    version = checkpoint[CHECKPOINT_KEY].get("format")
+    if version != CHECKPOINT_FORMAT:
+        raise ValueError(f"{path}: has checkpoint format {version}; this frostline reads format {CHECKPOINT_FORMAT}")
+    parts = {**PARTS, **(PARTS_OF_A_RUN if resumable else {})}
+    lacking = [name for name, kind in parts.items() if not isinstance(_part(checkpoint, name), kind)]
+    state = checkpoint.get("state_dict")
+    if isinstance(state, dict) and not (state and all(isinstance(tensor, Tensor) for tensor in state.values())):
+        lacking.append("tensors in state_dict")
+    recipe = checkpoint[CHECKPOINT_KEY].get("recipe", "")
+    if recipe is not None and not all(isinstance(_part(recipe, part), dict) for part in ("model", "head")):
+        lacking.append("frostline.recipe")
+    if lacking:
+        purpose = "for a run to go on from" if resumable else "that a checkpoint has"
+        raise ValueError(f"{path}: lacks parts {purpose}, or has others in their place: {', '.join(lacking)}")
+    check_finite(str(path), checkpoint["state_dict"])
+    return checkpoint
+
+
+def _part(content: Any, path: str) -> Any:
+    """What lies at a path of keys; keys of Lightning's have dots themselves."""
+    if not isinstance(content, Mapping):
+        return None
+    if path in content:
+        return content[path]
+    key, _, rest = path.partition(".")
+    return _part(content.get(key), rest) if rest else None
+
+
+def classes_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where and which classes of others config sections name by `_target_`: importing them runs their code."""
+    for key, value in sections.items():
+        if key == "_target_" and not str(value).startswith(tuple(f"{module}." for module in OWN_MODULES)):
+            yield key, str(value)
+        elif isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", target) for inner, target in classes_named(value))
+        elif isinstance(value, list | tuple):
+            yield from (pair for item in value if isinstance(item, Mapping) for pair in classes_named({key: item}))
+
+
+def addresses_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where and which addresses of other machines config sections name."""
+    for key, value in sections.items():
+        if isinstance(value, str) and ("://" in value or value.startswith("\\\\")):
+            yield key, value
+        elif isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", address) for inner, address in addresses_named(value))
+
+
+def check_trust(path: str | Path, sections: Mapping[str, Any], *, how: str = TRUST) -> None:
+    """Refuse to obey a checkpoint: config sections out of it may name no class of others and no address.
+
+    Args:
+        sections: what of the checkpoint's config is about to be built.
+        how: how the user allows it.
+
+    Raises:
+        ValueError: they do.
+    """
+    asked = [f"import {target} ({key})" for key, target in classes_named(sections)]
+    data = sections.get("data")
+    if isinstance(data, Mapping):
+        asked += [f"contact {address} ({key})" for key, address in addresses_named({"data": data})]
+    if asked:
+        raise ValueError(
+            f"{path}: would have frostline {', and '.join(asked)}. A checkpoint is not obeyed unless you say so: if "
+            f"you trust the file, {how}"
+            + ("; or name the data yourself, as data=…" if any("(data." in item for item in asked) else "")
+        )
+
+
+def reading_only(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with which a checkpoint's data section only reads: nothing is written or fetched."""
+    return {key: False if key == "download" else None for key in ("packed", "cache_dir", "download") if data.get(key)}

@@ -1,0 +1,150 @@
+"""Checkpoints are read whole or refused with a way on, and name nothing that is obeyed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from frostline.checkpoint import PARTS, PARTS_OF_A_RUN, check_trust, read_checkpoint, reading_only
+from frostline.classifier import load_classifier
+
+
+def whole() -> dict[str, Any]:
+    """What a checkpoint holds at least."""
+    fit_loop = {part.removeprefix("loops.fit_loop."): {} for part in PARTS_OF_A_RUN if part.startswith("loops.fit_")}
+    return {
+        "state_dict": {"conv1.weight": torch.zeros(3)},
+        "epoch": 1,
+        "global_step": 2,
+        "pytorch-lightning_version": "2.6.1",
+        "callbacks": {},
+        "loops": {"fit_loop": fit_loop},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+        "frostline": {
+            "format": 1,
+            "recipe": {"model": {"name": "resnet18"}, "head": {"name": "linear"}},
+            "images": {"classes": ["a"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 32, "resize": 1.0},
+            "policy": {},
+            "settings": {},
+        },
+    }
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_a_whole_checkpoint_is_read(tmp_path: Path) -> None:
+    assert read_checkpoint(saved(tmp_path / "a.ckpt", whole()), resumable=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize("part", [*PARTS, *PARTS_OF_A_RUN])
+def test_a_checkpoint_that_lacks_a_part_is_refused_by_its_name(tmp_path: Path, part: str) -> None:
+    content: Any = whole()
+    parent: Any = content
+    keys = part.split(".") if not part.startswith("loops.fit_loop.") else ["loops", "fit_loop", part[15:]]
+    for key in keys[:-1]:
+        parent = parent[key]
+    del parent[keys[-1]]
+    with pytest.raises(ValueError, match=rf"a\.ckpt: lacks parts for a run to go on from.*{part}"):
+        read_checkpoint(saved(tmp_path / "a.ckpt", content), resumable=True)
+    parent[keys[-1]] = None
+    with pytest.raises(ValueError, match=f"others in their place: .*{part}"):
+        read_checkpoint(saved(tmp_path / "a.ckpt", content), resumable=True)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "text": lambda content: b"hello",
+    "flipped": lambda content: content.replace(torch.ones(9).numpy().tobytes(), torch.zeros(9).numpy().tobytes()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_newest_good_checkpoint_beside_a_damaged_one_is_named(tmp_path: Path, damage: str) -> None:
+    content = {**whole(), "state_dict": {"conv1.weight": torch.ones(9)}}
+    for age, name in enumerate(("old", "good", "last", "foreign")):
+        saved(tmp_path / f"{name}.ckpt", {"a": torch.zeros(1)} if name == "foreign" else content)
+        os.utime(tmp_path / f"{name}.ckpt", (age, age))
+    bad = tmp_path / "last.ckpt"
+    bad.write_bytes(DAMAGE[damage](bad.read_bytes()))
+    with pytest.raises(ValueError, match=rf"^{bad}: cannot be read") as caught:
+        read_checkpoint(bad, key="resume_from", resumable=True)
+    assert str(caught.value).endswith(f"The newest good checkpoint beside it is resume_from={tmp_path}/good.ckpt")
+    for other in ("old", "good"):
+        (tmp_path / f"{other}.ckpt").unlink()
+    with pytest.raises(ValueError, match=rf"^{bad}: cannot be read") as caught:
+        read_checkpoint(bad)
+    assert "newest good" not in str(caught.value)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a file, and a checkpoint is one"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "head", [{"name": "other"}, {"name": "mlp", "hidden": "abc"}, {}, {"name": "mlp", "hidden": [4]}]
+)
+def test_a_recipe_that_does_not_fit_ends_in_one_message(tmp_path: Path, head: dict[str, Any]) -> None:
+    content = whole()
+    content["frostline"]["recipe"]["head"] = head
+    with pytest.raises(ValueError, match=r"head|cannot be built from what it says of it"):
+        load_classifier(saved(tmp_path / "a.ckpt", content))
+
+
+# Nothing that a checkpoint names is obeyed.
+
+
+@pytest.mark.parametrize("target", ["beside.Thing", "this.Zen", "os.path.Thing", "torch.hub.Thing", "torchvisionx.A"])
+def test_a_class_that_a_checkpoint_names_is_not_imported(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for part in ("head", "model"):
+        content = whole()
+        content["frostline"]["recipe"][part] = {"_target_": target}
+        with pytest.raises(ValueError, match=rf"import {target} \({part}\._target_\).*trust_checkpoint=true"):
+            load_classifier(saved(tmp_path / "a.ckpt", content))
+    with pytest.raises((SystemExit, ValueError), match=r"ran|cannot import|no class|not a subclass|named by"):
+        load_classifier(tmp_path / "a.ckpt", trust_checkpoint=True)
+
+
+@pytest.mark.parametrize("place", ["head", "model", "data", "optimizer"])
+def test_classes_are_found_wherever_a_config_names_them(place: str) -> None:
+    sections = {place: {"inner": [{"_target_": "my.Own"}]}, "other": {"_target_": "torch.optim.SGD"}}
+    with pytest.raises(ValueError, match=rf"would have frostline import my\.Own \({place}\.inner\._target_\)\."):
+        check_trust("a.ckpt", sections)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"name": "streaming", "path": "s3://bucket/x"},
+        {"name": "streaming", "path": "/here", "endpoint_url": "http://127.0.0.1:9"},
+        {"name": "torchvision", "options": {"url": "https://example.org"}},
+    ],
+)
+def test_an_address_that_a_checkpoint_names_is_not_contacted(data: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"contact .*://.* \(data\..*trust_checkpoint=true; or name the data yourself"):
+        check_trust("a.ckpt", {"data": data})
+
+
+def test_data_of_a_checkpoint_only_reads() -> None:
+    data = {"path": "/a", "packed": "/b", "cache_dir": "/c", "download": True, "batch_size": 3}
+    assert reading_only(data) == {"packed": None, "cache_dir": None, "download": False}
+    assert reading_only({"path": "/a", "packed": None, "download": False}) == {}
+
+
+def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:
+    content = whole()
+    content["frostline"]["recipe"]["model"]["weights"] = "DEFAULT"
+    with pytest.raises(ValueError, match=r"model\.weights: goes to"):
+        load_classifier(saved(tmp_path / "a.ckpt", content))
