@@ -12,7 +12,9 @@ import pytest
 
 from frostline.commands.run_folder import (
     COMMAND_VARIABLE,
+    claimed,
     command_line,
+    continued,
     prepare,
     read_config,
     run_key,
@@ -117,3 +119,68 @@ def test_the_installed_script_is_called_by_its_name(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", ["/usr/bin/frostline", "train", "seed=1"])
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "/usr/bin/frostline", "train", "seed=1"])
     assert command_line() == "frostline train seed=1"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from frostline.commands.run_folder import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended_or_crashed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs/two"
+    words = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        in_use = rf"two: is in use by another run \(process {first.pid} on "
+        with pytest.raises(ValueError, match=in_use), claimed(folder):
+            pass
+        first.kill()
+        first.wait()
+    with claimed(folder):
+        pass
+
+
+PLAIN = {"fit": True, "resume_from": None}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_run_that_starts_in_a_folder_with_a_checkpoint_is_refused_and_told_what_to_type(trained: Path) -> None:
+    with pytest.raises(
+        ValueError, match=f"would overwrite. To go on with it: .* resume_from={trained}/checkpoints/last"
+    ):
+        continued(trained, PLAIN)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fit": True, "resume_from": "elsewhere/last.ckpt"}, {"fit": False, "resume_from": None}]
+)
+def test_a_resumed_run_and_one_that_only_tests_go_on(trained: Path, settings: dict[str, object]) -> None:
+    assert continued(trained, settings) == settings
+
+
+def test_a_new_folder_is_taken(tmp_path: Path) -> None:
+    assert continued(tmp_path, PLAIN) == PLAIN
+
+
+@pytest.mark.parametrize("name", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_a_job_that_was_started_again_goes_on(monkeypatch: pytest.MonkeyPatch, trained: Path, name: str) -> None:
+    monkeypatch.setenv(name, "0")
+    with pytest.raises(ValueError, match="would overwrite"):
+        continued(trained, PLAIN)
+    monkeypatch.setenv(name, "1")
+    assert continued(trained, PLAIN) == {"fit": True, "resume_from": f"{trained}/checkpoints/last.ckpt"}
+    (trained / "checkpoints/last.ckpt").rename(trained / "checkpoints/best.ckpt")
+    with pytest.raises(ValueError, match="would overwrite"):
+        continued(trained, PLAIN)

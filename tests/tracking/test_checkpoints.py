@@ -58,6 +58,34 @@ def test_a_failed_save_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_names_the_checkpoint_and_leaves_the_one_before(tmp_path: Path) -> None:
+    script = """
+        import resource, signal, sys
+        from pathlib import Path
+
+        import torch
+        from frostline.tracking.checkpoints import WholeFileCheckpointIO
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        path, checkpoints = Path(sys.argv[1]), WholeFileCheckpointIO()
+        checkpoints.save_checkpoint({"value": 1}, path)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        checkpoints.save_checkpoint({"value": torch.zeros(100_000)}, path)
+    """
+    path = tmp_path / "last.ckpt"
+    done = subprocess.run([sys.executable, "-c", dedent(script), path], capture_output=True, text=True)
+    assert done.stderr.strip().endswith(f"OSError: [Errno 27] File too large: '{path}'")
+    assert torch.load(path, weights_only=True) == {"value": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
+    checkpoints = WholeFileCheckpointIO(run_folder=tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="The run folder is gone"):
+        checkpoints.save_checkpoint({}, tmp_path / "gone/checkpoints/last.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
     path, other = tmp_path / "last.ckpt", tmp_path / ".best.ckpt.12.part"
     killed = subprocess.Popen([sys.executable, "-c", ""])

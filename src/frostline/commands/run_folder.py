@@ -1,12 +1,16 @@
 """One run, one folder: its name, and what is written into it before the first step."""
 
+import errno
 import functools
 import json
+import logging
 import os
+import platform
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,9 @@ from frostline.storage.atomic import write_text
 
 COMMAND_VARIABLE = "FROSTLINE_COMMAND"
 CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
+
+log = logging.getLogger("frostline")
 
 
 @functools.cache
@@ -43,6 +50,64 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("frostline.run_key", run_key, replace=True)
     OmegaConf.register_new_resolver("frostline.path", absolute, replace=True)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; a crash gives it back. The other processes of a run do not ask.
+
+    Raises:
+        ValueError: another run has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # A lock of the process, not of the descriptor: loader workers that outlive a crash do not inherit it.
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise ValueError(
+                    f"{folder}: is in use by another run ({file.read().strip()}). Wait for its end, or give this run a "
+                    "folder of its own: another RUN_ID or output_dir."
+                ) from None
+            log.warning("%s: cannot be locked (%s); start no other run in it.", folder, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a training that overwrites no checkpoint from step 0.
+
+    A job that SLURM or torchrun started again goes on from the folder's last checkpoint.
+
+    Raises:
+        ValueError: the folder holds checkpoints, and the config names none to go on from.
+    """
+    kept = sorted((folder / CHECKPOINTS).glob("*.ckpt"))
+    if not kept or not settings["fit"] or settings["resume_from"] is not None:
+        return dict(settings)
+    last = folder / CHECKPOINTS / "last.ckpt"
+    restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    if last in kept and any(count not in ("", "0") for count in restarts):
+        log.info("The job was started again and goes on from %s", last)
+        return {**settings, "resume_from": str(last)}
+    raise ValueError(
+        f"{folder}: holds the checkpoints of a run, which a new run would overwrite. To go on with it: "
+        f"{resume_command(last if last in kept else kept[-1])} - for a new run, name another folder (RUN_ID, "
+        "output_dir) or remove this one."
+    )
+
+
+def resume_command(checkpoint: Path) -> str:
+    """What to type to go on from a checkpoint."""
+    return f"{command_line()} resume_from={checkpoint}"
 
 
 def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:

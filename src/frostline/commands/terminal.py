@@ -51,6 +51,7 @@ def show_only_printable() -> None:
 
     A character that their encoding lacks is escaped as well.
     """
+    logging.raiseExceptions = False  # a line that a full disk does not take is no reason for a traceback
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):

@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, run_folder_of
 from frostline.commands.rules import visible_gpus
 from frostline.commands.terminal import PrintableFormatter, TerminalHandler
+from frostline.storage.names import printable
 from frostline.tracking.wandb_access import wandb_problem
 
 log = logging.getLogger("frostline")
@@ -37,18 +38,25 @@ def run(settings: dict[str, Any]) -> None:
         check_resume(settings)
     if "wandb" in settings["logger"] and (problem := wandb_problem(settings["logger"]["wandb"])):
         fail([problem])
-    run_folder.prepare(folder, settings, list(hydra.overrides.task))
+    device = settings["device"]
+    if not outside and device["num_nodes"] > 1:
+        fail(["device.num_nodes: several nodes need a launcher: srun (scripts/slurm/train.sbatch) or torchrun."])
+    try:
+        with run_folder.claimed(folder):
+            _run_in(folder, run_folder.continued(folder, settings), list(hydra.overrides.task), outside=outside)
+    except USER_MISTAKES as error:
+        fail([message_of(error)])
+
+
+def _run_in(folder: Path, settings: dict[str, Any], overrides: list[str], *, outside: bool) -> None:
+    run_folder.prepare(folder, settings, overrides)
     device = settings["device"]
     if outside:
         ranks.announce(folder)
-    elif device["num_nodes"] > 1:
-        fail(["device.num_nodes: several nodes need a launcher: srun (scripts/slurm/train.sbatch) or torchrun."])
     processes = max(1, visible_gpus()) if device["devices"] == "all" else device["devices"]
     if outside or processes == 1:
         train_in(folder, settings)
-        return
-    code = ranks.start(folder, processes=processes, threads=device["threads"])
-    if code:
+    elif code := ranks.start(folder, processes=processes, threads=device["threads"]):
         raise SystemExit(code)
 
 
@@ -99,7 +107,7 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
         train(folder, settings, is_first=rank == 0)
     except Interrupted as interruption:
         log.info("%s", interruption)
-        log.info("To go on: %s resume_from=%s", run_folder.command_line(), interruption.checkpoint)
+        log.info("To go on: %s", run_folder.resume_command(interruption.checkpoint))
         code = 128 + interruption.signum
         _end_loggers(code)
         raise SystemExit(code) from None
@@ -107,7 +115,10 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
         _explain(error, folder, rank)
         _end_loggers(USER_ERROR)
         raise SystemExit(USER_ERROR) from None
-    except Exception:
+    except Exception as error:
+        if not folder.is_dir():
+            _explain(error, folder, rank)
+            raise SystemExit(USER_ERROR) from None
         log.exception(
             "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
         )
@@ -239,13 +250,17 @@ def _log_into(folder: Path, rank: int) -> None:
 def _explain(error: Exception, folder: Path, rank: int) -> None:
     """Print the message once, whichever ranks met the error; the traceback goes into the rank's log."""
     path = folder / _log_name(rank)
+    if not folder.is_dir():
+        if rank == 0:
+            print(f"frostline: {folder}: the run folder is gone; it was removed or moved in mid-run.", file=sys.stderr)
+        return
     # The callback speaks to users of its Python interface; here the same wish is a key.
     message = message_of(error).replace("on_mismatch='restart'", "on_policy_change=restart")
-    with path.open("a") as file:
-        traceback.print_exception(error, file=file)
+    with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # a full disk
+        file.write(printable("".join(traceback.format_exception(error))))
     if rank:
         time.sleep(2)  # the first rank's chance to say the same
-        if message_of(error) in (folder / _log_name(0)).read_text():
+        if message_of(error) in (folder / _log_name(0)).read_text(encoding="utf-8"):
             return
     print(f"frostline: {message}\n(traceback in {path})", file=sys.stderr)
 

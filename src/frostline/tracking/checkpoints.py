@@ -5,7 +5,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import lightning
 import torch
@@ -46,7 +46,7 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         with atomically(target) as part:
             if not self._linked(part, content):
                 with part.open("wb") as file:
-                    torch.save(checkpoint, file)
+                    _save(checkpoint, file)
         self._written = content, target, _file_state(target)
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
@@ -73,6 +73,16 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         except OSError:  # gone, or on a file system without links
             return False
         return True
+
+
+def _save(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        # The archive's end, which torch writes on the way out, fails as well and hides that the disk is full.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _file_state(path: Path) -> tuple[int, ...]:
