@@ -73,7 +73,7 @@ def test_a_full_disk_names_the_checkpoint_and_leaves_the_one_before(tmp_path: Pa
         checkpoints.save_checkpoint({"value": torch.zeros(100_000)}, path)
     """
     path = tmp_path / "last.ckpt"
-    done = subprocess.run([sys.executable, "-c", dedent(script), path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], capture_output=True, text=True)
     assert done.stderr.strip().endswith(f"OSError: [Errno 27] File too large: '{path}'")
     assert torch.load(path, weights_only=True) == {"value": 1}
     assert list(tmp_path.iterdir()) == [path]
