@@ -13,11 +13,19 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
+from torchmetrics import CatMetric, MeanMetric
 
 from frostline.data.datamodule import ImageDataModule, Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
-from frostline.resume import ExactResume, random_state, restore_random_state
+from frostline.resume import (
+    ExactResume,
+    _summed,
+    metric_states,
+    random_state,
+    restore_metric_states,
+    restore_random_state,
+)
 
 pytestmark = [
     # Zero workers are chosen here, on purpose.
@@ -48,6 +56,8 @@ class Net(lightning.LightningModule):
         self.draws: list[float] = []
         self.validations: list[int] = []
         self.logged_at: list[int] = []
+        self.loss = MeanMetric()
+        self.epoch_losses: dict[int, float] = {}
 
     def training_step(self, batch, batch_idx):
         images, targets = batch
@@ -55,7 +65,13 @@ class Net(lightning.LightningModule):
         images = images.float() / 255
         self.draws.append(random.random() + np.random.random())
         self.logged_at.append(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
-        return nn.functional.cross_entropy(self.net(images), targets)
+        loss = nn.functional.cross_entropy(self.net(images), targets)
+        self.loss.update(loss.detach(), len(targets))
+        return loss
+
+    def on_train_epoch_end(self):
+        self.epoch_losses[self.current_epoch] = self.loss.compute().item()
+        self.log("epoch_loss", self.loss)
 
     def validation_step(self, batch, batch_idx):
         torch.rand(1)  # must not matter to training
@@ -66,6 +82,8 @@ class Net(lightning.LightningModule):
             self.validations.append(self.trainer.global_step)
 
     def configure_optimizers(self):
+        # As every schedule over the run does. Lightning makes the loader's iterator here, before it restores the step.
+        assert self.trainer.estimated_stepping_batches
         optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
         if self.plateau:
             scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
@@ -164,12 +182,16 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 def assert_chain_is_exact(tmp_path: Path, stops: list[int], **options) -> None:
     whole, trainer = whole_run(**options)
-    seen, draws, validations, ckpt = [], [], [], None
+    seen, draws, validations, losses, ckpt = [], [], [], {}, None
     for stop in [*stops, None]:
         folder = tmp_path / "parts"
         part, resumed = fit(folder, stop_after=stop, ckpt=ckpt, **options)
         seen, draws, validations = seen + part.seen, draws + part.draws, validations + part.validations
+        # The end of an epoch runs twice where the interruption came after it and the checkpoint is from before.
+        assert all(part.epoch_losses[epoch] == losses.get(epoch, loss) for epoch, loss in part.epoch_losses.items())
+        losses |= part.epoch_losses
         ckpt = folder / f"{stop}.ckpt"
+    assert losses == whole.epoch_losses
     assert resumed.global_step == trainer.global_step
     assert resumed.current_epoch == trainer.current_epoch
     assert seen == whole.seen
@@ -200,6 +222,14 @@ def test_accumulation_that_does_not_divide_the_epoch(tmp_path, stops):
     assert_chain_is_exact(tmp_path, stops, accumulate=2)
     _, trainer = whole_run(accumulate=2)
     assert trainer.global_step == 9
+
+
+def test_no_checkpoint_is_written_inside_an_accumulation_window(tmp_path):
+    """Nor right after a resume, when `ModelCheckpoint` does not know which step it has saved."""
+    fit(tmp_path, stop_after=4, accumulate=2)
+    (tmp_path / "4.ckpt").rename(tmp_path / "moved.ckpt")
+    fit(tmp_path, stop_after=5, ckpt=tmp_path / "moved.ckpt", accumulate=2)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["1", "2", "3", "5", "moved"]
 
 
 @pytest.mark.parametrize("stops", [[2], [3], [4], [5], [2, 4, 7]])
@@ -338,6 +368,36 @@ def test_validation_draws_nothing_from_training():
     without, _ = whole_run(limit_val_batches=0)
     assert with_validation.draws == without.draws
     assert same(with_validation, without)
+
+
+def test_counters_that_do_not_fit_the_step_stop_the_run(tmp_path, monkeypatch):
+    def skip_rest(self, batch, batch_idx):
+        return -1 if self.current_epoch == 0 and batch_idx == 2 else None
+
+    monkeypatch.setattr(Net, "on_train_batch_start", skip_rest)
+    with pytest.raises(ValueError, match="2 optimizer steps mean batch 2 of epoch 0, but the trainer is at batch 0 of"):
+        fit(tmp_path)
+
+
+def test_metrics_go_on_from_their_state():
+    module = nn.ModuleDict({"mean": MeanMetric(), "all": CatMetric(), "untouched": MeanMetric()})
+    for value in (1.0, 2.0):
+        module["mean"].update(value)
+        module["all"].update(value)
+    states = metric_states(module)
+    assert sorted(states) == ["all", "mean"]
+    module["mean"].update(10.0)
+    other = nn.ModuleDict({"mean": MeanMetric(), "all": CatMetric(), "new": MeanMetric()})
+    restore_metric_states(other, states)
+    other["mean"].update(6.0)
+    assert other["mean"].compute() == 3.0
+    assert other["all"].compute().tolist() == [1.0, 2.0]
+    # Two ranks' sums for one; lists have no sum.
+    summed = _summed(other, [states, states])
+    assert sorted(summed) == ["mean"]
+    restore_metric_states(other, summed)
+    other["mean"].update(0.0)
+    assert other["mean"].compute() == pytest.approx(6.0 / 5)
 
 
 def test_random_state_comes_back():

@@ -1,20 +1,22 @@
 """Resume a fit so exactly that the weights come out bit-identical, however often and wherever it was interrupted.
 
 Three things make that up. The datamodule's batches depend on the seed and `global_step` alone. This callback keeps the
-random state of every rank in the checkpoint and restores it at the first training batch, after everything that
-Lightning draws while it starts. And it rewrites the loop counters of the checkpoint from `global_step`: Lightning
-2.6.6's own counters are off after a second resume (measured: a job of 48 steps ran 58), without a word.
+random state of every rank, and the sums of the epoch's metrics, in the checkpoint, and restores the random state at the
+first training batch, after everything that Lightning draws while it starts. And it rewrites the loop counters of the
+checkpoint from `global_step`: Lightning 2.6.6's own counters are off after a second resume (measured: a job of 48 steps
+ran 58), without a word.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from torchmetrics import Metric
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.order import position_after
@@ -52,22 +54,49 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(words), gauss))
 
 
+def metric_states(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """The sums so far of every torchmetrics metric in a module that has some, by the metric's name."""
+    return {
+        name: {"updates": metric._update_count, "state": {key: _copied(value) for key, value in state.items()}}
+        for name, metric in module.named_modules()
+        if isinstance(metric, Metric) and metric._update_count and (state := metric.metric_state)
+    }
+
+
+def restore_metric_states(module: torch.nn.Module, states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let metrics go on from what `metric_states` gave; those that the module no longer has are left out."""
+    for name, metric in module.named_modules():
+        if isinstance(metric, Metric) and name in states:
+            for key, value in states[name]["state"].items():
+                setattr(metric, key, _copied(value, metric.device))
+            metric._update_count, metric._computed = states[name]["updates"], None
+
+
+def _copied(value: Any, device: torch.device | None = None) -> Any:
+    if isinstance(value, list):
+        return [_copied(item, device) for item in value]
+    return value.detach().to(device=device or value.device, copy=True)
+
+
 class ExactResume(Callback):
     """Makes `trainer.fit(ckpt_path=…)` continue as if the run had never stopped; needs an `ImageDataModule`.
 
     It holds for checkpoints written at any step, mid-epoch or at an epoch's last batch, before or after validation, and
     for chains of resumes. A validation that was due when the checkpoint was written is run first. Validation draws
-    nothing from training's random state, so that it does not matter how often it ran.
+    nothing from training's random state, so that it does not matter how often it ran. The epoch's torchmetrics go on
+    from where they were. `ModelCheckpoint` writes nothing between the batches of one optimizer step.
 
     What it cannot undo: batch-norm statistics that were changed by a batch in whose middle an exception struck. With
     another number of ranks the batches are the same, but each rank starts from a new random state, and says so.
 
     Raises:
-        ValueError: on loading a checkpoint of a run whose samples came in another order (seed, batch size, data).
+        ValueError: on loading a checkpoint of a run whose samples came in another order (seed, batch size, data); in a
+            run whose counters of batches and epochs are not those of its `global_step`.
     """
 
     def __init__(self) -> None:
         self._restore: Mapping[str, Any] | None = None
+        self._saved_steps: list[tuple[ModelCheckpoint, int]] = []
         self._loaded: dict[str, Any] | None = None
         self._step_start: tuple[int, dict[str, Any]] | None = None
         self._before_validation: dict[str, Any] | None = None
@@ -83,17 +112,36 @@ class ExactResume(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._let_save()
         if self._restore is not None:
             restore_random_state(self._restore)
             self._restore = None
+        if batch_idx % trainer.accumulate_grad_batches == 0 and not trainer.fit_loop._skip_backward:
+            _check_place(trainer, batch_idx)
         # What loggers take for the step: Lightning counts one too many where a resume skips a finished validation.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         if batch_idx % trainer.accumulate_grad_batches == 0:
             # A checkpoint written on an exception within this step resumes before it.
-            self._step_start = trainer.global_step, random_state()
+            self._step_start = trainer.global_step, self._state(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop._should_accumulate():
+            # `ModelCheckpoint` comes after this; in a resumed run it does not know that the step is saved already.
+            savers = [found for found in trainer.checkpoint_callbacks if isinstance(found, ModelCheckpoint)]
+            self._saved_steps = [(saver, saver._last_global_step_saved) for saver in savers]
+            for saver in savers:
+                saver._last_global_step_saved = trainer.global_step
+
+    def _let_save(self) -> None:
+        for saver, step in self._saved_steps:
+            saver._last_global_step_saved = step
+        self._saved_steps = []
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._before_validation = random_state()
+        self._let_save()
+        self._before_validation = self._state(pl_module)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._before_validation is not None:
@@ -107,12 +155,13 @@ class ExactResume(Callback):
     ) -> None:
         # The other ranks may not be on their way to a checkpoint: to gather from them would wait for ever.
         self._only_this_rank = True
+        self._let_save()
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         progress: Any = trainer.fit_loop.epoch_progress.current
-        state = self._state_to_keep(trainer.global_step)
+        state = self._state_to_keep(trainer.global_step, pl_module)
         states: list[Any] = [state]
         if trainer.world_size > 1 and not self._only_this_rank:
             states = [None] * trainer.world_size
@@ -129,7 +178,11 @@ class ExactResume(Callback):
             "batches_per_epoch": _datamodule(trainer).batches_per_epoch,
         }
 
-    def _state_to_keep(self, step: int) -> dict[str, Any] | Mapping[str, Any]:
+    @staticmethod
+    def _state(pl_module: lightning.LightningModule) -> dict[str, Any]:
+        return {**random_state(), "metrics": metric_states(pl_module)}
+
+    def _state_to_keep(self, step: int, pl_module: lightning.LightningModule) -> Mapping[str, Any]:
         if self._restore is not None:
             # Resumed, and not one batch trained since.
             return self._restore
@@ -137,7 +190,7 @@ class ExactResume(Callback):
             return self._before_validation
         if self._step_start is not None and self._step_start[0] == step:
             return self._step_start[1]
-        return random_state()
+        return self._state(pl_module)
 
     # Taking it up again.
 
@@ -155,7 +208,7 @@ class ExactResume(Callback):
             )
         else:
             self._check_order(trainer, kept)
-            self._restore = self._own_state(trainer, kept, checkpoint["global_step"])
+            self._restore = self._own_state(trainer, pl_module, kept, checkpoint["global_step"])
         self._loaded = kept or {"plateau_due": False, "metrics": {}}
         rewrite_counters(
             checkpoint["loops"]["fit_loop"],
@@ -175,6 +228,8 @@ class ExactResume(Callback):
         val_loop = epoch_loop.val_loop
         # Lightning would hold back the step of schedulers that watch a metric for a whole epoch, for want of metrics.
         trainer.fit_loop._restarting = False
+        if self._restore is not None and trainer.fit_loop.restarted_mid_epoch:
+            restore_metric_states(pl_module, self._restore.get("metrics", {}))
         if not trainer.fit_loop.restarted_mid_epoch:
             if kept["plateau_due"]:
                 progress = trainer.fit_loop.epoch_progress.current
@@ -191,6 +246,7 @@ class ExactResume(Callback):
             val_loop._has_run = True
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._let_save()
         # An epoch of which only the end was left ran no batch that would have cleared this.
         trainer.fit_loop.epoch_loop._restarting = False
         trainer.fit_loop.epoch_loop.val_loop._restarting = False
@@ -221,7 +277,9 @@ class ExactResume(Callback):
             )
 
     @staticmethod
-    def _own_state(trainer: lightning.Trainer, kept: Mapping[str, Any], step: int) -> Mapping[str, Any]:
+    def _own_state(
+        trainer: lightning.Trainer, pl_module: lightning.LightningModule, kept: Mapping[str, Any], step: int
+    ) -> Mapping[str, Any]:
         states = kept["random_states"]
         if len(states) == trainer.world_size:
             own: Mapping[str, Any] = states[trainer.global_rank]
@@ -237,7 +295,42 @@ class ExactResume(Callback):
         random.seed(seed)
         fresh = random_state()
         restore_random_state(before)
+        if trainer.is_global_zero and len(states) == kept["world_size"]:
+            fresh["metrics"] = _summed(pl_module, [state.get("metrics", {}) for state in states])
         return fresh
+
+
+def _summed(module: torch.nn.Module, ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metric states of several ranks as those of one; metrics that cannot be reduced are left out."""
+    found: dict[str, Any] = {}
+    for name, metric in module.named_modules():
+        states = [rank[name] for rank in ranks if name in rank]
+        reductions: dict[str, Any] = dict(metric._reductions) if isinstance(metric, Metric) and states else {}
+        if reductions and all(callable(reduce) for reduce in reductions.values()):
+            state = {
+                key: reduce(torch.stack([one["state"][key] for one in states]))
+                for key, reduce in reductions.items()
+                if not isinstance(states[0]["state"][key], list)
+            }
+            if len(state) == len(reductions):
+                found[name] = {"updates": sum(one["updates"] for one in states), "state": state}
+    return found
+
+
+def _check_place(trainer: lightning.Trainer, batch_idx: int) -> None:
+    """Whether Lightning's counters of epochs and batches are those that `global_step` means.
+
+    Raises:
+        ValueError: they are not.
+    """
+    batches = _datamodule(trainer).batches_per_epoch
+    place = position_after(trainer.global_step, batches=batches, accumulate=trainer.accumulate_grad_batches)
+    if place != (trainer.current_epoch, batch_idx):
+        raise ValueError(
+            f"{trainer.global_step} optimizer steps mean batch {place[1]} of epoch {place[0]}, but the trainer is at "
+            f"batch {batch_idx} of epoch {trainer.current_epoch}: the run would see the wrong images. Was the rest of "
+            "an epoch skipped (`on_train_batch_start` returned -1), or a loop's counter changed?"
+        )
 
 
 def rewrite_counters(loops: dict[str, Any], *, step: int, batches: int, accumulate: int) -> None:

@@ -310,6 +310,38 @@ def test_the_global_batch_is_divided_among_ranks():
         assert torch.equal(parts[place % 3][0][place // 3], alone[0][place])
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_starts_where_the_run_stands_at_its_first_batch(keyed, workers):
+    """Not where it stood when the iterator was made: Lightning makes it before `global_step` is restored."""
+    data = on_rank(0, 1, augment=Augmentation(name="none"), loading=Loading(workers=workers))
+    if keyed:
+        data.key_batches("train")
+    loader = data.train_dataloader()
+    begun = iter(loader)
+    data.trainer.global_step = data.steps_per_epoch + 3
+    batch = next(begun)
+    by_hand = digits(augment=Augmentation(name="none"))
+    epoch(by_hand)
+    assert torch.equal(batch[0], epoch(by_hand)[3][0])
+    # A batch that is not the run's next one.
+    loader.batch_sampler.position = lambda: (1, 4)
+    with pytest.raises(ValueError, match=r"gave batch 4 of epoch 1, but the run stands at batch 3 of epoch 1"):
+        next(iter(loader))
+
+
+def test_a_loader_that_somebody_else_reads_from_stops_the_run():
+    """Persistent workers serve one iterator at a time."""
+    data = on_rank(0, 1, loading=Loading(workers=1))
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    other = iter(loader)
+    next(other), next(other)
+    with pytest.raises(ValueError, match="gave batch 2 of epoch 0, but the run stands at batch 1 of epoch 0"):
+        next(batches)
+
+
 def test_ranks_evaluate_every_sample_once():
     labels = []
     for rank in range(3):

@@ -1,12 +1,12 @@
 """From samples to batches: what the loaders' workers run."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from frostline.data.order import Draw
+from frostline.data.order import Draw, EpochBatches
 from frostline.data.seeding import seeded
 from frostline.data.source import LabelledImages
 from frostline.data.threads import one_thread
@@ -52,6 +52,26 @@ class EvaluationImages(Dataset[tuple[torch.Tensor, Target]]):
             return self.transform(image), target
 
 
+class Placed(NamedTuple):
+    """A training batch and the key of its first sample, which says where in the run the batch belongs."""
+
+    first: Draw
+    batch: Any
+
+
+class PlacedBatches(Dataset[Placed]):
+    """A dataset that gives whole batches (`KeyedImages`), each with the key of its first sample."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Placed:
+        return Placed(draws[0], self.batches.__getitems__(draws))
+
+
 class TrainingCollate:
     """Stacks samples and mixes them (mixup, CutMix); the mix is keyed by (seed, epoch, first position)."""
 
@@ -60,11 +80,11 @@ class TrainingCollate:
         self.classes = classes
         self.seed = seed
 
-    def __call__(self, samples: Sequence[tuple[Draw, torch.Tensor, Target]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, samples: Sequence[tuple[Draw, torch.Tensor, Target]]) -> Placed:
         images, targets = stack([(image, target) for _, image, target in samples])
         first = samples[0][0]
         with seeded(self.seed, "mix", first.epoch, first.position):
-            return mix_batch(images, targets, augment=self.augment, classes=self.classes)
+            return Placed(first, mix_batch(images, targets, augment=self.augment, classes=self.classes))
 
 
 def stack(samples: Sequence[tuple[torch.Tensor, Target]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,11 +97,42 @@ def stack(samples: Sequence[tuple[torch.Tensor, Target]]) -> tuple[torch.Tensor,
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader whose sampler starts where the run stands.
+    """A loader of `Placed` batches that starts where the run stands, and checks that it does.
+
+    Nothing is read before the first batch is asked for: Lightning makes the iterator whenever somebody asks how long
+    the run is, before it has restored `global_step`.
 
     Lightning asks a loader for its state and warns of one that has none. The position is the run's `global_step`, so
     the state is empty: a position counted in the loader is wrong by what the workers prefetched.
+
+    Args:
+        expected: the epoch and the batch at which the run stands, asked when the first batch arrives; None: unknown.
     """
+
+    def __init__(
+        self, dataset: Dataset[Any], *, expected: Callable[[], tuple[int, int] | None], **options: Any
+    ) -> None:
+        super().__init__(dataset, **options)
+        self.expected = expected
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """The batches from the run's position on.
+
+        Raises:
+            ValueError: a batch belongs to another place in the run.
+        """
+        assert isinstance(self.batch_sampler, EpochBatches)
+        place: tuple[int, int] | None = None
+        for first, batch in super().__iter__():
+            found = first.epoch, first.position // self.batch_sampler.batch_size
+            place = (place[0], place[1] + 1) if place else self.expected() or found
+            if found != place:
+                raise ValueError(
+                    f"The loader gave batch {found[1]} of epoch {found[0]}, but the run stands at batch {place[1]} of "
+                    f"epoch {place[0]}: training would go on with the wrong images. Does a callback read from the "
+                    "training loader? Give it a loader of its own (`datamodule.train_dataloader()`)."
+                )
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         return {}

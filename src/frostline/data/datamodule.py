@@ -10,7 +10,14 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
-from frostline.data.batches import EvaluationImages, ResumableLoader, TrainingCollate, TrainingImages, stack
+from frostline.data.batches import (
+    EvaluationImages,
+    PlacedBatches,
+    ResumableLoader,
+    TrainingCollate,
+    TrainingImages,
+    stack,
+)
 from frostline.data.cores import usable_cores
 from frostline.data.folders import composed
 from frostline.data.keyed import KeyedImages, as_it_is
@@ -225,16 +232,14 @@ class ImageDataModule(lightning.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        workers = self.workers(len(images))
+        options = {"batch_sampler": batches, "expected": self._at, **self._fetching(self.workers(len(images)))}
         if "train" in self._keyed:
-            keyed = self._keyed["train"]
-            return ResumableLoader(keyed, batch_sampler=batches, collate_fn=as_it_is, **self._fetching(workers))
+            return ResumableLoader(PlacedBatches(self._keyed["train"]), collate_fn=as_it_is, **options)
         decoded, transform = self._as_seen("train")
         return ResumableLoader(
             TrainingImages(decoded, transform=transform, seed=self.seed),
-            batch_sampler=batches,
             collate_fn=TrainingCollate(augment=self.augment, classes=len(self.classes), seed=self.seed),
-            **self._fetching(workers),
+            **options,
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -316,10 +321,16 @@ class ImageDataModule(lightning.LightningDataModule):
         )
 
     def _position(self) -> tuple[int, int]:
+        if (place := self._at()) is not None:
+            return place
+        # A loop written by hand: each new iterator is the next epoch.
+        self._epochs_by_hand += 1
+        return self._epochs_by_hand - 1, 0
+
+    def _at(self) -> tuple[int, int] | None:
+        """The epoch and its next batch by the trainer's `global_step`; None in a loop written by hand."""
         if self.trainer is None:
-            # A loop written by hand: each new iterator is the next epoch.
-            self._epochs_by_hand += 1
-            return self._epochs_by_hand - 1, 0
+            return None
         return position_after(
             self.trainer.global_step,
             batches=self.batches_per_epoch,
