@@ -54,6 +54,7 @@ def run(settings: Mapping[str, Any]) -> None:
     if data.images(split) is None:
         others = [other for other in SPLITS if other != split and data.source.dataset(other) is not None]
         raise ValueError(f"split: the data has no {split} images; type split={' or split='.join(others)}")
+    data.check_images([split])
     for line in (_counts(data, split), *data.notes):
         print(line)
     trainer = lightning.Trainer(

@@ -143,6 +143,8 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
     if is_first:
         run_folder.write_facts(folder, environment_facts(command=run_folder.command_line(), seed=settings["seed"]))
     data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
+    if is_first:
+        data.check_images((("train", "val") if settings["fit"] else ()) + (("test",) if settings["test"] else ()))
     classifier, loaded = build_classifier(settings, data)
     trainer = build_trainer(settings, folder=folder, data=data)
     leave_cores_to_workers(settings, data, trainer)

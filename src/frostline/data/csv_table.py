@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from frostline.data.decoding import MAX_PIXELS
-from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, listed, name_notes
+from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, listed, name_notes, without_broken
 from frostline.data.folders import Identity, LeftOut, composed, split_of
 from frostline.data.packed import packing
 from frostline.data.source import SPLITS, LabelledImages
@@ -60,6 +60,7 @@ class CsvTable:
         test_fraction: float = 0.15,
         split_seed: int = 0,
         rare_classes: str = "raise",
+        on_bad_image: str = "raise",
         max_pixels: int = MAX_PIXELS,
         scaled_decoding: bool = True,
         packed: str | os.PathLike[str] | None = None,
@@ -99,6 +100,9 @@ class CsvTable:
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
         self.packing = packing(packed, limit=packed_limit)
+        broken: list[str] = []
+        if on_bad_image == "skip":
+            files, broken = without_broken(files, max_pixels=max_pixels, classes=self._classes, left_out=self.left_out)
         self._splits, rare = divide(
             files,
             val_fraction=val_fraction,
@@ -107,7 +111,7 @@ class CsvTable:
             classes=self._classes,
             rare_classes=rare_classes,
         )
-        self.notes = [*name_notes(self._classes), *label_notes(self._classes), *rare]
+        self.notes = [*name_notes(self._classes), *label_notes(self._classes), *broken, *rare]
 
     @property
     def classes(self) -> Sequence[str]:

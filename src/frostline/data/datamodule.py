@@ -8,6 +8,7 @@ import lightning
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from frostline.data.batches import (
@@ -19,10 +20,11 @@ from frostline.data.batches import (
     stack,
 )
 from frostline.data.cores import usable_cores
-from frostline.data.folders import composed
+from frostline.data.files import MOST_BROKEN, listed
+from frostline.data.folders import BROKEN, composed
 from frostline.data.keyed import KeyedImages, as_it_is
 from frostline.data.order import SAMPLING, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
-from frostline.data.source import SPLITS, ImageSource, LabelledImages, ScalableImages
+from frostline.data.source import SPLITS, CheckableImages, ImageSource, LabelledImages, ScalableImages
 from frostline.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -101,6 +103,7 @@ class ImageDataModule(lightning.LightningDataModule):
         self.loading = loading
         self.seed = seed
         self._splits: dict[str, LabelledImages | None] = {}
+        self._checked: set[str] = set()
         self._keyed: dict[str, KeyedImages] = {}
         self._epochs_by_hand = 0
 
@@ -212,6 +215,30 @@ class ImageDataModule(lightning.LightningDataModule):
         """Optimizer steps of one epoch: an epoch's last batch ends a step, however few batches it accumulated."""
         accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         return -(-self.batches_per_epoch // accumulate)
+
+    def check_images(self, splits: Sequence[str]) -> None:
+        """See that the images of these splits can be read, at the cost of `frostline.data.decoding.check_image`.
+
+        Raises:
+            ValueError: names all that cannot.
+        """
+        problems: list[str] = []
+        for split in splits:
+            images: object = None if split in self._checked else self.images(split)
+            if isinstance(images, CheckableImages):
+                problems += [str(error) for error in images.broken().values()]
+        if problems:
+            raise ValueError(
+                listed(problems, BROKEN, most=MOST_BROKEN)
+                + "\nMend or remove them, or type data.on_bad_image=skip to leave such images out."
+            )
+        self._checked |= set(splits)
+
+    def prepare_data(self) -> None:
+        """Check the images of a stage; Lightning calls it in one process of each machine, and the others wait."""
+        needed = {TrainerFn.FITTING: ("train", "val"), TrainerFn.VALIDATING: ("val",), TrainerFn.TESTING: ("test",)}
+        if self.trainer is not None and self.trainer.state.fn in needed:
+            self.check_images(needed[self.trainer.state.fn])
 
     def setup(self, stage: str) -> None:
         """Read the splits that the stage needs, so that their errors come before the first step."""

@@ -9,14 +9,17 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+from frostline.data.cores import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ EXIF_ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # TIFF tags
 WHITE_IS_ZERO = 0
 PNG_SIGNATURE = 8  # bytes
+JPEG_END = b"\xff\xd9"
+CHECKED_AT_ONCE = 64  # images of a thread's turn
 DEEPEST = 65_535  # the largest value of 16 bits
 NEARLY_BLACK = 4096  # 16-bit values that all lie below come out as 0 to 15 of 255
 
@@ -135,6 +140,54 @@ def decoded_size(
         # Pillow tells a TIFF's size as it is when upright.
         sideways = image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
         return (height, width) if sideways else (width, height)
+
+
+def check_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, thorough: bool = False) -> None:
+    """See that a file can be decoded, at less cost than decoding it where that is possible.
+
+    Of a PNG of 8 bits the check sums are compared, of a JPEG the header and the last bytes are looked at. One that is
+    not as it should be is decoded, and so is every other image.
+
+    Args:
+        thorough: decode every image, JPEGs of several megapixels at reduced size.
+
+    Raises:
+        UnreadableImage: as `decode_image`. Not of a JPEG or PNG with a proper end whose content only a decoder finds
+            broken, unless `thorough`.
+    """
+    if not thorough:
+        file = Path(path)
+        with _opened(file, max_pixels=max_pixels, shorter_side=None) as image:
+            if image.format == "JPEG":
+                with file.open("rb") as content:
+                    content.seek(-len(JPEG_END), os.SEEK_END)
+                    if content.read() == JPEG_END:
+                        return
+            elif image.format == "PNG" and _depth_of(image, file) is None:
+                with suppress(Exception):  # nearly anything, and a decoder may still make an image of it
+                    image.verify()
+                    return
+    decode_image(path, max_pixels=max_pixels, shorter_side=1)
+
+
+def broken_among(
+    paths: Sequence[str], *, max_pixels: int = MAX_PIXELS, thorough: bool = False
+) -> dict[int, UnreadableImage]:
+    """Position -> what is wrong with it, of the files that cannot be read; as many are checked at a time as there are
+    cores."""
+
+    def check(first: int) -> dict[int, UnreadableImage]:
+        found = {}
+        for position, path in enumerate(paths[first : first + CHECKED_AT_ONCE], start=first):
+            try:
+                check_image(path, max_pixels=max_pixels, thorough=thorough)
+            except UnreadableImage as error:
+                found[position] = error
+        return found
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        parts = list(pool.map(check, range(0, len(paths), CHECKED_AT_ONCE)))
+    return {position: error for part in parts for position, error in part.items()}
 
 
 def _size_after_crop(image: Image.Image) -> tuple[int, int]:

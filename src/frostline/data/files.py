@@ -14,17 +14,18 @@ from frostline.data.decoding import (
     EXTENSIONS,
     MAX_PIXELS,
     UnreadableImage,
+    broken_among,
     decode_image,
     decoded_size,
     decoder_identity,
 )
-from frostline.data.folders import AGAIN, Identity, LeftOut, Walk, identity
+from frostline.data.folders import AGAIN, BROKEN, Identity, LeftOut, Walk, identity
 from frostline.data.packed import PackedImages, Packing, open_packed
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.data.splitting import rare_notes, stratified_split
 from frostline.data.transforms import Transform
 
-MOST_LISTED = 10  # problems of one message
+MOST_LISTED, MOST_BROKEN = 10, 1000  # problems, and broken images, that one message names
 
 
 class LabelledFile(NamedTuple):
@@ -99,6 +100,10 @@ class FileImages(LabelledImages):
             except OSError:
                 digest.update(repr((path, None)).encode())
         return digest.hexdigest()
+
+    def broken(self) -> dict[int, UnreadableImage]:
+        """Position -> reason, of the files that `frostline.data.decoding.check_image` finds broken."""
+        return broken_among(self.paths, max_pixels=self.max_pixels)
 
     def decoded_sizes(self) -> list[tuple[int, int] | None]:
         """Width and height of each image as it is decoded, from the headers; None for one that cannot be read."""
@@ -185,16 +190,41 @@ class OneCopy:
             raise ValueError(listed(self._conflicts, "images are in two classes or splits"))
 
 
+def without_broken(
+    files: Mapping[str, Sequence[LabelledFile]], *, max_pixels: int, classes: Sequence[str], left_out: LeftOut
+) -> tuple[dict[str, list[LabelledFile]], list[str]]:
+    """The files that can be decoded, each decoded for it once, and a sentence that names the others.
+
+    Raises:
+        ValueError: a class is left without an image to train on.
+    """
+    kept: dict[str, list[LabelledFile]] = {}
+    lines = []
+    for split, of_split in files.items():
+        broken = broken_among([file.path for file in of_split], max_pixels=max_pixels, thorough=True)
+        kept[split] = [file for position, file in enumerate(of_split) if position not in broken]
+        lines += [str(error) for error in broken.values()]
+        for error in broken.values():
+            left_out.add(BROKEN, error.path)
+        empty = {file.label for file in of_split} - {file.label for file in kept[split]}
+        if empty and split in ("train", "all"):
+            raise ValueError(
+                listed(lines, BROKEN, most=MOST_BROKEN)
+                + f"\nNo image is left of {', '.join(repr(classes[label]) for label in sorted(empty))}."
+            )
+    return kept, [f"WARNING: left out: {listed(lines, BROKEN, most=MOST_BROKEN)}"] if lines else []
+
+
 def _in(split: str) -> str:
     return "" if split == "all" else f" in {split}"
 
 
-def listed(problems: Sequence[str], what: str) -> str:
-    """One message for several problems: the first ten, and how many there are."""
+def listed(problems: Sequence[str], what: str, *, most: int = MOST_LISTED) -> str:
+    """One message for several problems: the first `most`, and how many there are."""
     if len(problems) == 1:
         return problems[0]
-    more = [f"  … and {len(problems) - MOST_LISTED:,} more"] if len(problems) > MOST_LISTED else []
-    return "\n".join([f"{len(problems):,} {what}:", *(f"  {each}" for each in problems[:MOST_LISTED]), *more])
+    more = [f"  … and {len(problems) - most:,} more"] if len(problems) > most else []
+    return "\n".join([f"{len(problems):,} {what}:", *(f"  {each}" for each in problems[:most]), *more])
 
 
 def name_notes(classes: Sequence[str]) -> list[str]:

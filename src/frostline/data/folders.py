@@ -16,7 +16,7 @@ Identity = tuple[int, int]  # device and inode: one for all names of a file
 
 HIDDEN, LOOSE, ELSEWHERE = "hidden", "images in no class folder", "folders beside the split folders"
 AGAIN = "the same file or folder under another name"
-UNREADABLE = "folders that cannot be read"
+UNREADABLE, BROKEN = "folders that cannot be read", "images that cannot be read"
 BY_CONTENT = "images under other endings"  # used, and counted all the same
 EXAMPLES = 3
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from frostline.data.decoding import EXTENSIONS, MAX_PIXELS
-from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, name_notes
+from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, name_notes, without_broken
 from frostline.data.folders import (
     ELSEWHERE,
     LOOSE,
@@ -31,6 +31,8 @@ class ImageFolder:
         val_fraction: of each class's training images, where there is no val folder.
         test_fraction: of each class's images, where there are no train, val and test folders.
         rare_classes: `raise`, or `train` to keep a class that is too small to split in train.
+        on_bad_image: `skip` to decode every image once, here, and leave out those that cannot be read; with `raise`,
+            `ImageDataModule.check_images` names them.
         max_pixels: larger images are errors, before they are decoded.
         scaled_decoding: decode JPEGs of several megapixels at reduced size where that is enough.
         packed: folder in which decoded images are kept for later epochs and runs; None for none.
@@ -52,6 +54,7 @@ class ImageFolder:
         test_fraction: float = 0.15,
         split_seed: int = 0,
         rare_classes: str = "raise",
+        on_bad_image: str = "raise",
         max_pixels: int = MAX_PIXELS,
         scaled_decoding: bool = True,
         packed: str | os.PathLike[str] | None = None,
@@ -62,7 +65,7 @@ class ImageFolder:
         if not root.is_dir():
             raise FileNotFoundError(f"data.path={root}: no such folder.")
         self.left_out = LeftOut()
-        self._walk = Walk(self.left_out)
+        self._walk = Walk(self.left_out, tolerant=on_bad_image == "skip")
         splits, beside = split_folders(root)
         if splits and "train" not in splits and whole_as not in splits:
             raise ValueError(
@@ -83,6 +86,9 @@ class ImageFolder:
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
         self.packing = packing(packed, limit=packed_limit)
+        broken: list[str] = []
+        if on_bad_image == "skip":
+            files, broken = without_broken(files, max_pixels=max_pixels, classes=self._classes, left_out=self.left_out)
         self._splits, rare = divide(
             files,
             val_fraction=val_fraction,
@@ -91,7 +97,7 @@ class ImageFolder:
             classes=self._classes,
             rare_classes=rare_classes,
         )
-        self.notes += rare
+        self.notes += broken + rare
 
     @property
     def classes(self) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """What a data source provides: class names, and up to three splits of labelled images."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -52,6 +52,14 @@ class ScalableImages(Protocol):
 
     def for_shorter_side(self, pixels: int) -> LabelledImages:
         """The same images, each with at least so many pixels on its shorter side, or as many as it has."""
+
+
+@runtime_checkable
+class CheckableImages(Protocol):
+    """Images that can be checked before a training, at less cost than reading them."""
+
+    def broken(self) -> Mapping[int, ValueError]:
+        """Position -> what is wrong, of the images that cannot be read."""
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from filelock import FileLock
 from PIL import Image
 from torchvision import datasets
 
+from frostline.data.decoding import PILLOWS_LIMIT, UnreadableImage, broken_among
+from frostline.data.files import MOST_BROKEN, listed
+from frostline.data.folders import BROKEN
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.data.splitting import rare_notes, stratified_split
 
@@ -44,6 +48,7 @@ class TorchvisionSource:
         val_fraction: of the training images, where the dataset has no val split.
         test_fraction: of all images, where it has no splits at all.
         rare_classes: `raise`, or `train` to keep a class that is too small to split in train.
+        on_bad_image: `skip` to decode every file once, here, and leave out those that cannot be read.
         options: further keys of the class's constructor, such as `{annotation_level: family}`.
 
     Raises:
@@ -61,6 +66,7 @@ class TorchvisionSource:
         test_fraction: float = 0.2,
         split_seed: int = 0,
         rare_classes: str = "raise",
+        on_bad_image: str = "raise",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.notes: list[str] = []
@@ -69,6 +75,8 @@ class TorchvisionSource:
         self._splits: dict[str, TorchvisionImages] = {}
         for split, choice in DATASETS[dataset].items():
             self._splits[split] = TorchvisionImages(_open(self._cls, {**self._arguments, **choice}))
+        if on_bad_image == "skip":
+            self._skip_broken()
         first = self._splits.get("train") or self._splits["all"]
         self._classes = _class_names(first)
         self._divide(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed, rare_classes=rare_classes)
@@ -79,6 +87,15 @@ class TorchvisionSource:
 
     def dataset(self, split: str) -> LabelledImages | None:
         return self._splits.get(split)
+
+    def _skip_broken(self) -> None:
+        lines = []
+        for split, images in self._splits.items():
+            broken = images.broken(thorough=True)
+            self._splits[split] = images.subset([place for place in range(len(images)) if place not in broken])
+            lines += [str(error) for error in broken.values()]
+        if lines:
+            self.notes.append(f"WARNING: left out: {listed(lines, BROKEN, most=MOST_BROKEN)}")
 
     def _divide(self, *, val_fraction: float, test_fraction: float, seed: int, rare_classes: str) -> None:
         if "all" in self._splits:
@@ -110,6 +127,21 @@ class TorchvisionImages(LabelledImages):
             self._labels = [known[index] for index in self.indices]
         return self._labels
 
+    @property
+    def files(self) -> list[str] | None:
+        """The images' files, where the dataset keeps a list of them."""
+        for name in ("samples", "_samples", "_image_files", "_images", "imgs"):
+            found = getattr(self.images, name, None)
+            if isinstance(found, (list, tuple)) and len(found) == len(self.images):
+                paths = [item[0] if isinstance(item, tuple) else item for item in found]
+                if all(isinstance(path, (str, os.PathLike)) for path in paths):
+                    return [os.fspath(paths[index]) for index in self.indices]
+        return None
+
+    def broken(self, *, thorough: bool = False) -> dict[int, UnreadableImage]:
+        """Position -> reason, of the files that cannot be read; none of a dataset that keeps no list of files."""
+        return broken_among(self.files or [], max_pixels=PILLOWS_LIMIT, thorough=thorough)
+
     def subset(self, indices: Sequence[int]) -> "TorchvisionImages":
         labels = self.labels
         return TorchvisionImages(self.images, [self.indices[i] for i in indices], [labels[i] for i in indices])
@@ -118,7 +150,11 @@ class TorchvisionImages(LabelledImages):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        image, label = self.images[self.indices[index]]
+        try:
+            image, label = self.images[self.indices[index]]
+        except (OSError, SyntaxError) as error:  # what Pillow raises of broken files
+            name = self.files[index] if self.files else f"{type(self.images).__name__}, image {self.indices[index]}"
+            raise UnreadableImage(name, f"cannot be decoded ({error})") from error
         return (image.convert("RGB") if isinstance(image, Image.Image) else image), int(label)
 
 
