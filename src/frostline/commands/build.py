@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -32,6 +32,7 @@ from frostline.models.weights import LoadedWeights
 from frostline.resume import ExactResume
 from frostline.schedulers import SCHEDULERS
 from frostline.signatures import check_signature, find_class
+from frostline.tracking.applied_rates import AppliedRates
 from frostline.tracking.checkpoints import BEST, LAST, SaveOnInterrupt, WholeFileCheckpointIO, checkpoint_callbacks
 from frostline.tracking.compile_cost import CompileCost
 from frostline.tracking.first_gradient import FirstGradient
@@ -236,7 +237,7 @@ def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModu
         patience = options["early_stopping_patience"]
         callbacks.append(EarlyStopping(monitor, patience=patience, mode=kept[BEST].mode))
     if logs:
-        callbacks.append(LearningRateMonitor(logging_interval="step", log_momentum=True))
+        callbacks.append(AppliedRates())
     if options["progress_bar"]:
         callbacks.append(progress())
     if options["gradient_flow_every_n_steps"] is not None:

@@ -105,6 +105,11 @@ class RateLayer:
             optimizer.register_state_dict_pre_hook(lambda *_: self.restore()),
         ]
 
+    @property
+    def scheduled(self) -> list[Any]:
+        """The scheduler's own rates, also while the factors are multiplied in."""
+        return [group["lr"] for group in self._optimizer.param_groups] if self._own is None else list(self._own)
+
     def restore(self) -> None:
         """Put the scheduler's own rates back."""
         if self._own is not None:

@@ -114,6 +114,15 @@ class FreezingSchedule(pl.Callback):
         """Whether everything frozen held still, and which phase began when and why: plain values for a run's facts."""
         return {**self._audit.verdict(), "phases": [dict(entry) for entry in self.history]}
 
+    def applied_rates(self, trainer: "pl.Trainer") -> list[float]:
+        """The learning rate at which each parameter group trains in this step; 0 where it is frozen."""
+        assert self._layer is not None
+        names = {id(parameter): name for name, parameter in self.network.named_parameters()}
+        groups = trainer.optimizers[0].param_groups
+        trains = [any(names.get(id(entry)) in self.phase.trainable for entry in group["params"]) for group in groups]
+        rates = zip(self._layer.scheduled, self._factors(trainer), trains, strict=True)
+        return [float(rate) * factor if trained else 0.0 for rate, factor, trained in rates]
+
     # Setting up, before the strategy wraps the module.
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
