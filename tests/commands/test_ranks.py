@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from frostline.commands import ranks
+from frostline.commands.main import main
 from frostline.commands.ranks import announce, await_config, global_rank, launched_outside, outside_world
 
 TORCHRUN = {
@@ -159,3 +160,24 @@ def test_start_ends_its_processes_gives_back_the_signals_and_returns_the_first_f
     # Told by the folder on their command lines: a test process may have other children.
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in command_line_of(path)]
     assert not left
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+@pytest.mark.parametrize("sweep", ["-m", "hydra.mode=MULTIRUN"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_sweep_under_a_launcher_is_refused_by_every_process_and_reported_by_one(
+    launcher: str, sweep: str, rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {
+        "torchrun": {"TORCHELASTIC_RUN_ID": "none", "RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2},
+        "srun": {"SLURM_PROCID": rank, "SLURM_NTASKS": 2, "SLURM_NNODES": 1, "SLURM_JOB_ID": 1},
+    }
+    for name, value in names[launcher].items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(SystemExit) as end:
+        main("train", [sweep, "seed=1,2"])
+    assert end.value.code == 2
+    told = "frostline: -m: start a sweep without torchrun or srun; device.devices=N trains each job on N processes.\n"
+    assert capsys.readouterr().err == ("" if rank else told)
+    if rank:
+        main("predict", ["checkpoint=gone"])  # the first process's business alone

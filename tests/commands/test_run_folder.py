@@ -1,7 +1,6 @@
 """One run, one folder: what it is called and what is written into it."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from frostline.commands.run_folder import (
-    COMMAND_VARIABLE,
     claimed,
-    command_line,
     continued,
     prepare,
     read_config,
@@ -97,28 +94,6 @@ def test_facts_are_merged(tmp_path: Path) -> None:
         "git": None,
         "results": {"test/accuracy": 0.5},
     }
-
-
-def test_the_command_line_can_be_typed_again(tmp_path: Path) -> None:
-    script = tmp_path / "train it.py"
-    script.write_text("from frostline.commands.run_folder import command_line\nprint(command_line())\n")
-    environment = {name: value for name, value in os.environ.items() if name != COMMAND_VARIABLE}
-    done = subprocess.run(
-        [sys.executable, script, "freeze.train=[head]"], capture_output=True, text=True, check=True, env=environment
-    )
-    assert done.stdout == f"{Path(sys.executable).name} '{script}' 'freeze.train=[head]'\n"
-
-
-def test_a_worker_is_told_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(COMMAND_VARIABLE, "python train.py freeze=head")
-    assert command_line() == "python train.py freeze=head"
-
-
-def test_the_installed_script_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(COMMAND_VARIABLE, raising=False)
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/frostline", "train", "seed=1"])
-    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "/usr/bin/frostline", "train", "seed=1"])
-    assert command_line() == "frostline train seed=1"
 
 
 HOLD = """

@@ -9,6 +9,7 @@ from frostline.storage.names import printable
 
 USER_ERROR = 2
 INTERRUPTED = 130
+INTERRUPTIONS = (INTERRUPTED, 143)  # by SIGINT, SIGTERM
 # What a user can mend: a wrong value, a missing file, a loss that went to infinity.
 # An OSError is about a path or an address that the user named, or a full disk.
 USER_MISTAKES = (ValueError, OSError, FloatingPointError)

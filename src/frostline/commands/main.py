@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from frostline.commands.failures import INTERRUPTED, fail
+from frostline.commands.failures import INTERRUPTED, INTERRUPTIONS, USER_ERROR, fail
 from frostline.commands.leaving import leaving_at_once
 from frostline.commands.terminal import show_only_printable
 
@@ -88,10 +88,10 @@ def run_hydra(command: str, given: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
     from omegaconf import DictConfig, OmegaConf
 
-    from frostline.commands import run_folder
+    from frostline.commands import run_folder, sweep
     from frostline.commands.imports import quick_imports
     from frostline.commands.overrides import Invocation, adapted, problems_of
-    from frostline.commands.ranks import global_rank
+    from frostline.commands.ranks import global_rank, launched_outside, outside_world
     from frostline.commands.schema.commands import COMMANDS
     from frostline.commands.schema.paths import absolute
     from frostline.commands.validation import completed, validate
@@ -109,6 +109,14 @@ def run_hydra(command: str, given: list[str]) -> None:
             fail([f"{COMPLETION[0]}: takes install=SHELL or uninstall=SHELL, with {', '.join(SHELLS)} for SHELL."])
         if action == "query":
             sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - an unfinished line is no mistake to report
+    if launched_outside() and not (only_shown or flags.cfg):
+        # Each process would start the sweep for itself; and one process is enough for a command that does not train.
+        if command != "train" and global_rank() > 0:
+            return
+        if outside_world() != (1, 1) and (flags.multirun or "hydra.mode=MULTIRUN" in overrides):
+            if global_rank() == 0:
+                fail(["-m: start a sweep without torchrun or srun; device.devices=N trains each job on N processes."])
+            raise SystemExit(USER_ERROR)
     if not only_shown:
         if config_dir is not None and str(config_dir) not in sys.path:
             # Classes of the user's own often lie beside their configs.
@@ -122,23 +130,34 @@ def run_hydra(command: str, given: list[str]) -> None:
         join(invocation)
         return
 
+    failed: dict[sweep.Job, object] = {}
+    process = os.getpid()
+
     def job(config: DictConfig) -> None:
-        settings = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(settings, dict)
-        if unsound := validate(
-            COMMANDS[command], {str(key): value for key, value in settings.items()}
-        ):  # a sweep's job beyond those checked above
-            fail(unsound)
-        with quick_imports():
-            # Found by name, as each command pulls in torch.
-            run = importlib.import_module(f"frostline.commands.{command}").run
+        composed = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(composed, dict)
+        settings = {str(key): value for key, value in composed.items()}
+        this = sweep.this_job(overrides)
         try:
-            run(completed(COMMANDS[command], settings))
+            if problems := validate(COMMANDS[command], settings):  # of a job beyond those checked above
+                fail(problems)
+            settings = sweep.with_own_checkpoint(completed(COMMANDS[command], settings), this)
+            with quick_imports():
+                # Found by name, as each command pulls in torch.
+                run = importlib.import_module(f"frostline.commands.{command}").run
+            run(settings)
         except BrokenPipeError:  # here, as Hydra would print a traceback
             _close_stdout()
+        except SystemExit as end:
+            if this is None or end.code in INTERRUPTIONS or os.getpid() != process:  # another launcher's process
+                raise
+            failed[this] = end.code
 
     options = [word for word in given if word not in flags.overrides]
     if config_dir is not None:
         options += ["--config-dir", str(config_dir)]  # the last one counts
     sys.argv = [sys.argv[0], *options, *overrides]
     hydra.main(version_base="1.3", config_path="pkg://frostline.conf", config_name=command)(job)()
+    if failed:
+        print(f"frostline: {len(failed)} of the sweep's jobs failed: {'; '.join(map(str, failed))}.", file=sys.stderr)
+        raise SystemExit(next(iter(failed.values())))

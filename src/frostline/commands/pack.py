@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from frostline.commands.failures import explained
+from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import NO_AUGMENTATION, build_datamodule
 from frostline.data.chunk_writer import MIB, Packed, Packer
@@ -59,4 +60,5 @@ def _text(packed: Packed, output: Path) -> str:
     if packed.broken:
         lines += [f"{len(packed.broken)} images could not be read and were left out:"]
         lines += [f"  {line}" for line in packed.broken]
-    return "\n".join([*lines, f"packed: {output.resolve()}; train on it with data=streaming data.path={output}"])
+    again = shell_text(override_text("data.path", str(output)))
+    return "\n".join([*lines, f"packed: {output.resolve()}; train on it with data=streaming {again}"])

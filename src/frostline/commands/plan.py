@@ -9,6 +9,7 @@ from lightning import seed_everything
 
 from frostline.commands.build import build_classifier
 from frostline.commands.failures import explained
+from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import build_datamodule
 from frostline.freezing.policy_file import write_policy
@@ -50,4 +51,5 @@ def run(settings: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomically(path) as part:
             write_policy(classifier.policy, part)
-        print(f"exported: {path.resolve()}; edit it and give it back: freeze=file freeze.path={path}")
+        again = shell_text(override_text("freeze.path", str(path)))
+        print(f"exported: {path.resolve()}; edit it and give it back: freeze=file {again}")

@@ -34,6 +34,11 @@ def shell_text(*words: str) -> str:
     return shlex.join(words)
 
 
+def shell_words(text: str) -> list[str]:
+    """What a shell makes of it: the opposite of `shell_text`."""
+    return shlex.split(text)
+
+
 def unreadable(text: str) -> str:
     """What to type instead of a word that Hydra's grammar does not have."""
     key, equals, value = text.partition("=")

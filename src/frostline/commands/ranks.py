@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from frostline.commands.run_folder import COMMAND_VARIABLE, command_line
+from frostline.commands.command_line import for_workers
 from frostline.data.cores import usable_cores
 
 READY_SECONDS = 300.0
@@ -91,7 +91,7 @@ def start(folder: Path, *, processes: int, threads: int | None) -> int:
         "MASTER_PORT": port,
         "WORLD_SIZE": processes,
         "NODE_RANK": 0,
-        COMMAND_VARIABLE: command_line(),
+        **for_workers(),
         # Classes of the user's own are found where this process finds them.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": threads or max(1, usable_cores() // processes),

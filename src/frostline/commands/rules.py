@@ -104,7 +104,7 @@ def _training(settings: Mapping[str, Any]) -> Iterator[str]:
     if settings.get("resume_from") is not None and settings.get("fit") is False:
         yield "resume_from: goes with fit=true. To test a checkpoint, use `frostline evaluate checkpoint=PATH`."
     if settings.get("init_from") is not None:
-        if settings.get("resume_from") is not None:
+        if settings.get("resume_from") is not None and not Path(settings["resume_from"]).is_dir():  # a sweep's
             yield "init_from, resume_from: one starts a new run, the other goes on with an old one. Leave one out."
         if (settings.get("model") or {}).get("weights", "auto") not in ("auto", "none"):
             yield "init_from, model.weights: both say where the weights come from. Leave one out."

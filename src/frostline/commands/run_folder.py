@@ -7,18 +7,16 @@ import logging
 import os
 import platform
 import secrets
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from frostline.commands.command_line import command_to_go_on
 from frostline.commands.schema.paths import absolute
 from frostline.storage.atomic import write_text
 
-COMMAND_VARIABLE = "FROSTLINE_COMMAND"
 CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
@@ -100,14 +98,9 @@ def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {**settings, "resume_from": str(last)}
     raise ValueError(
         f"{folder}: holds the checkpoints of a run, which a new run would overwrite. To go on with it: "
-        f"{resume_command(last if last in kept else kept[-1])} - for a new run, name another folder (RUN_ID, "
-        "output_dir) or remove this one."
+        f"{command_to_go_on(last if last in kept else kept[-1], settings)} - for a new run, name another folder "
+        "(RUN_ID, output_dir) or remove this one."
     )
-
-
-def resume_command(checkpoint: Path) -> str:
-    """What to type to go on from a checkpoint."""
-    return f"{command_line()} resume_from={checkpoint}"
 
 
 def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -133,11 +126,3 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     path = folder / FACTS
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_text(path, json.dumps({**known, **facts}, indent=2) + "\n")
-
-
-def command_line() -> str:
-    """What was typed, to be typed again; a process that `ranks.start` made is told by its environment."""
-    words = sys.orig_argv
-    if Path(sys.argv[0]).name == "frostline":  # the script that pip made, run by the interpreter
-        words = ["frostline", *words[2:]]
-    return os.environ.get(COMMAND_VARIABLE) or shlex.join([Path(words[0]).name, *words[1:]])

@@ -14,6 +14,7 @@ from typing import Any
 
 from frostline.commands import ranks, run_folder
 from frostline.commands.allocator import keep_freed_memory
+from frostline.commands.command_line import command_line, command_to_go_on
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, explained, fail, message_of
 from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, run_folder_of
@@ -107,7 +108,7 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
         train(folder, settings, is_first=rank == 0)
     except Interrupted as interruption:
         log.info("%s", interruption)
-        log.info("To go on: %s", run_folder.resume_command(interruption.checkpoint))
+        log.info("To go on: %s", command_to_go_on(interruption.checkpoint, settings))
         code = 128 + interruption.signum
         _end_loggers(code)
         raise SystemExit(code) from None
@@ -141,7 +142,7 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
     quiet_libraries()
     seed_everything(settings["seed"], verbose=False)
     if is_first:
-        run_folder.write_facts(folder, environment_facts(command=run_folder.command_line(), seed=settings["seed"]))
+        run_folder.write_facts(folder, environment_facts(command=command_line(), seed=settings["seed"]))
     data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
     if is_first:
         data.check_images((("train", "val") if settings["fit"] else ()) + (("test",) if settings["test"] else ()))

@@ -41,7 +41,9 @@ class TrainKeys(Section):
     seed: int = Field(ge=0, lt=2**32, description="seed of weights, order and augmentation")
     fit: bool = Field(description="train; false only tests")
     test: bool = Field(description="evaluate the best checkpoint on the test images at the end")
-    resume_from: PathText | None = Field(description="checkpoint of an interrupted run to go on from")
+    resume_from: PathText | None = Field(
+        description="checkpoint of an interrupted run to go on from; with -m, an interrupted sweep's folder"
+    )
     init_from: PathText | None = Field(
         description="frostline checkpoint whose weights a new run starts from, under any policy; its classifier is "
         "kept where it has the same form"

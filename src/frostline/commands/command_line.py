@@ -1,0 +1,88 @@
+"""The command that was typed, to be typed again: for the facts of a run and to go on after an interruption."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline.commands.quoting import override_text, shell_text, shell_words
+
+COMMAND_VARIABLE = "FROSTLINE_COMMAND"
+SWEEP_VARIABLE = "FROSTLINE_SWEEP"
+
+
+def command_line() -> str:
+    """What was typed, for a shell."""
+    return shell_text(*_typed())
+
+
+def command_to_go_on(checkpoint: Path, settings: Mapping[str, Any]) -> str:
+    """What to type after an interruption: the same command from the checkpoint on, or with the same sweep.
+
+    What said where the run begins is left out, as each of these keys would contradict the checkpoint.
+    """
+    sweep = sweep_folder()
+    changed = {"resume_from": override_text("resume_from", str(sweep or checkpoint))}
+    if sweep is None and settings.get("init_from") is not None:
+        changed["init_from"] = "init_from=null"
+    if sweep is None and settings.get("on_policy_change") == "restart":
+        changed["on_policy_change"] = "on_policy_change=refuse"
+    words = [word for word in _typed() if word.partition("=")[0].lstrip("+") not in changed]
+    return shell_text(*words, *changed.values())
+
+
+def sweep_folder() -> Path | None:
+    """The folder of the sweep that this process runs a job of."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if SWEEP_VARIABLE in os.environ:
+        return Path(os.environ[SWEEP_VARIABLE])
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir).resolve()
+
+
+def for_workers() -> dict[str, str]:
+    """The environment by which a process that `ranks.start` makes knows what was typed."""
+    sweep = sweep_folder()
+    return {COMMAND_VARIABLE: command_line()} | ({} if sweep is None else {SWEEP_VARIABLE: str(sweep)})
+
+
+def _typed() -> list[str]:
+    from frostline.commands.ranks import launched_outside
+
+    if COMMAND_VARIABLE in os.environ:
+        return shell_words(os.environ[COMMAND_VARIABLE])
+    env, words = os.environ, list(sys.orig_argv)
+    if "TORCHELASTIC_RUN_ID" in env and (launch := _torchrun()):
+        return launch
+    if Path(sys.argv[0]).name == "frostline":  # the script that pip made, run by the interpreter
+        words = ["frostline", *words[words.index(sys.argv[0]) + 1 :]]
+    else:
+        words[0] = _program(words[0])
+    if "TORCHELASTIC_RUN_ID" not in env and launched_outside() and env.get("SLURM_NTASKS", "1") != "1":
+        words = ["srun", f"--nodes={env.get('SLURM_NNODES', 1)}", f"--ntasks={env['SLURM_NTASKS']}", *words]
+    return words
+
+
+def _torchrun() -> list[str]:
+    """What torchrun, the parent of this process, was called with; empty where the system does not show it."""
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
+    except OSError:
+        return []
+    if words[-1:] != sys.orig_argv[-1:]:
+        return []
+    if Path(words[1]).name == "torchrun":  # the script that pip made, run by the interpreter
+        return ["torchrun", *words[2:]]
+    return [_program(words[0]), *words[1:]]
+
+
+def _program(path: str) -> str:
+    """The name alone where a shell finds this very program by it."""
+    name = Path(path).name
+    found = shutil.which(name)
+    return name if found is not None and Path(found).resolve() == Path(path).resolve() else path

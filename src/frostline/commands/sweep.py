@@ -1,0 +1,80 @@
+"""The jobs of a sweep, and one that goes on where another was interrupted: each job has its own checkpoint there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.commands.failures import fail
+from frostline.commands.quoting import parsed
+from frostline.commands.run_folder import OVERRIDES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One of a sweep's jobs.
+
+    number: counted from 0, the name of its folder.
+    swept: the overrides in which the jobs differ.
+    """
+
+    number: int
+    swept: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.number} ({' '.join(self.swept)})"
+
+
+def this_job(typed: Sequence[str]) -> Job | None:
+    """The job that Hydra runs now; None where nothing is swept.
+
+    Args:
+        typed: the command line's overrides, each with all of its values.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    config = HydraConfig.get()
+    if config.mode != RunMode.MULTIRUN:
+        return None
+    read = [override for text in typed if (override := parsed(text))]
+    keys = {str(override.get_key_element()) for override in read if override.is_sweep_override()}
+    keys.update(config.sweeper.get("params") or {})
+    own = tuple(word for word in config.overrides.task if word.partition("=")[0] in keys)
+    return Job(number=config.job.num, swept=own)
+
+
+def with_own_checkpoint(settings: dict[str, Any], job: Job | None) -> dict[str, Any]:
+    """The config of a job, its `resume_from` no longer the folder of an interrupted sweep.
+
+    The job of the same swept values is looked for there, and where that sweep itself had gone on from. A job that
+    was finished is resumed at its last step, and one that had not begun starts as the first sweep's jobs did.
+    """
+    source = settings.get("resume_from")
+    if source is None or not Path(source).is_dir():
+        return settings
+    if job is None:
+        fail([f"resume_from: `{source}` is a folder. Name a checkpoint in it, such as checkpoints/last.ckpt."])
+    seen = []
+    while source is not None and Path(source).is_dir() and source not in seen:
+        jobs = {file.parent: _overrides(file) for file in sorted(Path(source).glob(f"*/{OVERRIDES}"))}
+        if not jobs:
+            fail([f"resume_from: `{source}` is no folder of a sweep. Name one, or a checkpoint."])
+        for folder, overrides in jobs.items():
+            checkpoint = folder / "checkpoints" / "last.ckpt"
+            if set(job.swept) <= set(overrides) and checkpoint.is_file():
+                return {**settings, "resume_from": str(checkpoint), "init_from": None, "on_policy_change": "refuse"}
+        seen.append(source)
+        source = next((_value(word) for word in overrides if word.startswith("resume_from=")), None)
+    return {**settings, "resume_from": None if source in seen else source}
+
+
+def _overrides(file: Path) -> list[str]:
+    import yaml
+
+    return [str(override) for override in yaml.safe_load(file.read_text(encoding="utf-8"))]
+
+
+def _value(text: str) -> Any:
+    override = parsed(text)
+    return None if override is None else override.value()
