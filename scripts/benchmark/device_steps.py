@@ -85,7 +85,7 @@ def make_batch(workload: str, *, batch_size: int, image_size: int, device: torch
 
 def make_store(root: Path) -> FeatureStore:
     """A store of random features after layer4, 1 KB each."""
-    rows = Rows(count=STORED, shape=(FEATURES,), dtype="bfloat16")
+    rows = Rows(count=STORED, shape=(FEATURES,), dtype="bfloat16", strides=(1,))
     store = open_store(root, key="gpu", rows=rows, limit_bytes=10**9, about={})
     features = torch.rand(STORED, FEATURES, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     store.write(np.arange(STORED), features)

@@ -165,7 +165,8 @@ def reading(*, shape: list[int], rows: int, batches: int) -> Point:
     from frostline.prefix.store import FeatureStore, Rows, open_store
 
     keep_freed_memory()
-    about = Rows(count=rows, shape=tuple(shape), dtype="bfloat16")
+    strides = torch.empty(shape, device="meta").stride()
+    about = Rows(count=rows, shape=tuple(shape), dtype="bfloat16", strides=strides)
     with tempfile.TemporaryDirectory() as folder:
 
         def fill() -> None:
@@ -182,7 +183,7 @@ def reading(*, shape: list[int], rows: int, batches: int) -> Point:
         random = np.random.default_rng(0)
         places = [random.integers(0, rows, BATCH) for _ in range(batches)]
         times = []
-        for _ in range(6):  # the first of which maps the pages
+        for _ in range(6):  # the first of which fetches the pages
             start = time.process_time()
             for each in places:
                 if not store.read(each)[1].all():

@@ -27,7 +27,7 @@ from frostline.freezing.schedule import FreezingSchedule
 from frostline.prefix.division import FrostLine, chain_of, divide
 from frostline.prefix.key import feature_key, prefix_digest
 from frostline.prefix.keyed import KeyedBatch
-from frostline.prefix.store import FeatureStore, Rows, gigabytes, open_store
+from frostline.prefix.store import FORMAT, FeatureStore, Rows, gigabytes, open_store
 
 log = logging.getLogger("frostline.fast_path")
 
@@ -208,10 +208,14 @@ class FastPath(pl.Callback):
         example = self.inputs(dataset.decoded(np.array([0, 0])).to(trainer.strategy.root_device))
         with trainer.precision_plugin.forward_context():
             features = self.line.prefix(example)
+        if torch.empty_like(features).stride() != features.stride():
+            log.info("Features of the %s images are not kept: there are gaps between their values in memory.", split)
+            return
         rows = Rows(
             count=len(dataset) * dataset.views,
             shape=tuple(features.shape[1:]),
             dtype=str(features.dtype).removeprefix("torch."),
+            strides=features.stride()[1:],
         )
         about = {
             "prefix": digest,
@@ -221,11 +225,12 @@ class FastPath(pl.Callback):
             "augment": repr(data.augment) if dataset.views > 1 else "none",
             "views": dataset.views,
             "memory_format": "channels_last" if example.stride()[1] == 1 else "contiguous",
+            "strides": list(rows.strides),
             "precision": str(trainer.precision),
             "device": trainer.strategy.root_device.type,
             "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
         }
-        key = feature_key({**about, "dtype": rows.dtype, "shape": list(rows.shape)})
+        key = feature_key({**about, "format": FORMAT, "dtype": rows.dtype, "shape": list(rows.shape)})
         try:
             store = open_store(self.cache.folder, key=key, rows=rows, limit_bytes=self.cache.limit_bytes, about=about)
         except (OSError, ValueError) as error:
@@ -279,12 +284,13 @@ class FastPath(pl.Callback):
 
 
 def _merged(batch: KeyedBatch, computed: Tensor) -> Tensor:
-    """Features (n, *shape) of a batch, some computed and some read."""
+    """Features (n, *shape) of a batch, some computed and some read, in the memory layout of both."""
     if len(batch.missing) == len(batch.rows):
         return computed
     found = np.ones(len(batch.rows), dtype=bool)
     found[batch.missing] = False
-    features = computed.new_empty((len(batch.rows), *computed.shape[1:]))
+    shape, strides = (len(batch.rows), *computed.shape[1:]), (computed[0].numel(), *computed.stride()[1:])
+    features = computed.new_empty_strided(shape, strides)
     features[torch.from_numpy(batch.missing).to(computed.device)] = computed
     features[torch.from_numpy(np.flatnonzero(found)).to(computed.device)] = batch.features
     return features

@@ -42,7 +42,9 @@ def test_without_a_store_a_keyed_batch_is_the_batch() -> None:
 def test_what_has_features_is_not_decoded(tmp_path: Path, workers: int) -> None:
     data = module(loading=Loading(workers=workers))
     dataset = data.key_batches("val")
-    store = open_store(tmp_path, key="k", rows=Rows(count=6, shape=(2,), dtype="float32"), limit_bytes=10**9, about={})
+    store = open_store(
+        tmp_path, key="k", rows=Rows(count=6, shape=(2,), dtype="float32", strides=(1,)), limit_bytes=10**9, about={}
+    )
     store.write(np.array([1, 2, 3]), torch.tensor([[1.0, 1], [2, 2], [3, 3]]))
     dataset.slot.put(store)
     first, second = data.val_dataloader()
@@ -68,7 +70,9 @@ class Counted(ArrayImages):
 def test_an_image_with_features_is_never_asked_for(tmp_path: Path) -> None:
     images = Counted(images=torch.zeros(3, 8, 8, dtype=torch.uint8), labels=[0, 1, 2])
     keyed = KeyedImages(images, transform=evaluation_transform(image_size=8), slot=StoreSlot())
-    store = open_store(tmp_path, key="k", rows=Rows(count=3, shape=(2,), dtype="float32"), limit_bytes=10**9, about={})
+    store = open_store(
+        tmp_path, key="k", rows=Rows(count=3, shape=(2,), dtype="float32", strides=(1,)), limit_bytes=10**9, about={}
+    )
     store.write(np.array([0, 1, 2]), torch.zeros(3, 2))
     keyed.slot.put(store)
     batch = keyed.__getitems__([2, 0])

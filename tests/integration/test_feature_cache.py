@@ -49,6 +49,17 @@ def test_two_processes_share_the_work_and_end_with_the_bits_of_an_uncached_run(c
 
 
 @pytest.mark.slow
+def test_bits_are_equal_where_a_batch_norm_is_the_first_to_train(cli: Cli, tmp_path: Path) -> None:
+    few = ("data=synthetic", "data.length=40", "data.val_length=10", "data.test_length=8", "data.batch_size=8")
+    for name, more in {"plain": ("speed.feature_cache=false",), "kept": (), "again": ()}.items():
+        words = (*WORDS, *few, "freeze.batch_norm=drift", "test=false", "device=cpu")
+        done = cli(*FROSTLINE, "train", *words, *more, env={"RUN_ID": name})
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert equal(tmp_path / "runs/plain", tmp_path / "runs/kept")
+    assert equal(tmp_path / "runs/plain", tmp_path / "runs/again")
+
+
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_compute_each_image_once(cli: Cli, tmp_path: Path) -> None:
     sweep = cli(
         *FROSTLINE, "train", "-m", *WORDS, "optimizer.lr=0.1,0.01", "optimizer=sgd,adamw", env={"RUN_ID": "sweep"}

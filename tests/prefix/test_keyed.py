@@ -12,7 +12,7 @@ from frostline.prefix.store import Rows, open_store
 
 
 def store(root: Path, key: str):
-    rows = Rows(count=4, shape=(2,), dtype="float32")
+    rows = Rows(count=4, shape=(2,), dtype="float32", strides=(1,))
     return open_store(root, key=key, rows=rows, limit_bytes=10**9, about={})
 
 

@@ -1,12 +1,14 @@
-"""Features on disk: one row per image, written as they are computed and read back memory-mapped.
+"""Features on disk: one row per image, written as they are computed and read back by position.
 
 A store is a folder `<root>/<key>/` of three files: `about.json` (what the rows are), `features` (the rows, one after
-another) and `checksums` (an int64 per row, 0 where the row has not been written). Both data files are sparse: rows that
-nobody wrote take no space.
+another) and `checksums` (8 bytes per row, 0 where the row has not been written). Both data files are sparse: rows that
+nobody wrote take no space. A row has the bytes of its features in the order in which they lie in memory, so that what
+is read has the strides of what was computed: other strides mean other kernels, and other bits.
 
 Several processes may use one store at once. A row is written before its checksum, and is believed only where the two
 agree, so that a torn row (a crash, a full disk, two writers) counts as not there. Writers of one row write the same
-bytes, so that it does not matter who wins.
+bytes, so that it does not matter who wins. Nothing is mapped: of a file that somebody cuts, rows are missing, where a
+map would end the process (SIGBUS).
 """
 
 import json
@@ -22,13 +24,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+import xxhash
 from torch import Tensor
 
-FORMAT = 1
+from frostline.prefix.waiting import locked
+
+FORMAT = 2
 ABOUT, FEATURES, CHECKSUMS, IN_USE = "about.json", "features", "checksums", "in_use"
-# Odd, so that multiplying by it modulo 2^64 loses nothing.
-MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)
+LOCK_LIMIT = 60.0  # seconds to wait for another process; then there is no store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +42,23 @@ class Rows:
         count: images, times views.
         shape: of one row.
         dtype: of one row, as torch names it: `bfloat16`.
+        strides: of one row in memory, in elements, without gaps.
     """
 
     count: int
     shape: tuple[int, ...]
     dtype: str
+    strides: tuple[int, ...]
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row on disk: a multiple of 8, the checksum's word."""
-        exact = prod(self.shape) * self.torch_dtype.itemsize
-        return exact + -exact % 8
+        """Bytes of a row on disk: a multiple of 8."""
+        return self.exact_bytes + -self.exact_bytes % 8
+
+    @property
+    def exact_bytes(self) -> int:
+        """Bytes of a row's features."""
+        return prod(self.shape) * self.torch_dtype.itemsize
 
     @property
     def total_bytes(self) -> int:
@@ -62,6 +71,18 @@ class Rows:
         assert isinstance(found, torch.dtype)
         return found
 
+    @classmethod
+    def from_about(cls, about: Mapping[str, Any]) -> "Rows":
+        """From what `about.json` says.
+
+        Raises:
+            ValueError: it is of another format.
+        """
+        if about["format"] != FORMAT:
+            raise ValueError(f"a store of format {about['format']}, and this is {FORMAT}")
+        shape, strides = tuple(about["shape"]), tuple(about["strides"])
+        return cls(count=about["count"], shape=shape, dtype=about["dtype"], strides=strides)
+
 
 class FeatureStore:
     """A store that exists; see `open_store`.
@@ -72,17 +93,12 @@ class FeatureStore:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        about = json.loads((self.folder / ABOUT).read_text())
-        self.rows = Rows(count=about["count"], shape=tuple(about["shape"]), dtype=about["dtype"])
+        self.rows = Rows.from_about(json.loads((self.folder / ABOUT).read_text()))
         sizes = {FEATURES: self.rows.count * self.rows.row_bytes, CHECKSUMS: self.rows.count * 8}
         for name, size in sizes.items():
             if (self.folder / name).stat().st_size != size:
                 raise ValueError(f"{self.folder / name} is not of the size that {ABOUT} says.")
-        self._features = np.memmap(
-            self.folder / FEATURES, dtype=np.uint8, mode="r", shape=(self.rows.count, self.rows.row_bytes)
-        )
-        self._checksums = np.memmap(self.folder / CHECKSUMS, dtype=np.int64, mode="r", shape=(self.rows.count,))
-        self._files = {name: os.open(self.folder / name, os.O_WRONLY) for name in sizes}
+        self._files = {name: os.open(self.folder / name, os.O_RDWR) for name in sizes}
         self._hold = _hold(self.folder / IN_USE, exclusive=False)
 
     def close(self) -> None:
@@ -104,16 +120,17 @@ class FeatureStore:
         Returns:
             Features (found, *shape), and which of the n they are, bool (n,).
         """
-        marks = self._checksums[places]
-        found = marks != 0
-        raw = self._features[places[found]]
-        whole = checksums(raw, places[found]) == marks[found]
-        if not whole.all():
-            raw = raw[whole]
-            found[np.flatnonzero(found)[~whole]] = False
-        exact = prod(self.rows.shape) * self.rows.torch_dtype.itemsize
-        flat = torch.from_numpy(np.ascontiguousarray(raw[:, :exact])).reshape(-1)
-        return flat.view(self.rows.torch_dtype).reshape(len(raw), *self.rows.shape), found
+        size = self.rows.row_bytes
+        raw = np.empty((len(places), size), dtype=np.uint8)
+        found = np.zeros(len(places), dtype=bool)
+        count, marks, features = 0, self._files[CHECKSUMS], self._files[FEATURES]
+        for number, place in enumerate(places.tolist()):
+            mark, row = os.pread(marks, 8, place * 8), memoryview(raw[count])
+            if any(mark) and os.preadv(features, [row], place * size) == size and checksum(row, place) == mark:
+                found[number] = True
+                count += 1
+        flat = torch.from_numpy(raw[:count, : self.rows.exact_bytes]).reshape(-1).view(self.rows.torch_dtype)
+        return flat.as_strided((count, *self.rows.shape), (prod(self.rows.shape), *self.rows.strides)), found
 
     def write(self, places: np.ndarray, features: Tensor) -> None:
         """Write rows.
@@ -127,33 +144,24 @@ class FeatureStore:
         """
         if tuple(features.shape[1:]) != self.rows.shape or features.dtype != self.rows.torch_dtype:
             raise ValueError(f"Rows are {self.rows}; these are {tuple(features.shape)} of {features.dtype}.")
-        flat = features.detach().cpu().contiguous().reshape(len(features), -1).view(torch.uint8).numpy()
+        strides = (prod(self.rows.shape), *self.rows.strides)
+        laid_out = torch.empty_strided(features.shape, strides, dtype=features.dtype).copy_(features.detach())
+        flat = laid_out.as_strided((laid_out.numel(),), (1,)).view(torch.uint8).view(len(features), -1)
         raw = np.zeros((len(features), self.rows.row_bytes), dtype=np.uint8)
-        raw[:, : flat.shape[1]] = flat
-        marks = checksums(raw, places)
-        # pwrite, not the map: a full disk is an OSError here, and a SIGBUS there.
-        for place, row, mark in zip(places.tolist(), raw, marks, strict=True):
+        raw[:, : flat.shape[1]] = flat.numpy()
+        for place, row in zip(places.tolist(), raw, strict=True):
             _write_whole(self._files[FEATURES], row.data, place * self.rows.row_bytes)
-            _write_whole(self._files[CHECKSUMS], mark.tobytes(), place * 8)
+            _write_whole(self._files[CHECKSUMS], checksum(row.data, place), place * 8)
 
     def written(self) -> int:
         """How many rows have a checksum."""
-        return int(np.count_nonzero(self._checksums))
+        marks = os.pread(self._files[CHECKSUMS], self.rows.count * 8, 0)
+        return int(np.count_nonzero(np.frombuffer(marks, np.int64, len(marks) // 8)))
 
 
-def checksums(raw: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """A 64-bit checksum of each row, never 0: the sum of its words and its number, each times an odd number of its own.
-
-    Args:
-        raw: bytes (n, row_bytes).
-        places: row numbers (n,).
-    """
-    words = raw.view(np.int64)
-    odd = (2 * np.arange(words.shape[1], dtype=np.int64) + 1) * np.int64(MULTIPLIER)
-    with np.errstate(over="ignore"):  # modulo 2^64 is meant
-        sums: np.ndarray = (words * odd).sum(axis=1) + (places + 1) * np.int64(MULTIPLIER)
-    sums[sums == 0] = 1
-    return sums
+def checksum(row: memoryview, place: int) -> bytes:
+    """The XXH3 hash of a row's bytes and its number, 8 bytes."""
+    return xxhash.xxh3_64_digest(row, seed=place)
 
 
 def open_store(root: Path, *, key: str, rows: Rows, limit_bytes: int, about: Mapping[str, Any]) -> FeatureStore:
@@ -169,7 +177,8 @@ def open_store(root: Path, *, key: str, rows: Rows, limit_bytes: int, about: Map
     """
     root.mkdir(parents=True, exist_ok=True)
     folder = root / key
-    with FileLock(root / ".lock"):
+    way_out = "type cache.folder=ANOTHER_FOLDER or speed.feature_cache=false"
+    with locked(root / ".lock", way_out=way_out, limit=LOCK_LIMIT):
         store = _existing(folder, rows)
         if store is None:
             _make_room(root, rows.total_bytes, limit_bytes=limit_bytes)
@@ -196,7 +205,8 @@ def _create(folder: Path, rows: Rows, about: Mapping[str, Any]) -> None:
         with (new / name).open("wb") as file:
             file.truncate(size)
     (new / IN_USE).touch()
-    described = {"format": FORMAT, "count": rows.count, "shape": list(rows.shape), "dtype": rows.dtype, **about}
+    described = {"format": FORMAT, "count": rows.count, "shape": list(rows.shape), "dtype": rows.dtype}
+    described |= {**about, "strides": list(rows.strides)}
     (new / ABOUT).write_text(json.dumps(described, indent=1) + "\n")
     new.rename(folder)
 
@@ -235,9 +245,8 @@ def _stores(root: Path) -> Iterator[tuple[Path, float, int]]:
     """Folder, time of last use and bytes when full, of each store."""
     for path in root.glob(f"*/{ABOUT}"):
         with suppress(OSError, ValueError, KeyError, AttributeError):
-            about = json.loads(path.read_text())
-            rows = Rows(count=about["count"], shape=tuple(about["shape"]), dtype=about["dtype"])
-            yield path.parent, path.stat().st_mtime, rows.total_bytes
+            size = sum((path.parent / name).stat().st_size for name in (FEATURES, CHECKSUMS))
+            yield path.parent, path.stat().st_mtime, size
 
 
 def _remove(folder: Path) -> None:

@@ -1,0 +1,78 @@
+"""Kept and computed features give equal weights, bit for bit: every preset, batch-norm mode, precision, number of workers.
+
+Uncached, with an empty cache and with a full one, in the memory format of a run at the command line.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any, get_args
+
+import lightning
+import pytest
+import torch
+import yaml
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from frostline.classifier import ImageClassifier
+from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.synthetic import Synthetic
+from frostline.data.transforms import Augmentation
+from frostline.fast_path import FeatureCache
+from frostline.freezing.policy import BatchNormMode, FreezePolicy
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
+    pytest.mark.filterwarnings("ignore:The freezing policy .*"),
+]
+FOLDER = Path(__file__).parents[1] / "conf" / "freeze"
+PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
+del PRESETS["file"]
+MODES = get_args(BatchNormMode)
+PRECISIONS = ("32-true", "bf16-mixed")
+MATRIX = list(itertools.product(PRESETS, MODES, PRECISIONS, (0, 2)))
+# Where a batch norm is the first to train behind the frost line, and where the features are an image of one pixel.
+DEFAULT = [("head", mode, "32-true", 0) for mode in MODES] + [
+    ("head", "drift", "bf16-mixed", 2), ("from_layer4", "drift", "32-true", 0), ("from_layer4", "train", "bf16-mixed", 0),
+    ("bias_only", "affine", "32-true", 0), ("batch_norm_only", "train", "32-true", 0), ("gradual", "drift", "32-true", 0),
+]  # fmt: skip
+
+
+def trained(
+    policy: FreezePolicy, *, precision: Any, workers: int, cache: FeatureCache | None
+) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3).to(memory_format=torch.channels_last)
+    data = ImageDataModule(
+        source=Synthetic(length=14, val_length=4, test_length=4, classes=3, image_size=32),
+        image_size=32, batch_size=4, augment=Augmentation(name="none"), loading=Loading(workers=workers),
+    )  # fmt: skip
+    classifier = ImageClassifier(network=network, images=data.describe(), policy=policy)
+    classifier.channels_last, classifier.feature_cache = True, cache
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", devices=1, precision=precision, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    torch.manual_seed(11)
+    trainer.fit(classifier, datamodule=data)
+    return network.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("preset", "mode", "precision", "workers"),
+    [pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.slow) for case in MATRIX],
+)
+def test_weights_are_equal_to_the_bit(tmp_path: Path, preset: str, mode: Any, precision: str, workers: int) -> None:
+    values = {key: value for key, value in PRESETS[preset].items() if key != "name"}
+    try:
+        policy = FreezePolicy.from_dict({**values, "batch_norm": mode})
+    except ValueError as error:
+        pytest.skip(str(error))
+    options = {"precision": precision, "workers": workers}
+    cache = FeatureCache(folder=tmp_path)
+    computed = trained(policy, cache=None, **options)
+    for kept in (trained(policy, cache=cache, **options), trained(policy, cache=cache, **options)):
+        assert [name for name in computed if not torch.equal(computed[name], kept[name])] == []
