@@ -1,4 +1,4 @@
-"""Kept and computed features give equal weights, bit for bit: every preset, batch-norm mode, precision, number of workers.
+"""Kept and computed features give equal weights, bit for bit: every preset, batch-norm mode and precision, and workers.
 
 Uncached, with an empty cache and with a full one, in the memory format of a run at the command line.
 """
@@ -36,9 +36,13 @@ PRECISIONS = ("32-true", "bf16-mixed")
 MATRIX = list(itertools.product(PRESETS, MODES, PRECISIONS, (0, 2)))
 # Where a batch norm is the first to train behind the frost line, and where the features are an image of one pixel.
 DEFAULT = [("head", mode, "32-true", 0) for mode in MODES] + [
-    ("head", "drift", "bf16-mixed", 2), ("from_layer4", "drift", "32-true", 0), ("from_layer4", "train", "bf16-mixed", 0),
-    ("bias_only", "affine", "32-true", 0), ("batch_norm_only", "train", "32-true", 0), ("gradual", "drift", "32-true", 0),
-]  # fmt: skip
+    ("head", "drift", "bf16-mixed", 2),
+    ("from_layer4", "drift", "32-true", 0),
+    ("from_layer4", "train", "bf16-mixed", 0),
+    ("bias_only", "affine", "32-true", 0),
+    ("batch_norm_only", "train", "32-true", 0),
+    ("gradual", "drift", "32-true", 0),
+]
 
 
 def trained(
