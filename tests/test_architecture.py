@@ -172,7 +172,7 @@ def test_freezing_needs_torch_only_except_in_a_fit(file: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted((SOURCE / "prefix").glob("*.py")), ids=named)
 def test_the_prefix_needs_torch_and_files_only(file: Path) -> None:
-    assert libraries(file) <= {"torch", "numpy", "filelock"}
+    assert libraries(file) <= {"torch", "numpy", "filelock", "xxhash"}
 
 
 @pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures"])
