@@ -19,7 +19,7 @@ import zlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ FORMAT, VERSION = "frostline chunks", 1
 MANIFEST, LABELS = "frostline.json", "labels.npy"
 DATA_FORMAT = ("bytes", "int", "str")  # as litdata's index.json names the three parts
 PARTS = struct.Struct("<3I")
+LABEL_BYTES = 8
 
 
 class ChunkError(ValueError):
@@ -99,21 +100,36 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
             )
         return Manifest(
             classes=[str(name) for name in raw["classes"]],
-            splits={
-                name: SplitEntry([_checked(ChunkEntry(**chunk)) for chunk in split["chunks"]], split["labels_checksum"])
-                for name, split in raw["splits"].items()
-            },
+            splits={name: _split(name, split) for name, split in raw["splits"].items()},
         )
     except ChunkError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ChunkError(f"data.path={where}: its {MANIFEST} is damaged, or is not one of frostline's.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        told = f" ({error})" if isinstance(error, ValueError) else ""
+        raise ChunkError(
+            f"data.path={where}: its {MANIFEST} is damaged, or is not one of frostline's{told}."
+        ) from error
+
+
+def _split(name: str, raw: Mapping[str, Any]) -> SplitEntry:
+    split = SplitEntry([_checked(ChunkEntry(**chunk)) for chunk in raw["chunks"]], raw["labels_checksum"])
+    files = {chunk.file for chunk in split.chunks}
+    if not split.chunks or len(files) < len(split.chunks):
+        raise ValueError(f"{name} has {len(split.chunks)} chunks in {len(files)} files")
+    if split.images != raw["images"] or type(split.labels_checksum) is not int:
+        raise ValueError(f"{name} has {raw['images']} images, its chunks {split.images}")
+    return split
 
 
 def _checked(entry: ChunkEntry) -> ChunkEntry:
     # A manifest may come from anywhere: a name with a slash in it would be read, or written in the cache, elsewhere.
-    if not re.fullmatch(r"[\w-][\w.-]*", entry.file) or min(entry.bytes, entry.images, entry.checksum) < 0:
-        raise ValueError(entry.file)
+    if not re.fullmatch(r"[\w-][\w.-]*", entry.file):
+        raise ValueError(f"a chunk is named {entry.file!r}")
+    counts = (entry.bytes, entry.images, entry.checksum)
+    if any(type(count) is not int for count in counts) or min(counts) < 0 or not entry.images:
+        raise ValueError(f"{entry.file} has {entry.images} images in {entry.bytes} bytes")
+    if 8 + entry.images * (4 + PARTS.size + LABEL_BYTES) > entry.bytes:  # its table, and the least an image takes
+        raise ValueError(f"{entry.images:,} images cannot lie in the {entry.bytes:,} bytes of {entry.file}")
     return entry
 
 
@@ -132,7 +148,10 @@ def parse_labels(content: bytes, split: SplitEntry, *, where: str) -> "array[int
     """
     if zlib.crc32(content) != split.labels_checksum:
         raise ChunkError(f"{where}: damaged, or of other images than {MANIFEST} speaks of. Pack the images again.")
-    return array("i", np.load(io.BytesIO(content)).astype(np.int32).tobytes())
+    labels = array("i", np.load(io.BytesIO(content)).astype(np.int32).tobytes())
+    if len(labels) != split.images:
+        raise ChunkError(f"{where}: {len(labels):,} labels for {split.images:,} images. Pack the images again.")
+    return labels
 
 
 class OpenChunk:
@@ -174,7 +193,7 @@ class OpenChunk:
         begin, end = int(self._begins[index]), int(self._begins[index + 1])
         item = os.pread(self._fd, end - begin, begin)
         sizes = PARTS.unpack_from(item) if len(item) >= PARTS.size else (0, 0, 0)
-        if PARTS.size + sum(sizes) != end - begin or sizes[1] != 8:
+        if PARTS.size + sum(sizes) != end - begin or sizes[1] != LABEL_BYTES:
             raise self._damaged(f"its image {index} has another size than it had")
         content, label, name = item[PARTS.size :][: sizes[0]], item[-sizes[2] - 8 :][:8], item[len(item) - sizes[2] :]
         return PackedImage(content, int.from_bytes(label, "little", signed=True), name.decode(errors="replace"))

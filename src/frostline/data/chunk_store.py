@@ -4,7 +4,7 @@ import io
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -56,6 +56,17 @@ class LocalFolder:
             raise missing(self.where, name) from error
         except OSError as error:
             raise ChunkError(f"{self.root / name}: cannot be read ({error.strerror}).") from error
+
+    def check(self, split: str, entries: Sequence[ChunkEntry]) -> None:
+        """Whether all chunks of a split are there.
+
+        Raises:
+            ChunkError: one is not.
+        """
+        for entry in entries:
+            path = self.root / split / entry.file
+            if not path.is_file():
+                raise ChunkError(f"{path}: not there, though {MANIFEST} lists it. Copy the folder again.")
 
     def open(self, split: str, entry: ChunkEntry) -> int:
         path = self.root / split / entry.file

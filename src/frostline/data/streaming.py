@@ -179,6 +179,8 @@ class Streaming:
         entry = self._manifest.splits.get(split)
         if entry is None:
             return None
+        if isinstance(self._store, LocalFolder):
+            self._store.check(split, entry.chunks)
         return StreamedImages(
             self._store,
             split=split,
