@@ -65,3 +65,11 @@ def test_an_unknown_loss_lists_the_choices() -> None:
 
 def test_every_loss_is_built_by_its_name() -> None:
     assert {name: type(build_loss(name)) for name in LOSSES} == LOSSES
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0])
+def test_factors_of_the_cross_entropy_are_finite(value: float) -> None:
+    with pytest.raises(ValueError, match="label_smoothing="):
+        CrossEntropy(label_smoothing=value)
+    with pytest.raises(ValueError, match="class_weights="):
+        CrossEntropy(class_weights=[1.0, value])

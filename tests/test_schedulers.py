@@ -159,3 +159,20 @@ def test_a_resumed_schedule_goes_on_where_it_was(name: str) -> None:
 
 def test_every_schedule_is_described_in_the_schema() -> None:
     assert SCHEDULERS.keys() == DESCRIBED.keys()
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        *((name, "warmup") for name in SCHEDULERS),
+        ("cosine", "min_factor"),
+        ("step", "gamma"),
+        ("onecycle", "div_factor"),
+        ("onecycle", "final_div_factor"),
+    ],
+)
+def test_a_factor_out_of_range_is_refused_with_its_key(name: str, key: str, value: float) -> None:
+    options = {"step_size": 1} if name == "step" else {}
+    with pytest.raises(ValueError, match=rf"scheduler\.{key}={value} is out of range"):
+        SCHEDULERS[name](**{**options, key: value})

@@ -20,11 +20,14 @@ WARMUP_START = 1e-3
 
 def constant(*, warmup: float = 0.0) -> SchedulerBuilder:
     """The full learning rate; `warmup` is the share of the run in which it rises linearly to it."""
+    _check("warmup", warmup, 0 <= warmup < 1)
     return lambda optimizer, steps, _: LambdaLR(optimizer, lambda now: _rise(now, round(warmup * steps)))
 
 
 def cosine(*, warmup: float = 0.0, min_factor: float = 0.0) -> SchedulerBuilder:
     """Half a cosine down to `min_factor` of the learning rate (Loshchilov and Hutter, 2017, without restarts)."""
+    _check("warmup", warmup, 0 <= warmup < 1)
+    _check("min_factor", min_factor, 0 <= min_factor < 1)
 
     def build(optimizer: Optimizer, steps: int, _: int) -> LRScheduler:
         rising = round(warmup * steps)
@@ -41,6 +44,9 @@ def cosine(*, warmup: float = 0.0, min_factor: float = 0.0) -> SchedulerBuilder:
 
 def step(*, step_size: int, gamma: float = 0.1, warmup: float = 0.0) -> SchedulerBuilder:
     """The learning rate times `gamma` every `step_size` epochs, counted from the run's start."""
+    _check("warmup", warmup, 0 <= warmup < 1)
+    _check("step_size", step_size, step_size >= 1)
+    _check("gamma", gamma, 0 < gamma <= 1)
     return lambda optimizer, steps, epoch: LambdaLR(
         optimizer, lambda now: _rise(now, round(warmup * steps)) * gamma ** (now // (step_size * epoch))
     )
@@ -53,6 +59,9 @@ def onecycle(
 
     The rates are torch's OneCycleLR's. Where the warm-up is shorter than two steps, the full rate comes first.
     """
+    _check("warmup", warmup, 0 <= warmup < 1)
+    _check("div_factor", div_factor, 1 <= div_factor < math.inf)
+    _check("final_div_factor", final_div_factor, 1 <= final_div_factor < math.inf)
     between = {"cos": _cosine, "linear": _linear}[anneal]
 
     def build(optimizer: Optimizer, steps: int, _: int) -> LRScheduler:
@@ -75,6 +84,12 @@ SCHEDULERS: dict[str, Callable[..., SchedulerBuilder]] = {
     "step": step,
     "onecycle": onecycle,
 }
+
+
+def _check(name: str, value: float, holds: bool) -> None:
+    """NaN and infinity hold nowhere, as the ranges are those of the schema."""
+    if not holds:
+        raise ValueError(f"scheduler.{name}={value} is out of range; see docs/configuration.md.")
 
 
 def _rise(now: int, rising: int) -> float:

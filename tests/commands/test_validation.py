@@ -1,5 +1,7 @@
 """A composed config against the schema."""
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from frostline.commands.help import default_config
 from frostline.commands.schema.commands import COMMANDS
+from frostline.commands.schema.section import Section
 from frostline.commands.validation import output_problems, unknown_choice, unknown_key, validate
 
 TRAIN = COMMANDS["train"]
@@ -38,8 +41,8 @@ def problems(config: dict[str, Any], **values: Any) -> list[str]:
     [
         ("optimizer__lr", "0.1", "optimizer.lr: must be float > 0, not `0.1`"),
         ("optimizer__lr", 0.0, "optimizer.lr: must be float > 0, not `0.0`"),
-        ("optimizer__lr", float("inf"), "optimizer.lr: must be float > 0, not `inf`"),
-        ("optimizer__lr", float("nan"), "optimizer.lr: must be float > 0, not `nan`"),
+        ("optimizer__lr", float("inf"), "optimizer.lr: must be a finite float > 0, not `inf`"),
+        ("optimizer__lr", float("nan"), "optimizer.lr: must be a finite float > 0, not `nan`"),
         ("optimizer__lr", True, "optimizer.lr: must be float > 0, not `true`"),
         ("optimizer__nesterov", 1, "optimizer.nesterov: must be true or false, not `1`"),
         ("trainer__max_epochs", 1.5, "trainer.max_epochs: must be integer ≥ 1, not `1.5`"),
@@ -56,12 +59,52 @@ def problems(config: dict[str, Any], **values: Any) -> list[str]:
             "optimizer.exclude_from_decay[0]: must be one of bias, norm, not `bia`",
         ),
         ("freeze__train", [], "freeze.train: must be list of text, not `[]`"),
-        ("freeze__lr", {"head": 0}, "freeze.lr: must be mapping of float > 0, not `0`"),
+        ("freeze__lr", {"head": 0}, "freeze.lr.head: must be float > 0, not `0`"),
     ],
 )
 def test_types_and_ranges(composed: dict[str, Any], key: str, value: Any, problem: str) -> None:
     [found] = problems(composed, **{key: value})
     assert found.startswith(problem)
+
+
+def numbers(node: Any, path: str = "") -> Iterator[str]:
+    """Paths of the numbers in a config; of each list, the first item's."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from numbers(value, f"{path}.{key}" if path else key)
+    elif isinstance(node, list):
+        yield from (f"{path}[{index}]" for index, item in enumerate(node[:1]) if isinstance(item, float))
+    elif isinstance(node, int | float) and not isinstance(node, bool):
+        yield path
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_no_number_may_be_infinite_or_nan(composed: dict[str, Any], value: float) -> None:
+    paths = [path for path in numbers(composed) if not path.startswith("hydra")]
+    assert {"optimizer.lr", "data.image_size", "scheduler.warmup", "cache.limit_gb", "seed"} <= set(paths)
+    for path in paths:
+        config = copy.deepcopy(composed)
+        *parents, last = path.removesuffix("[0]").split(".")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        node[last] = [value, *node[last][1:]] if path.endswith("[0]") else value
+        assert [problem for problem in validate(TRAIN, config) if problem.startswith(f"{path}: must be ")], path
+
+
+def test_no_section_allows_infinity() -> None:
+    def below(section: type[Section]) -> Iterator[type[Section]]:
+        yield section
+        for child in section.__subclasses__():
+            yield from below(child)
+
+    assert [section for section in below(Section) if section.model_config.get("allow_inf_nan") is not False] == []
+
+
+def test_an_infinite_factor_is_named_with_its_stage(composed: dict[str, Any]) -> None:
+    freeze = {**composed["freeze"], "lr": {"layer4": float("inf"), "head": 1.0}}
+    [problem] = validate(TRAIN, {**composed, "freeze": freeze})
+    assert problem.startswith("freeze.lr.layer4: must be a finite float > 0, not `inf` (learning-rate factor by stage")
 
 
 def test_an_integer_is_a_float(composed: dict[str, Any]) -> None:

@@ -245,9 +245,9 @@ def test_the_description_is_plain_and_enough_for_a_file(tmp_path):
 def test_own_mean_and_std():
     data = digits(mean=[0.1, 0.2, 0.3], std=[1, 2, 3])
     assert (data.mean, data.std) == ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="three positive values"):
+    with pytest.raises(ValueError, match="three finite, positive values"):
         digits(std=[1, 0, 1])
-    with pytest.raises(ValueError, match=r"data\.mean takes three values"):
+    with pytest.raises(ValueError, match=r"data\.mean takes three finite values"):
         digits(mean=[0.5])
 
 
@@ -257,7 +257,7 @@ def test_own_mean_and_std():
         ({"sampling": "sorted"}, "choose from shuffled, balanced"),
         ({"image_size": 0}, "at least 1"),
         ({"batch_size": 0}, "at least 1"),
-        ({"resize": 0.9}, "must be at least 1"),
+        ({"resize": 0.9}, "must be finite and at least 1"),
     ],
 )
 def test_values_out_of_range(options, message):

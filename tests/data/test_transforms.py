@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from frostline.data.transforms import (
     AUGMENTATIONS,
     Augmentation,
+    checked_normalisation,
     eval_transform,
     evaluation_transform,
     middle,
@@ -176,3 +177,12 @@ def test_an_image_up_to_16_times_as_long_as_high_is_resized_whole():
     assert middle(image) is image
     longer = torch.cat([image, image[..., :3]], dim=2)
     assert torch.equal(middle(longer), longer[..., 1:65])
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="must be finite and at least 0"):
+        Augmentation(mixup=value)
+    for name in ("mean", "std"):
+        with pytest.raises(ValueError, match=rf"data\.{name} takes three finite"):
+            checked_normalisation([0.5, value, 0.5], [0.5] * 3, name)

@@ -80,6 +80,8 @@ def phased(**changes):
         (phased(train="all"), "`train` must be a list, like"),
         (phased(train=[]), "trains nothing"),
         (phased(lr={"head": 0}), "must be above 0.*freeze it"),
+        (phased(lr={"head": float("inf")}), "Phase `b`: `lr.head` must be a finite number; got inf"),
+        (phased(lr_decay=float("nan")), "Phase `b`: `lr_decay` must be a finite number; got nan"),
         (phased(lr={"!head": 0.5}), "takes no `!`"),
         (phased(lr=[0.1]), "maps stages or globs to factors"),
         (phased(lr_decay=1.5), "must lie in \\(0, 1\\]"),
@@ -105,6 +107,18 @@ def phased(**changes):
 def test_a_policy_that_cannot_be_meant_is_refused(plain, message):
     with pytest.raises(ValueError, match=message):
         FreezePolicy.from_dict(plain)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_factor_or_share_may_be_infinite_or_nan(value):
+    with pytest.raises(ValueError, match=r"the factor for `head` must be above 0 and finite; got (inf|nan)"):
+        Phase(name="a", train=("head",), lr={"head": value})
+    with pytest.raises(ValueError, match="`lr_decay` must lie in"):
+        Phase(name="a", train=("head",), lr_decay=value)
+    with pytest.raises(ValueError, match=r"`until\.min_delta` must be finite and not negative"):
+        Until(metric="m", mode="min", patience=1, max_epochs=2, min_delta=value)
+    with pytest.raises(ValueError, match=r"`until\.fraction` must lie between 0 and 1"):
+        Until(fraction=value)
 
 
 def test_the_file_is_named_when_it_is_at_fault(tmp_path):

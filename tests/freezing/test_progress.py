@@ -1,9 +1,11 @@
 """When phases begin, as far as it can be known beforehand."""
 
+import re
+
 import pytest
 
 from frostline.freezing import FreezePolicy
-from frostline.freezing.progress import Progress, fraction_steps, misfits, timeline
+from frostline.freezing.progress import Progress, fraction_steps, long_warmups, misfits, timeline
 
 
 def policy(*untils):
@@ -57,3 +59,33 @@ def test_an_evaluation_counts_once_per_step():
         progress.evaluate(until, value, step=step)
     assert (progress.best, progress.stale) == (2.0, 1)
     assert Progress.from_dict(progress.to_dict()) == progress
+
+
+@pytest.mark.parametrize(
+    ("until", "warmups", "told"),
+    [
+        ({"steps": 8}, (8, 32), []),
+        ({"steps": 8}, (9, 0), ["`p0` lasts 8 steps, fewer than its warmup_steps=9: .* reaches 89% of"]),
+        ({"steps": 8}, (0, 33), ["`last` lasts 32 steps, fewer than its warmup_steps=33: .* reaches 97% of"]),
+        (
+            {"fraction": 0.2},
+            (20, 64),
+            ["`p0` lasts 8 steps, .* reaches 40% of", "`last` lasts 32 steps, .* reaches 50% of"],
+        ),
+        (
+            {"metric": "m", "mode": "min", "patience": 1, "max_epochs": 2},
+            (40, 0),
+            ["`p0` lasts 20 steps at most, .* reaches 50% of"],
+        ),
+        ({"steps": 40}, (0, 5), []),  # it never begins, which `misfits` says
+    ],
+    ids=str,
+)
+def test_a_warm_up_that_is_longer_than_its_phase_is_told(until, warmups, told):
+    plain = policy(until).to_dict()
+    for phase, steps in zip(plain["phases"], warmups, strict=True):
+        phase["warmup_steps"] = steps
+    found = long_warmups(FreezePolicy.from_dict(plain), steps_per_epoch=10, total_steps=40)
+    assert len(found) == len(told)
+    for message, pattern in zip(found, told, strict=True):
+        assert re.search(pattern, message)

@@ -13,6 +13,7 @@ from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import build_datamodule
 from frostline.freezing.policy_file import write_policy
+from frostline.freezing.progress import long_warmups
 from frostline.storage.atomic import atomically
 from frostline.tracking.plan import draw_plan, plan, plan_table
 
@@ -38,7 +39,8 @@ def run(settings: Mapping[str, Any]) -> None:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
-    for note in classifier.resolved.notes:
+    long = long_warmups(classifier.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    for note in (*classifier.resolved.notes, *long):
         print(note)
     print(plan_table(planned))
     print(f"\n{total_steps} optimizer steps, {steps_per_epoch} an epoch; learning rates before the scheduler's factor")

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -111,6 +111,10 @@ def section_problems(
                 kind = type_text(field)
                 if key.endswith("]"):  # one item of the list
                     kind = kind.removeprefix("list of ").rpartition("values, each ")[2]
+                if not isinstance(item["input"], Mapping):  # one item of the mapping
+                    kind = kind.removeprefix("mapping of ") if get_origin(field.annotation) is dict else kind
+                if item["type"] == "finite_number":
+                    kind = f"a finite {kind}"
                 message = f"{key}: must be {kind}, not `{value_text(item['input'])}`{described(field)}."
             problems.setdefault(key, message)
         return list(problems.values())
@@ -157,6 +161,8 @@ def _walk(schema: type[Section], location: tuple[str | int, ...]) -> tuple[type[
             path += f"[{part}]"
             continue
         if part not in fields_of(section):
+            if field is not None and get_origin(field.annotation) is dict:
+                path += f".{part}"
             break  # no key: the tag that pydantic gives to a member of a union
         field = fields_of(section)[part]
         path += f".{part}" if path else part

@@ -1,5 +1,6 @@
 """The datamodule: one source's splits as loaders whose batches depend on the seed and the step, and on nothing else."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,8 +91,10 @@ class ImageDataModule(lightning.LightningDataModule):
             raise ValueError(f"Unknown sampling {sampling!r}; choose from {', '.join(SAMPLING)}.")
         if image_size < 1 or batch_size < 1:
             raise ValueError(f"image_size={image_size} and batch_size={batch_size} must be at least 1.")
-        if resize < 1:
-            raise ValueError(f"resize={resize} must be at least 1: the centre crop would reach beyond the image.")
+        if not 1 <= resize < math.inf:
+            raise ValueError(
+                f"resize={resize} must be finite and at least 1: the centre crop would reach beyond the image."
+            )
         self.source = source
         self.image_size = image_size
         self.batch_size = batch_size

@@ -45,8 +45,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.name not in AUGMENTATIONS:
             raise ValueError(f"Unknown augmentation {self.name!r}; choose from {', '.join(AUGMENTATIONS)}.")
-        if min(self.mixup, self.cutmix) < 0:
-            raise ValueError(f"mixup={self.mixup} and cutmix={self.cutmix} must be at least 0.")
+        if not (0 <= self.mixup < math.inf and 0 <= self.cutmix < math.inf):
+            raise ValueError(f"mixup={self.mixup} and cutmix={self.cutmix} must be finite and at least 0.")
 
 
 def evaluation_transform(*, image_size: int, resize: float = 1.0) -> Transform:
@@ -168,6 +168,7 @@ def checked_normalisation(values: Sequence[float] | None, default: Sequence[floa
         ValueError: not three values, or a standard deviation that is not positive.
     """
     chosen = [float(value) for value in (default if values is None else values)]
-    if len(chosen) != 3 or (name == "std" and min(chosen) <= 0):
-        raise ValueError(f"data.{name} takes three {'positive ' * (name == 'std')}values (red, green, blue): {chosen}.")
+    if len(chosen) != 3 or not all(map(math.isfinite, chosen)) or (name == "std" and min(chosen) <= 0):
+        kind = "finite, positive" if name == "std" else "finite"
+        raise ValueError(f"data.{name} takes three {kind} values (red, green, blue): {chosen}.")
     return chosen

@@ -1,6 +1,7 @@
 """Plain values into a policy: every key read, every mistake named."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 
@@ -40,6 +41,8 @@ def as_int(value: object, where: str) -> int:
 def as_float(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{where} must be a number; got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{where} must be a finite number; got {value!r}.")
     return float(value)
 
 

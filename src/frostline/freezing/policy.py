@@ -5,6 +5,7 @@ changes, so that it can be entered from anywhere: in order, or by a resume.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
@@ -60,8 +61,8 @@ class Until:
             )
         if self.mode is not None and self.mode not in get_args(MetricMode):
             raise ValueError(f"`until.mode` must be min or max; got {self.mode!r}.")
-        if self.min_delta < 0:
-            raise ValueError(f"`until.min_delta` must not be negative; got {self.min_delta}.")
+        if not 0 <= self.min_delta < math.inf:
+            raise ValueError(f"`until.min_delta` must be finite and not negative; got {self.min_delta}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +87,11 @@ class Phase:
         if not self.train:
             raise ValueError(f"Phase `{self.name}` trains nothing; name what trains, for instance train: [head].")
         for selector, factor in self.lr.items():
-            if not factor > 0:
+            if not 0 < factor < math.inf:
                 raise ValueError(
-                    f"Phase `{self.name}`: the factor for `{selector}` must be above 0; got {factor}. To keep it as "
-                    f"it is, freeze it: train: [..., '!{selector}'] (at rate 0, batch statistics would still move)."
+                    f"Phase `{self.name}`: the factor for `{selector}` must be above 0 and finite; got {factor}. To "
+                    f"keep it as it is, freeze it: train: [..., '!{selector}'] (at rate 0, batch statistics would "
+                    "still move)."
                 )
             if selector.startswith("!"):
                 raise ValueError(f"Phase `{self.name}`: `lr` takes no `!`; a later entry wins over an earlier one.")

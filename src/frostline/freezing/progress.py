@@ -128,6 +128,22 @@ def misfits(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) -> 
     return found
 
 
+def long_warmups(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) -> list[str]:
+    """What to tell a user whose phases are shorter than their warm-ups."""
+    found = []
+    spans = timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    ends = [*(span.first_step for span in spans[1:]), total_steps]
+    for phase, span, end in zip(policy.phases, spans, ends, strict=True):
+        steps = min(end, total_steps) - span.first_step
+        if 0 < steps < phase.warmup_steps:
+            most = " at most" if phase.until is not None and phase.until.metric is not None else ""
+            found.append(
+                f"Phase `{phase.name}` lasts {steps} steps{most}, fewer than its warmup_steps={phase.warmup_steps}: in "
+                f"it, what has just thawed reaches {steps / phase.warmup_steps:.0%} of its learning rate."
+            )
+    return found
+
+
 def fraction_steps(fraction: float, total_steps: float) -> int:
     """A share of the run in whole optimizer steps, at least one.
 

@@ -23,7 +23,7 @@ from frostline.freezing.binding import check_optimizer, difference, find_network
 from frostline.freezing.eval_warning import EvalWarning
 from frostline.freezing.gradients import check_gradients
 from frostline.freezing.policy import FreezePolicy
-from frostline.freezing.progress import Progress, misfits
+from frostline.freezing.progress import Progress, long_warmups, misfits
 from frostline.freezing.rates import GroupRates, RateLayer
 from frostline.freezing.recalibration import recalibrate_frozen
 from frostline.freezing.reducer import (
@@ -226,6 +226,11 @@ class FreezingSchedule(pl.Callback):
         if total_steps != float("inf"):
             for message in misfits(self.policy, steps_per_epoch=steps_per_epoch(trainer), total_steps=int(total_steps)):
                 warnings.warn(message, stacklevel=2)
+            for message in long_warmups(
+                self.policy, steps_per_epoch=steps_per_epoch(trainer), total_steps=int(total_steps)
+            ):
+                if trainer.is_global_zero:
+                    log.warning("%s", message)
         if self._progress.starts:
             # Resumed inside a phase: what it froze must still be what it was when the phase began.
             if is_sharded(self.network) or not self._audit.has_begun:
