@@ -152,10 +152,10 @@ def command_line_of(path: Path) -> str:
 def test_start_ends_its_processes_gives_back_the_signals_and_returns_the_first_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Real workers, in a folder without a config: each fails at once."""
+    """Real workers, without a config: each fails at once."""
     monkeypatch.setattr(ranks, "GRACE_SECONDS", 10)
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    assert ranks.start(tmp_path, processes=2, threads=1) == 1
+    assert ranks.start(tmp_path, {}, processes=2, threads=1) == 1
     assert {signum: signal.getsignal(signum) for signum in before} == before
     # Told by the folder on their command lines: a test process may have other children.
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in command_line_of(path)]

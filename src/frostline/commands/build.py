@@ -23,6 +23,7 @@ from frostline.checkpoint import read_checkpoint
 from frostline.classifier import ImageClassifier, OptimizerBuilder
 from frostline.commands.ranks import launched_outside
 from frostline.commands.schema.paths import absolute
+from frostline.commands.secret_values import hidden
 from frostline.data.datamodule import ImageDataModule
 from frostline.fast_path import FeatureCache
 from frostline.freezing.policy import FreezePolicy
@@ -69,12 +70,12 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
         loss=_loss(settings["loss"], data),
         optimizer=optimizer_builder(settings["optimizer"], fused=wants_fused(settings)),
         scheduler=SCHEDULERS[settings["scheduler"]["name"]](**_without(settings["scheduler"], "name")),
-        recipe=recipe,
+        recipe=hidden(recipe),
     )
     classifier.exclude_from_decay = settings["optimizer"].get("exclude_from_decay", [])
     classifier.optimizer_holds_frozen = settings["optimizer"].get("include_frozen", False)
     classifier.on_policy_change = settings.get("on_policy_change", "refuse")
-    classifier.settings = dict(settings)
+    classifier.settings = hidden(settings)
     if settings["trainer"]["channels_last"]:
         classifier.channels_last = True
         network.to(memory_format=torch.channels_last)
@@ -131,7 +132,7 @@ def build_trainer(settings: Mapping[str, Any], *, folder: Path, data: ImageDataM
     """The Trainer of a run, with its checkpoints, loggers and everything else in the run folder."""
     options, device = settings["trainer"], settings["device"]
     validates = data.images("val") is not None
-    loggers = build_loggers(settings["logger"], folder=folder, settings=settings)
+    loggers = build_loggers(settings["logger"], folder=folder, settings=hidden(settings))
     callbacks = _callbacks(settings, folder=folder, data=data, logs=bool(loggers))
     return lightning.Trainer(
         default_root_dir=folder,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands.quoting import override_text, shell_text, shell_words
+from frostline.commands.secret_values import MARK, hide
 
 COMMAND_VARIABLE = "FROSTLINE_COMMAND"
 SWEEP_VARIABLE = "FROSTLINE_SWEEP"
@@ -15,7 +16,7 @@ SWEEP_VARIABLE = "FROSTLINE_SWEEP"
 
 def command_line() -> str:
     """What was typed, for a shell."""
-    return shell_text(*_typed())
+    return shell_text(*map(hide, _typed()))
 
 
 def command_to_go_on(checkpoint: Path, settings: Mapping[str, Any]) -> str:
@@ -29,8 +30,9 @@ def command_to_go_on(checkpoint: Path, settings: Mapping[str, Any]) -> str:
         changed["init_from"] = "init_from=null"
     if sweep is None and settings.get("on_policy_change") == "restart":
         changed["on_policy_change"] = "on_policy_change=refuse"
-    words = [word for word in _typed() if word.partition("=")[0].lstrip("+") not in changed]
-    return shell_text(*words, *changed.values())
+    words = [hide(word) for word in _typed() if word.partition("=")[0].lstrip("+") not in changed]
+    text = shell_text(*words, *changed.values())
+    return f"{text}  # with the password or token in place of {MARK}" if MARK in text else text
 
 
 def sweep_folder() -> Path | None:

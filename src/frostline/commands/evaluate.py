@@ -12,6 +12,7 @@ from frostline.classifier import load_classifier
 from frostline.commands.build import device_options
 from frostline.commands.failures import explained
 from frostline.commands.phases import unobeyed
+from frostline.commands.secret_values import refuse_hidden
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import NO_AUGMENTATION, build_datamodule, source_class
 from frostline.data.datamodule import ImageDataModule
@@ -35,6 +36,8 @@ def run(settings: Mapping[str, Any]) -> None:
         raise ValueError(
             "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
         )
+    if not settings.get("data"):
+        refuse_hidden({"data": data_settings}, where=str(settings["checkpoint"]))
     if not settings.get("data") and not trusted:
         data_settings = {**data_settings, **unobeyed(settings["checkpoint"], {"data": data_settings})}
     images = {key: classifier.images[key] for key in ("image_size", "resize", "mean", "std")}

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from frostline.storage.names import printable
+from frostline.commands.terminal import shown
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -21,8 +21,8 @@ def message_of(error: Exception) -> str:
     """The error's message without the number that an OSError puts before it."""
     if isinstance(error, OSError) and error.strerror:
         name = f": {error.filename}" if error.filename is not None else ""
-        return printable(f"{error.strerror}{name}")
-    return printable(str(error))
+        return shown(f"{error.strerror}{name}")
+    return shown(str(error))
 
 
 def explained(run: Run) -> Run:
@@ -45,6 +45,6 @@ def fail(problems: Sequence[str]) -> NoReturn:
     """Print what is wrong, one line a problem, and end with exit code 2."""
     count = f"{len(problems)} problems:" if len(problems) > 1 else "frostline:"
     text = "\n".join(f"  {problem}" if len(problems) > 1 else problem for problem in problems)
-    text = printable(text)
+    text = shown(text)
     print(f"{count}{chr(10) if len(problems) > 1 else ' '}{text}", file=sys.stderr)
     raise SystemExit(USER_ERROR)

@@ -86,11 +86,11 @@ def run_hydra(command: str, given: list[str]) -> None:
     """Check the command line, then let Hydra compose the config and call the command with it."""
     import hydra
     from hydra._internal.utils import get_args_parser
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import DictConfig
 
-    from frostline.commands import run_folder, sweep
+    from frostline.commands import run_folder, secret_values, sweep
     from frostline.commands.imports import quick_imports
-    from frostline.commands.overrides import Invocation, adapted, problems_of
+    from frostline.commands.overrides import Invocation, adapted, problems_of, resolved
     from frostline.commands.ranks import global_rank, launched_outside, outside_world
     from frostline.commands.schema.commands import COMMANDS
     from frostline.commands.schema.paths import absolute
@@ -101,6 +101,7 @@ def run_hydra(command: str, given: list[str]) -> None:
     flags = get_args_parser().parse_intermixed_args(given)
     config_dir = Path(absolute(flags.config_dir)) if flags.config_dir else None
     overrides = adapted(flags.overrides)
+    secret_values.remember(dict(override.partition("=")[::2] for override in flags.overrides))
     invocation = Invocation(command=command, overrides=overrides, config_dir=config_dir)
     only_shown = flags.shell_completion or flags.hydra_help or flags.info
     if flags.shell_completion:
@@ -134,9 +135,7 @@ def run_hydra(command: str, given: list[str]) -> None:
     process = os.getpid()
 
     def job(config: DictConfig) -> None:
-        composed = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(composed, dict)
-        settings = {str(key): value for key, value in composed.items()}
+        settings = resolved(config)
         this = sweep.this_job(overrides)
         try:
             if problems := validate(COMMANDS[command], settings):  # of a job beyond those checked above

@@ -15,14 +15,15 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.commands import secret_values
 from frostline.commands.quoting import override_text, parsed, unreadable
 from frostline.commands.schema.commands import COMMANDS, Command
 from frostline.commands.schema.key_text import fields_of, value_text
 from frostline.commands.schema.paths import absolute
-from frostline.commands.validation import unknown_choice, unknown_key, validate, with_type
+from frostline.commands.validation import completed, unknown_choice, unknown_key, validate, with_type
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
 MOST_JOBS = 64
@@ -176,10 +177,21 @@ def _searchpath(invocation: Invocation) -> list[str]:
 
 
 def _composed(invocation: Invocation, overrides: list[str]) -> dict[str, Any]:
-    config = compose(config_name=invocation.command, overrides=[*overrides, *_searchpath(invocation)])
+    return resolved(compose(config_name=invocation.command, overrides=[*overrides, *_searchpath(invocation)]))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, whose secrets are known from now on."""
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
+    secret_values.remember(settings, OmegaConf.to_container(config, resolve=False))
     return {str(key): value for key, value in settings.items()}
+
+
+def composed_here(invocation: Invocation) -> dict[str, Any]:
+    """The config of a command line, as this process composes it."""
+    with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
+        return completed(COMMANDS[invocation.command], _composed(invocation, list(invocation.overrides)))
 
 
 def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

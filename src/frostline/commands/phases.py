@@ -11,6 +11,7 @@ from lightning import seed_everything
 from frostline.checkpoint import CHECKPOINT_KEY, TRUST, check_trust, read_checkpoint, reading_only
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, device_options
+from frostline.commands.secret_values import refuse_hidden
 from frostline.data.build import build_datamodule
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.apply import apply_phase
@@ -110,6 +111,7 @@ def _with_checkpoint(
         for part in key.split("."):
             value = value[part]
         node[last] = value
+    refuse_hidden(merged, where=settings["checkpoint"])
     if not settings["trust_checkpoint"]:
         typed = [override.partition("=")[0].lstrip("+~") for override in overrides]
         merged["data"] |= unobeyed(settings["checkpoint"], _without_keys(merged, typed))

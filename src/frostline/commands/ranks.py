@@ -5,6 +5,7 @@ in a sweep each would start the sweep again.
 """
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from frostline.commands import secret_values
 from frostline.commands.command_line import for_workers
 from frostline.data.cores import usable_cores
 
@@ -77,7 +79,7 @@ def _signal_name() -> str:
     return f".ready-{launch}"
 
 
-def start(folder: Path, *, processes: int, threads: int | None) -> int:
+def start(folder: Path, settings: Mapping[str, Any], *, processes: int, threads: int | None) -> int:
     """Run the prepared run folder on several processes of this machine and return the exit code.
 
     When one process fails, the others are ended: they would wait for it until their time-out.
@@ -108,7 +110,11 @@ def start(folder: Path, *, processes: int, threads: int | None) -> int:
             env = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
             command = [sys.executable, "-m", "frostline.commands.worker", str(folder)]
             # A session of its own: Ctrl-C would else reach a child twice, and twice means without saving.
-            children.append(subprocess.Popen(command, env=env, start_new_session=True))
+            child = subprocess.Popen(command, env=env, start_new_session=True, stdin=subprocess.PIPE)
+            children.append(child)
+            assert child.stdin is not None
+            with child.stdin:  # the config in the folder lacks the secrets
+                child.stdin.write(pickle.dumps((settings, secret_values.known())))
         return _outcome(children)
     finally:
         for child in children:

@@ -15,6 +15,7 @@ from typing import Any
 
 from frostline.commands.command_line import command_to_go_on
 from frostline.commands.schema.paths import absolute
+from frostline.commands.secret_values import hidden, hide
 from frostline.storage.atomic import write_text
 
 CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"
@@ -104,12 +105,18 @@ def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Write the resolved config and the overrides into the run folder."""
+    """Write the resolved config and the overrides into the run folder, without secrets."""
     from omegaconf import OmegaConf
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
-    write_text(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))) if overrides else "[]\n")
+    sweep = folder.parent / "multirun.yaml"  # Hydra's, with all that was typed
+    if sweep.is_file() and hide(text := sweep.read_text(encoding="utf-8")) != text:
+        write_text(sweep, hide(text))
+    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(hidden(settings))))
+    write_text(
+        folder / OVERRIDES,
+        OmegaConf.to_yaml(OmegaConf.create([hide(override) for override in overrides])) if overrides else "[]\n",
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -125,4 +132,4 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Merge facts into the run's facts.json."""
     path = folder / FACTS
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_text(path, json.dumps({**known, **facts}, indent=2) + "\n")
+    write_text(path, json.dumps({**known, **hidden(facts)}, indent=2) + "\n")

@@ -1,18 +1,24 @@
-"""What a process writes to its terminal and to its logs: text without anything that acts on a terminal."""
+"""What a process writes to its terminal and to its logs: text without secrets, and nothing that acts on a terminal."""
 
 import io
 import logging
 import sys
 from typing import Any, TextIO
 
+from frostline.commands.secret_values import hide
 from frostline.storage.names import printable
+
+
+def shown(text: str) -> str:
+    """The text without secrets, and without characters that act on a terminal."""
+    return printable(hide(text))
 
 
 class PrintableFormatter(logging.Formatter):
     """A formatter whose lines, tracebacks among them, are printable."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return shown(super().format(record))
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
@@ -39,7 +45,7 @@ class PrintableStream:
     def write(self, text: str) -> int:
         # tqdm's bars, in libraries: a carriage return, then the whole line.
         start = "\r" if text.startswith("\r") else ""
-        self.rich_proxied_file.write(start + printable(text[len(start) :]))
+        self.rich_proxied_file.write(start + shown(text[len(start) :]))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

@@ -12,15 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from frostline.commands import ranks, run_folder
+from frostline.commands import ranks, run_folder, secret_values
 from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.command_line import command_line, command_to_go_on
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, explained, fail, message_of
 from frostline.commands.imports import quick_imports
-from frostline.commands.overrides import Invocation, run_folder_of
+from frostline.commands.overrides import Invocation, composed_here, run_folder_of
 from frostline.commands.rules import visible_gpus
-from frostline.commands.terminal import PrintableFormatter, TerminalHandler
-from frostline.storage.names import printable
+from frostline.commands.terminal import PrintableFormatter, TerminalHandler, shown
 from frostline.tracking.wandb_access import wandb_problem
 
 log = logging.getLogger("frostline")
@@ -51,13 +50,14 @@ def run(settings: dict[str, Any]) -> None:
 
 def _run_in(folder: Path, settings: dict[str, Any], overrides: list[str], *, outside: bool) -> None:
     run_folder.prepare(folder, settings, overrides)
+    sys.argv = [secret_values.hide(word) for word in sys.argv]  # which W&B records
     device = settings["device"]
     if outside:
         ranks.announce(folder)
     processes = max(1, visible_gpus()) if device["devices"] == "all" else device["devices"]
     if outside or processes == 1:
         train_in(folder, settings)
-    elif code := ranks.start(folder, processes=processes, threads=device["threads"]):
+    elif code := ranks.start(folder, settings, processes=processes, threads=device["threads"]):
         raise SystemExit(code)
 
 
@@ -74,7 +74,8 @@ def join(invocation: Invocation) -> None:
     """A rank other than 0 under torchrun or srun: wait for rank 0's config, then train with the others."""
     folder = Path(run_folder_of(invocation)).resolve()
     ranks.await_config(folder)
-    train_in(folder, run_folder.read_config(folder))
+    settings = run_folder.read_config(folder)
+    train_in(folder, secret_values.with_secrets(settings, composed_here(invocation)))
 
 
 @contextmanager
@@ -260,7 +261,7 @@ def _explain(error: Exception, folder: Path, rank: int) -> None:
     # The callback speaks to users of its Python interface; here the same wish is a key.
     message = message_of(error).replace("on_mismatch='restart'", "on_policy_change=restart")
     with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # a full disk
-        file.write(printable("".join(traceback.format_exception(error))))
+        file.write(shown("".join(traceback.format_exception(error))))
     if rank:
         time.sleep(2)  # the first rank's chance to say the same
         if message_of(error) in (folder / _log_name(0)).read_text(encoding="utf-8"):

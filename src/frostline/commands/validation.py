@@ -11,6 +11,7 @@ from frostline.commands.rules import broken_rules
 from frostline.commands.schema.commands import Command, Group, TrainKeys
 from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
 from frostline.commands.schema.section import FOLDER, OwnClass, Section
+from frostline.commands.secret_values import marked
 from frostline.storage.atomic import output_problem
 
 MISSING = "???"  # what Hydra's YAML files hold where the user must say
@@ -30,6 +31,7 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
     problems = section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
     sound = {} if problems else values_of(command.keys, own_keys)
     problems += output_problems(command.keys, sound)
+    problems += [f"{key}: *** stands for a password or token; type the value itself." for key in marked(settings)]
     for name, group in command.groups.items():
         node = settings.get(name)
         if node is None:

@@ -1,6 +1,7 @@
 """One of several processes of a run: `python -m frostline.commands.worker RUN_FOLDER`."""
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -21,11 +22,12 @@ if __name__ == "__main__":
     from frostline.commands.leaving import leaving_at_once
 
     with leaving_at_once():
-        from frostline.commands.run_folder import read_config
+        from frostline.commands import secret_values
         from frostline.commands.terminal import show_only_printable
         from frostline.commands.train import train_in
 
         show_only_printable()
 
-        folder = Path(sys.argv[1])
-        train_in(folder, read_config(folder))
+        settings, secrets = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - from the process that started this one
+        secret_values.also_know(secrets)
+        train_in(Path(sys.argv[1]), settings)

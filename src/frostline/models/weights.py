@@ -1,5 +1,6 @@
 """Where a network's initial weights come from, and what of them was used."""
 
+import base64
 import errno
 import hashlib
 import shutil
@@ -252,8 +253,13 @@ def _cache() -> Path:
 def _fetch(url: str, path: Path) -> None:
     """Download a file atomically: torch.hub keeps what it has got when the connection ends early."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    user, at, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")
+    request = urllib.request.Request(url.replace(f"{user}@", "", 1) if at else url)
+    if at:
+        word = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        request.add_header("Authorization", f"Basic {word}")
     with (
-        urllib.request.urlopen(url, timeout=STALL_SECONDS) as answer,
+        urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer,
         atomically(path) as part,
         part.open("wb") as file,
     ):
