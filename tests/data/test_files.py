@@ -1,5 +1,8 @@
 """Image folders, CSV tables, and files for prediction: what is accepted, and what each error names."""
 
+import mmap
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from PIL import Image
 
 from frostline.data.csv_table import CsvTable
 from frostline.data.decoding import UnreadableImage
-from frostline.data.files import ImageFiles, find_images
+from frostline.data.files import FileImages, ImageFiles, LabelledFile, find_images
 from frostline.data.image_folder import ImageFolder
 from frostline.data.source import ImageSource
 from frostline.data.transforms import evaluation_transform
@@ -242,3 +245,81 @@ def test_photographs_come_out_as_they_went_in(tmp_path):
     tensor, _, _ = ImageFiles([tmp_path / "a.png"], transform=evaluation_transform(image_size=32))[0]
     small = picture.reshape(32, 2, 32, 2, 3).mean((1, 3)).transpose(2, 0, 1)
     assert np.abs(tensor.numpy().astype(float) - small)[:, 1:-1, 1:-1].max() <= 2
+
+
+def save(path, seed, *, like=None):
+    """An image of noise; with `like`, under the times of that file's state."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, format="bmp")
+    if like is not None:
+        os.utime(path, ns=(like.st_atime_ns, like.st_mtime_ns))
+
+
+def write_in_place(folder):
+    save(folder / "a.bmp", 5, like=(folder / "a.bmp").stat())
+
+
+def replace(folder):
+    save(folder / "new", 5, like=(folder / "a.bmp").stat())
+    (folder / "new").replace(folder / "a.bmp")
+
+
+def map_in_place(folder):
+    before = (folder / "a.bmp").stat()
+    with (folder / "a.bmp").open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        content[-1] ^= 1
+        content.flush()
+    os.utime(folder / "a.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def swap(folder):
+    (folder / "a.bmp").rename(folder / "c")
+    (folder / "b.bmp").rename(folder / "a.bmp")
+    (folder / "c").rename(folder / "b.bmp")
+
+
+def swap_folders(folder):
+    (folder / "one").rename(folder / "c")
+    (folder / "two").rename(folder / "one")
+    (folder / "c").rename(folder / "two")
+
+
+def link_another(folder):
+    (folder / "a.bmp").unlink()
+    (folder / "a.bmp").hardlink_to(folder / "b.bmp")
+
+
+def point_elsewhere(folder):
+    (folder / "link.bmp").unlink()
+    (folder / "link.bmp").symlink_to("b.bmp")
+
+
+def remove(folder):
+    (folder / "a.bmp").unlink()
+
+
+EDITS = [write_in_place, replace, map_in_place, swap, swap_folders, link_another, point_elsewhere, remove]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
+def test_another_image_under_the_same_name_size_and_time_is_another_identity(tmp_path, edit):
+    """At once after the first was written, too: within a tick of the file system's clock."""
+    save(tmp_path / "a.bmp", 0)
+    like = (tmp_path / "a.bmp").stat()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    for seed, name in enumerate(("b.bmp", "one/a.bmp", "two/a.bmp"), start=1):
+        save(tmp_path / name, seed, like=like)
+    (tmp_path / "link.bmp").symlink_to("a.bmp")
+    paths = [str(tmp_path / name) for name in ("a.bmp", "b.bmp", "one/a.bmp", "two/a.bmp", "link.bmp")]
+    images = FileImages([LabelledFile(path, 0) for path in paths])
+    before = images.identity
+    assert images.identity == before
+    edit(tmp_path)
+    assert images.identity != before
+
+
+def test_labels_are_no_part_of_the_identity(tmp_path):
+    save(tmp_path / "a.bmp", 0)
+    path = str(tmp_path / "a.bmp")
+    assert FileImages([LabelledFile(path, 0)]).identity == FileImages([LabelledFile(path, 1)]).identity

@@ -219,6 +219,22 @@ class TestTornAndForeignFiles:
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte[0] ^ 1]))
 
+    def test_two_images_that_change_places_are_recognised(self, tmp_path):
+        files = [LabelledFile(str(tmp_path / f"{number}.png"), number) for number in range(2)]
+        for number, file in enumerate(files):
+            Image.new("RGB", (8, 6), (number, 0, 0)).save(file.path)
+        sizes = FileImages(files).decoded_sizes()
+        packed = open_packed(Packing(folder=tmp_path / "k", limit=GIB), key="k", sizes=lambda: sizes)
+        for number, file in enumerate(files):
+            packed.write(number, Image.open(file.path))
+        assert packed.read(1) is not None
+        content = bytearray(packed.path.read_bytes())
+        for one, other, size in ((packed._words, packed._words + 8, 8), (*packed.starts[:2], 8 * 6 * 3)):
+            first, second = content[one : one + size], content[other : other + size]
+            content[one : one + size], content[other : other + size] = second, first
+        packed.path.write_bytes(content)
+        assert packed.read(0) is None, "also of a file that was read before"
+
     def test_one_flipped_bit_is_recognised_and_mended(self, photos, tmp_path):
         images = opened(photos, tmp_path / "k")
         expected = read_all(images)

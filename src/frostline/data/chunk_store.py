@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from filelock import FileLock
-
 from frostline.data.chunk_folder import MANIFEST, ChunkEntry, ChunkError
+from frostline.prefix.waiting import locked
 
 GIB = 2**30
 TRIES = 3
 LOCKS = 64
+WAY_OUT = "type data.cache_dir=ANOTHER_FOLDER"
 ABANDONED = 3600.0  # seconds after which a download that nobody goes on with may be removed
 INSTALL = "pip install 'frostline[streaming]'"
 
@@ -178,7 +178,7 @@ class ChunkCache:
             while (fd := _whole(path, entry.bytes)) is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # A fixed few, since a lock's file must not be removed: whoever waits for it would not notice.
-                with FileLock(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}"):
+                with locked(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}", way_out=WAY_OUT):
                     if not path.exists() or path.stat().st_size != entry.bytes:
                         self._fetched(path, entry, fetch, where)
             return fd
@@ -188,7 +188,7 @@ class ChunkCache:
 
     def _fetched(self, path: Path, entry: ChunkEntry, fetch: Callable[[IO[bytes]], None], where: str) -> None:
         unfinished = path.with_suffix(".part")
-        with FileLock(self.folder / ".lock"):
+        with locked(self.folder / ".lock", way_out=WAY_OUT):
             self._make_room(entry.bytes)
             with unfinished.open("wb") as file:
                 file.truncate(entry.bytes)  # so that others count it from now on

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from frostline.data.source import ArrayImages, LabelledImages
 from frostline.data.splitting import stratified_subset
+from frostline.prefix.waiting import locked
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CACHE_FOLDER = Path("~/.cache/frostline/fashion_mnist")
@@ -149,7 +149,7 @@ def _folder(path: Path | None, download: bool) -> Path:
     target = path or CACHE_FOLDER.expanduser()
     target.mkdir(parents=True, exist_ok=True)
     # Several ranks of one machine start at the same time.
-    with FileLock(target / ".download.lock"):
+    with locked(target / ".download.lock", way_out="type data.path=ANOTHER_FOLDER"):
         try:
             Downloader(str(target), download=True)
         except Exception as error:

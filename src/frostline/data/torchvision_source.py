@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from PIL import Image
 from torchvision import datasets
 
@@ -16,6 +15,7 @@ from frostline.data.files import MOST_BROKEN, listed
 from frostline.data.folders import BROKEN
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.data.splitting import rare_notes, stratified_split
+from frostline.prefix.waiting import locked
 
 Splits = Mapping[str, Mapping[str, Any]]
 
@@ -209,7 +209,7 @@ def _open(cls: Any, arguments: Mapping[str, Any]) -> Any:
         root = Path(arguments["root"])
         root.mkdir(parents=True, exist_ok=True)
         # Several ranks of one machine start at the same time.
-        with FileLock(root / ".download.lock"):
+        with locked(root / ".download.lock", way_out="type data.root=ANOTHER_FOLDER"):
             return cls(**arguments)
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(
