@@ -89,6 +89,16 @@ def sixteen_bit_png(path, values, *chunks):
     return path
 
 
+def tiff(path, content, bits, *, photometric=1, sample_format=1):
+    """A TIFF of four grey pixels."""
+    tags = [(256, 4), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1)]
+    tags += [(279, len(content)), (339, sample_format)]
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags)
+    header = b"II*\0" + struct.pack("<I", 8 + len(content))
+    path.write_bytes(header + content + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
 RAMP = np.array([[0, 257, 32_896, 65_535]], np.uint16)
 SHOWN = [0, 1, 128, 255]
 
@@ -145,6 +155,21 @@ class TestSixteenBits:
     def test_white_is_zero(self, tmp_path, compression):
         path = saved(tmp_path, Image.fromarray(RAMP), "a.tif", tiffinfo={262: 0}, compression=compression)
         assert self.shown(path) == [255, 254, 127, 0]
+
+    @pytest.mark.parametrize(
+        ("bits", "sample_format", "content", "expected"),
+        [
+            (12, 1, bytes.fromhex("000555aaafff"), [0, 85, 170, 255]),
+            (16, 2, struct.pack("<4h", 0, 10_923, 21_845, 32_767), [0, 85, 170, 255]),
+            (16, 2, struct.pack("<4h", 0, 85, 170, 255), [0, 85, 170, 255]),
+        ],
+    )
+    def test_tiffs_of_12_bits_and_with_a_sign(self, tmp_path, bits, sample_format, content, expected):
+        assert self.shown(tiff(tmp_path / "a.tif", content, bits, sample_format=sample_format)) == expected
+
+    def test_a_tiff_that_pillow_does_not_know(self, tmp_path):
+        path = tiff(tmp_path / "a.tif", bytes(4), 8, photometric=4)  # a transparency mask
+        assert "pixel layout, photometric interpretation or compression not supported" in reason(path)
 
     def test_big_endian(self, tmp_path):
         assert self.shown(saved(tmp_path, Image.fromarray(RAMP.astype(">u2")), "a.tif")) == SHOWN

@@ -77,7 +77,7 @@ class TestSplitNames:
     def test_splits_inside_the_classes_are_refused(self, tmp_path):
         for name in ("cat", "dog"):
             folder(tmp_path / name, ("train", "test"))
-        with pytest.raises(ValueError, match=r"the folders test, … lie in the class folders \(cat/test, …\)"):
+        with pytest.raises(ValueError, match=r"the folders test, … lie in the class folders \(dog/test, …\)"):
             ImageFolder(path=tmp_path)
 
     def test_images_directly_in_split_folders_are_refused(self, tmp_path):

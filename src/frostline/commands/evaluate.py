@@ -99,7 +99,9 @@ def _as_a_whole(typed: Mapping[str, Any], trained_on: Mapping[str, Any], split: 
                 f"out to divide them the same way, or type {wanted}"
             )
         return {}
-    if "whole_as" not in parameters or any(typed[key] != parameters[key].default for key in DIVISION):
+    if "whole_as" not in parameters or any(
+        typed.get(key, parameters[key].default) != parameters[key].default for key in DIVISION
+    ):
         return {}
     return {"whole_as": split}
 

@@ -233,7 +233,7 @@ class ImageDataModule(lightning.LightningDataModule):
         if problems:
             raise ValueError(
                 listed(problems, BROKEN, most=MOST_BROKEN)
-                + "\nMend or remove them, or type data.on_bad_image=skip to leave such images out."
+                + "\nFix or remove them, or type data.on_bad_image=skip to leave such images out."
             )
         self._checked |= set(splits)
 

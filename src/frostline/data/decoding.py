@@ -39,7 +39,8 @@ REDUCED_FROM = 2_000_000  # pixels
 WHOLE = "frostline"  # in an opened image's `info`: width and height in the file, and the reduction
 EXIF_ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # TIFF tags
-WHITE_IS_ZERO = 0
+SAMPLE_FORMAT = 339
+WHITE_IS_ZERO, SIGNED = 0, 2
 PNG_SIGNATURE = 8  # bytes
 JPEG_END = b"\xff\xd9"
 CHECKED_AT_ONCE = 64  # images of a thread's turn
@@ -234,6 +235,9 @@ def _opened(file: Path | ImageBytes, *, max_pixels: int, shorter_side: int | Non
     except Image.DecompressionBombError as error:
         raise UnreadableImage(path, f"more pixels than Pillow opens ({PILLOWS_LIMIT:,})") from error
     except UnidentifiedImageError as error:
+        if _begins_like_a_tiff(file):
+            reason = "a damaged TIFF, or one of a pixel layout, photometric interpretation or compression not supported"
+            raise UnreadableImage(path, reason) from error
         raise UnreadableImage(path, f"no image, or none of the formats {', '.join(FORMATS)}") from error
     except FileNotFoundError as error:
         raise UnreadableImage(path, "no such file") from error
@@ -242,17 +246,24 @@ def _opened(file: Path | ImageBytes, *, max_pixels: int, shorter_side: int | Non
         raise UnreadableImage(path, f"cannot be decoded ({error})") from error
 
 
+def _begins_like_a_tiff(file: Path | ImageBytes) -> bool:
+    with file.open("rb") if isinstance(file, Path) else io.BytesIO(file.content) as stream:
+        return stream.read(4) in (b"II*\0", b"MM\0*")
+
+
 class _Depth(NamedTuple):
     """How a file with more than 8 bits a value stores them.
 
     Attributes:
         rawmode: Pillow's word for the layout.
         largest: what the file says that the largest value may be; None where it says nothing.
+        type_maximum: the largest value of the type that it uses, 16 bits with or without a sign.
         inverted: 0 is white.
     """
 
     rawmode: str
     largest: int | None
+    type_maximum: int
     inverted: bool
 
 
@@ -274,7 +285,13 @@ def _depth_of(image: Image.Image, file: Path | ImageBytes) -> _Depth | None:
         stated = max(stated) if isinstance(stated, tuple) else stated
         largest = min(stated or DEEPEST, 2**bits - 1)
         largest = None if largest >= DEEPEST else int(largest)  # 16 bits is what TIFFs of any range say
-    return _Depth(rawmode, largest, image.mode[0] == "I" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
+    signed = SIGNED in tags.get(SAMPLE_FORMAT, ()) and "16" in rawmode
+    return _Depth(
+        rawmode,
+        largest,
+        DEEPEST // 2 if signed else DEEPEST,
+        image.mode[0] == "I" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO,
+    )
 
 
 def _significant_bits(file: Path | ImageBytes) -> int | None:
@@ -302,7 +319,7 @@ def _eight_bits(image: Image.Image, depth: _Depth, file: Path | ImageBytes) -> I
     # Pillow's own conversion of grey clips: every 16-bit value above 255 would turn white.
     elif values.min() < 0 or values.max() > DEEPEST:
         raise ValueError("32-bit integer pixels beyond the 16-bit range")
-    brightest, full = int(values.max()), DEEPEST
+    brightest, full = int(values.max()), depth.type_maximum
     if depth.largest is not None and brightest <= depth.largest:
         full = depth.largest
     elif 0 < brightest <= 255:

@@ -54,8 +54,9 @@ class LeftOut:
             examples.append(str(path))
 
     def lines(self) -> list[str]:
-        """What is left out, and what is used under other endings: up to one line each."""
-        parts = [f"{self._shown(reason)}" for reason in self.counts if reason != BY_CONTENT]
+        """What is left out, and what is used under other endings: up to one line each. Broken images have notes of
+        their own."""
+        parts = [self._shown(reason) for reason in self.counts if reason not in (BY_CONTENT, BROKEN)]
         lines = [f"left out: {'; '.join(parts)}"] if parts else []
         return [*lines, f"used by their content: {self._shown(BY_CONTENT)}"] if BY_CONTENT in self.counts else lines
 
@@ -250,13 +251,14 @@ def split_folders(root: Path) -> tuple[dict[str, Path], list[Path]]:
 
 
 def _refuse_splits_inside(root: Path, children: Sequence[Path], walk: Walk) -> None:
-    inner = [folders_in(child, walk) for child in children]
-    if all(inner) and all(split_of(folder.name) for folders in inner for folder in folders):
-        first = inner[0][0]
-        raise ValueError(
-            f"{root}: the folders {first.name}, … lie in the class folders ({children[0].name}/{first.name}, …), and "
-            f"would be taken for parts of the classes. Move them above: {root / first.name / children[0].name}."
-        )
+    for child in children:
+        inner = folders_in(child, walk)
+        if not inner or not all(split_of(folder.name) for folder in inner):
+            return  # at the first class folder, as a rule: reading all of them takes as long as the walk itself
+    raise ValueError(
+        f"{root}: the folders {inner[0].name}, … lie in the class folders ({child.name}/{inner[0].name}, …), and "
+        f"would be taken for parts of the classes. Move them above: {root / inner[0].name / child.name}."
+    )
 
 
 def folder_of_classes(folder: Path) -> Path | None:
