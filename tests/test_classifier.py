@@ -9,12 +9,15 @@ import lightning
 import pytest
 import torch
 import torchvision
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.checkpoint import read_checkpoint
 from frostline.classifier import ImageClassifier, load_classifier
 from frostline.commands.build import optimizer_builder
+from frostline.commands.help import default_config
+from frostline.commands.schema.optimizer import OPTIMIZERS
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise
 from frostline.freezing.policy import FreezePolicy
@@ -435,6 +438,33 @@ def test_the_verdict_of_a_fit_outlives_a_test(tmp_path: Path) -> None:
     trainer.test(module, datamodule=data, verbose=False)
     [schedule] = [callback for callback in trainer.callbacks if isinstance(callback, FreezingSchedule)]
     assert schedule.verdict()["held"] is True
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_in_its_fused_form_trains_with_clipped_gradients(name: str, precision: Any) -> None:
+    options = default_config("train", (f"optimizer={name}",))["optimizer"]
+    classifier = small(optimizer=optimizer_builder(options, fused=True))
+    norms = []
+
+    class Norm(lightning.Callback):
+        def on_before_zero_grad(self, *_: Any) -> None:
+            grads = [p.grad for p in classifier.network.parameters() if p.grad is not None]
+            norms.extend([float(torch.stack([grad.norm() for grad in grads]).norm())] if grads else [])
+
+    images, labels = torch.rand(8, 3, 8, 8), torch.arange(8)
+    fit(classifier, images, labels, precision=precision, gradient_clip_val=1e-3, callbacks=[Norm()])
+    assert norms
+    assert max(norms) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_fused_optimizer_whose_gradients_are_scaled_is_refused_with_the_key() -> None:
+    classifier = small(optimizer=partial(torch.optim.SGD, lr=0.1, fused=True))
+    classifier.trainer = lightning.Trainer(accelerator="cpu", logger=False)  # type: ignore[assignment]
+    scaler = torch.amp.GradScaler("cpu")
+    classifier.trainer.strategy.precision_plugin = MixedPrecision("16-mixed", device="cpu", scaler=scaler)
+    with pytest.raises(ValueError, match=r"trainer\.gradient_clip_norm: .*speed\.fused_optimizer=false"):
+        classifier.configure_gradient_clipping(classifier.build_optimizer(), 1.0, "norm")
 
 
 # Not finite

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 import lightning
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -218,6 +220,29 @@ class ImageClassifier(lightning.LightningModule):
             factor = self._step_mean.correction(trainer=self.trainer)
             if factor is not None:
                 scale_gradients(self.network, factor)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, also for fused optimizers in bf16-mixed: without a scaler there is nothing that they would unscale.
+
+        Raises:
+            ValueError: a fused optimizer in 16-mixed, whose gradients are scaled still.
+        """
+        precision = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(precision, MixedPrecision):
+            if precision.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                raise ValueError(
+                    "trainer.gradient_clip_norm: in 16-mixed a fused optimizer cannot be clipped. Use "
+                    "speed.fused_optimizer=false (optimizer.fused=false for a class of your own) or bf16-mixed"
+                )
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val, algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _logs_this_step(self) -> bool:
         """Whether several processes have to agree on a value, as the loggers take it at this step."""

@@ -97,11 +97,9 @@ def feature_cache(options: Mapping[str, Any]) -> FeatureCache:
 
 
 def wants_fused(settings: Mapping[str, Any]) -> bool:
-    """Whether to take fused optimizers: in mixed precision they may unscale gradients themselves, so that Lightning
-    does not clip these before."""
-    options = settings["trainer"]
-    mixed = precision_of(options["precision"], accelerator_of(settings["device"])).endswith("-mixed")
-    return settings["speed"]["fused_optimizer"] and not (mixed and options["gradient_clip_norm"])
+    """Whether to take fused optimizers: they unscale gradients themselves, so that these cannot be clipped before."""
+    scaled = settings["trainer"]["precision"] == "16-mixed"
+    return settings["speed"]["fused_optimizer"] and not (scaled and settings["trainer"]["gradient_clip_norm"])
 
 
 def optimizer_builder(options: Mapping[str, Any], *, fused: bool = False) -> OptimizerBuilder:
@@ -162,7 +160,9 @@ def device_options(
     device: Mapping[str, Any], *, precision: str = "32-true", run_folder: Path | None = None
 ) -> dict[str, Any]:
     """The Trainer's arguments that say where and in which precision it computes."""
-    accelerator = accelerator_of(device)
+    accelerator = device["accelerator"]
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if device["threads"]:
         torch.set_num_threads(device["threads"])
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or device["devices"]
@@ -183,20 +183,8 @@ def device_options(
         "num_nodes": device["num_nodes"],
         "strategy": strategy,
         "plugins": plugins,
-        "precision": precision_of(precision, accelerator),
+        "precision": native_precision(accelerator) if precision == "auto" else precision,
     }
-
-
-def accelerator_of(device: Mapping[str, Any]) -> str:
-    """gpu or cpu, as `auto` finds it."""
-    if device["accelerator"] != "auto":
-        return str(device["accelerator"])
-    return "gpu" if torch.cuda.is_available() else "cpu"
-
-
-def precision_of(precision: str, accelerator: str) -> str:
-    """The precision that a run has where `precision` may be auto."""
-    return native_precision(accelerator) if precision == "auto" else precision
 
 
 def native_precision(accelerator: str) -> str:
