@@ -11,7 +11,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 from torchmetrics import CatMetric, MeanMetric
 
@@ -124,6 +124,7 @@ def fit(
     batch_size: int = 4,
     seed: int = 3,
     val_length: int = 5,
+    stopping: int | None = None,
     **trainer_options,
 ):
     """One process's share of a run; the caller's random state differs every time, as a new process's would."""
@@ -145,11 +146,16 @@ def fit(
         folder, filename="{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False
     )
     options = {"max_epochs": EPOCHS, **trainer_options}
+    callbacks = [ExactResume(), saver]
+    if stop_after is not None:
+        callbacks.append(InterruptAfter(stop_after))
+    if stopping is not None:
+        callbacks.append(EarlyStopping("val_loss", patience=stopping))
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=1,
         accumulate_grad_batches=accumulate,
-        callbacks=[ExactResume(), saver, *([InterruptAfter(stop_after)] if stop_after is not None else [])],
+        callbacks=callbacks,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -321,6 +327,16 @@ def test_a_checkpoint_written_on_an_exception(tmp_path, stop, accumulate):
     assert part.seen + rest.seen == whole.seen
     assert part.draws + rest.draws == whole.draws
     assert same(whole, rest)
+
+
+@pytest.mark.parametrize(("stop", "patience", "ends"), [(8, 2, 20), (15, 2, 20), (20, 2, 20), (20, 3, 25)])
+def test_early_stopping_counts_on_after_a_resume(tmp_path, monkeypatch, stop, patience, ends):
+    """The value is best in the second epoch; what had stopped stays stopped, unless it is given more patience."""
+    monkeypatch.setattr(Net, "validation_step", lambda self, *_: self.log("val_loss", abs(self.current_epoch - 1.0)))
+    options = {"max_epochs": 9, "num_sanity_val_steps": 0}
+    assert fit(tmp_path, stopping=2, **options)[1].global_step == 20
+    _, rest = fit(tmp_path, ckpt=tmp_path / f"{stop}.ckpt", stopping=patience, **options)
+    assert rest.global_step == ends
 
 
 def test_a_finished_run_resumed_does_nothing(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
@@ -209,6 +209,7 @@ class ExactResume(Callback):
         else:
             self._check_order(trainer, kept)
             self._restore = self._own_state(trainer, pl_module, kept, checkpoint["global_step"])
+        _take_up_early_stopping(trainer, checkpoint)
         self._loaded = kept or {"plateau_due": False, "metrics": {}}
         rewrite_counters(
             checkpoint["loops"]["fit_loop"],
@@ -315,6 +316,15 @@ def _summed(module: torch.nn.Module, ranks: Sequence[Mapping[str, Any]]) -> dict
             if len(state) == len(reductions):
                 found[name] = {"updates": sum(one["updates"] for one in states), "state": state}
     return found
+
+
+def _take_up_early_stopping(trainer: lightning.Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Let a run that had stopped early stay stopped, unless its patience is larger now."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = checkpoint["callbacks"].get(callback.state_key) if isinstance(callback, EarlyStopping) else None
+        if state is not None:
+            state["patience"] = callback.patience  # Lightning would go on with the checkpoint's
+            trainer.should_stop = trainer.should_stop or state["wait_count"] >= callback.patience
 
 
 def _check_place(trainer: lightning.Trainer, batch_idx: int) -> None:

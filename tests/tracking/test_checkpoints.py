@@ -143,6 +143,80 @@ def test_without_a_value_to_monitor_there_is_no_best(tmp_path: Path) -> None:
     assert list(checkpoint_callbacks(tmp_path, monitor=None, every_n_steps=None)) == ["last"]
 
 
+class Scored(lightning.LightningModule):
+    """Validates to a given value in each epoch; trains four steps in each."""
+
+    def __init__(self, scores: list[float]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.scores = scores
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss: Tensor = self.layer(batch[0]).sum()
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val/accuracy", self.scores[self.current_epoch])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def scored_fit(
+    folder: Path, scores: list[float], *, resume: Path | None = None, every: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """What is in the files that a run leaves, by name: the step of each, and the path of the best."""
+    kept = checkpoint_callbacks(folder, monitor="val/accuracy", every_n_steps=every)
+    trainer = lightning.Trainer(
+        **{"max_epochs": len(scores), **options},
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(kept.values()),
+        plugins=[WholeFileCheckpointIO()],
+    )
+    data = DataLoader(TensorDataset(torch.ones(4, 2)))
+    trainer.fit(Scored(scores), data, data, ckpt_path=resume, weights_only=True)
+    steps = {path.stem: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}
+    return {**steps, "path": kept["best"].best_model_path}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("every", [None, 1, 3, 100])
+@pytest.mark.parametrize(("options", "step"), [({}, 8), ({"max_steps": 7}, 7)])
+def test_the_last_checkpoint_of_a_finished_run_is_of_its_last_step(
+    tmp_path: Path, every: int | None, options: dict[str, Any], step: int
+) -> None:
+    assert scored_fit(tmp_path, [0.1, 0.2], every=every, **options)["last"] == step
+
+
+@pytest.mark.parametrize("every", [None, 3])
+def test_a_run_resumed_at_its_end_has_both_checkpoints(tmp_path: Path, every: int | None) -> None:
+    scored_fit(tmp_path / "a", [0.5, 0.2], every=every)
+    again = scored_fit(tmp_path / "b", [0.5, 0.2], every=every, resume=tmp_path / "a/last.ckpt")
+    assert again == {"best": 4, "last": 8, "path": str(tmp_path / "b/best.ckpt")}
+
+
+@pytest.mark.parametrize(("later", "best"), [(0.3, 4), (0.7, 12)])
+def test_the_best_before_a_resume_counts_in_another_folder(tmp_path: Path, later: float, best: int) -> None:
+    scored_fit(tmp_path / "a", [0.5, 0.2], every=1)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    rest = scored_fit(tmp_path / "b", [0.5, 0.2, later], every=1, resume=tmp_path / "moved/last.ckpt")
+    assert rest == {"best": best, "last": 12, "path": str(tmp_path / "b/best.ckpt")}
+    old = torch.load(tmp_path / "moved/best.ckpt", weights_only=True)
+    assert old["global_step"] == 4, "the earlier run's file stays as it was"
+
+
+def test_a_best_that_is_gone_or_another_is_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scored_fit(tmp_path / "a", [0.5, 0.2])
+    scored_fit(tmp_path / "other", [0.9])
+    (tmp_path / "other/best.ckpt").replace(tmp_path / "a/best.ckpt")
+    rest = scored_fit(tmp_path / "b", [0.5, 0.2, 0.3], resume=tmp_path / "a/last.ckpt")
+    assert (rest["best"], rest["path"]) == (12, str(tmp_path / "b/best.ckpt"))
+    assert "best checkpoint so far (val/accuracy = 0.5) is not at" in caplog.text
+
+
 # Interruption
 
 

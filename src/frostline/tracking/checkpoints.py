@@ -1,8 +1,11 @@
 """Checkpoints that are whole or not there, and an interruption that loses nothing."""
 
 import errno
+import logging
+import shutil
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -12,11 +15,13 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from frostline.models.saved_file import check_sums
+from frostline.models.saved_file import check_sums, read_plain
 from frostline.storage.atomic import atomically
 from frostline.tracking.checkpoint_content import content_of
 
 BEST, LAST = "best", "last"
+
+log = logging.getLogger("frostline.checkpoints")
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
@@ -90,19 +95,113 @@ def _file_state(path: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
+class _RunCheckpoint(ModelCheckpoint):
+    """One file in the run folder, whose state goes by Lightning's name."""
+
+    def __init__(self, folder: Path, name: str, **options: Any) -> None:
+        super().__init__(folder, filename=name, auto_insert_metric_name=False, enable_version_counter=False, **options)
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.dirpath or "") / f"{self.filename}{self.FILE_EXTENSION}"
+
+
+class BestCheckpoint(_RunCheckpoint):
+    """`best.ckpt`: the best by a value, over all of a run, the part before a resume included.
+
+    A run that goes on in another folder takes the earlier part's `best.ckpt` with it.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if trainer.state.fn != "fit" or not state or state["best_model_score"] is None:
+            return
+        if Path(state["dirpath"]) != Path(self.dirpath or ""):
+            carried = trainer.is_global_zero and self._carry(state, Path(str(trainer.ckpt_path)))
+            if not trainer.strategy.broadcast(carried):
+                del checkpoint["callbacks"][self.state_key]
+                return
+        score, path = state["best_model_score"], str(self.path)
+        state.update(dirpath=self.dirpath, best_model_path=path, kth_best_model_path=path, best_k_models={path: score})
+
+    def _carry(self, state: Mapping[str, Any], resumed: Path) -> bool:
+        """Bring the file that the state is about from beside `resumed` into this run's folder."""
+        found = resumed.with_name(self.path.name)
+        # What cannot be read, or is another one by now, is not there.
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            there = read_plain(found)
+            if torch.equal(there["callbacks"][self.state_key]["best_model_score"], state["best_model_score"].cpu()):
+                link_or_copy(found, self.path)
+                return True
+        log.warning(
+            "The run's best checkpoint so far (%s = %.4g) is not at %s: %s will be the best of what follows.",
+            *(self.monitor, state["best_model_score"], found, self.path.name),
+        )
+        return False
+
+
+class LastCheckpoint(_RunCheckpoint):
+    """`last.ckpt`: written now and then, and in any case when a run ends."""
+
+    def __init__(self, folder: Path, name: str, **options: Any) -> None:
+        super().__init__(folder, name, **options)
+        self._resumed_step: int | None = None
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._resumed_step = checkpoint["global_step"]
+        # Nothing in it is needed, and Lightning warns where the folder is another.
+        checkpoint.get("callbacks", {}).pop(self.state_key, None)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if _ends(trainer) and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # A run that was resumed at its end trains nothing and calls no other hook.
+        if trainer.global_step == self._resumed_step and trainer.is_global_zero and not self.path.exists():
+            link_or_copy(Path(str(trainer.ckpt_path)), self.path)
+
+
+def _ends(trainer: lightning.Trainer) -> bool:
+    """Whether the epoch that ends now is the run's last one."""
+    steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+    return trainer.should_stop or steps or epochs
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Let `target` be what `source` is: a hard link, or a copy where there are none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomically(target) as part:
+        try:
+            part.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, part)
+
+
 def checkpoint_callbacks(folder: Path, *, monitor: str | None, every_n_steps: int | None) -> dict[str, ModelCheckpoint]:
     """`best.ckpt` by the monitored value (where there is one) and `last.ckpt`, in one folder.
 
-    `every_n_steps` are the optimizer steps between two writings of `last.ckpt`; None writes it at each epoch's end.
+    `every_n_steps` are the optimizer steps between two writings of `last.ckpt`; None writes it at each epoch's end. The
+    run's last step is written in any case.
     """
-    plain: Mapping[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
-    last = ModelCheckpoint(
-        **plain, filename=LAST, every_n_train_steps=every_n_steps, save_on_train_epoch_end=every_n_steps is None
+    last = LastCheckpoint(
+        folder, LAST, every_n_train_steps=every_n_steps, save_on_train_epoch_end=every_n_steps is None
     )
     if monitor is None:
         return {LAST: last}
     mode = "min" if monitor.endswith(("loss", "error")) else "max"
-    return {BEST: ModelCheckpoint(**plain, filename=BEST, monitor=monitor, mode=mode), LAST: last}
+    return {BEST: BestCheckpoint(folder, BEST, monitor=monitor, mode=mode), LAST: last}
 
 
 class Interrupted(Exception):  # noqa: N818 - no error, a wish of the user's
