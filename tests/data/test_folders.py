@@ -344,6 +344,16 @@ class TestTables:
         with pytest.raises(ValueError, match=message):
             CsvTable(path=tmp_path / "list.csv")
 
+    def test_paths_written_by_windows(self, tmp_path):
+        path = self.write(tmp_path, "path,label\ncat\\0.png,cat\ndog\\0.png,dog\n")
+        source = CsvTable(path=path, val_fraction=0, test_fraction=0)
+        assert source.dataset("train").paths == [f"{tmp_path}/cat/0.png", f"{tmp_path}/dog/0.png"]
+
+    def test_an_open_quotation_mark(self, tmp_path):
+        path = self.write(tmp_path, 'path,label\n"cat/0.png,cat\n' + "dog/0.png,dog\n" * 10_000)
+        with pytest.raises(ValueError, match=r"field larger .*Is a quotation mark left open before it\?"):
+            CsvTable(path=path)
+
     def test_all_missing_images_are_named(self, tmp_path):
         rows = "".join(f"no/{number}.png,a\n" for number in range(12))
         with pytest.raises(ValueError, match=r"12 lines of .* cannot be used") as caught:

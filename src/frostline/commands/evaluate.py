@@ -20,8 +20,9 @@ from frostline.data.source import SPLITS
 from frostline.storage.atomic import write_text
 from frostline.tracking.report import evaluation_facts, evaluation_text
 
-# How a source that is not divided yet is divided.
-DIVISION = ("val_fraction", "test_fraction", "split_seed")
+# How a source that is not divided yet is divided, and what else decides which image comes into which part.
+FRACTIONS = ("val_fraction", "test_fraction", "split_seed")
+DIVISION = (*FRACTIONS, "rare_classes", "on_bad_image")
 
 
 @explained
@@ -100,7 +101,7 @@ def _as_a_whole(typed: Mapping[str, Any], trained_on: Mapping[str, Any], split: 
             )
         return {}
     if "whole_as" not in parameters or any(
-        typed.get(key, parameters[key].default) != parameters[key].default for key in DIVISION
+        typed.get(key, parameters[key].default) != parameters[key].default for key in FRACTIONS
     ):
         return {}
     return {"whole_as": split}

@@ -3,15 +3,15 @@
 import csv
 import io
 import os
-import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from frostline.data.decoding import MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, listed, name_notes, without_broken
-from frostline.data.folders import Identity, LeftOut, composed, split_of
+from frostline.data.folders import Identity, LeftOut, composed, identity, split_of
 from frostline.data.packed import packing
 from frostline.data.source import SPLITS, LabelledImages
 
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     path: Path
     label: str
     split: str
-    identity: Identity
+    identity: Identity | None
 
 
 class CsvTable:
@@ -176,14 +176,17 @@ def _rows(table: Path, *, undivided: str) -> list[Row]:
     reader = _reader(table)
     rows, problems = [], []
     columns = list(reader.fieldnames or [])
-    for cells in reader:
-        if not any(value for value in cells.values()):
-            continue  # spreadsheets end tables with rows of separators
-        row = _row(cells, table, reader.line_num, columns, undivided=undivided)
-        if isinstance(row, Row):
-            rows.append(row)
-        else:
-            problems.append(row)
+    try:
+        for cells in reader:
+            if not any(value for value in cells.values()):
+                continue  # spreadsheets end tables with rows of separators
+            row = _row(cells, table, reader.line_num, columns, undivided=undivided)
+            if isinstance(row, Row):
+                rows.append(row)
+            else:
+                problems.append(row)
+    except csv.Error as error:
+        raise ValueError(f"{table}:{reader.line_num}: {error}. Is a quotation mark left open before it?") from error
     if problems:
         raise ValueError(listed(problems, f"lines of {table} cannot be used"))
     return rows
@@ -203,21 +206,19 @@ def _row(cells: dict[str, str], table: Path, line: int, columns: Sequence[str], 
         if (split := split_of(word)) is None:
             return f"{where}: split {word!r} is none of {', '.join(SPLITS)}."
     for path in _spellings(cells["path"], table.parent):
-        try:
-            status = path.stat()
-        except (OSError, ValueError):  # ValueError: a NUL in the name
-            continue
-        if stat.S_ISREG(status.st_mode):
-            return Row(line, path, label, str(split), (status.st_dev, status.st_ino))
+        with suppress(ValueError):  # a NUL in the name
+            if path.is_file():
+                return Row(line, path, label, str(split), identity(path))
     return f"{where}: no such image: {table.parent / Path(cells['path']).expanduser()}."
 
 
 def _spellings(name: str, folder: Path) -> Iterator[Path]:
-    """The path as it is written, without spaces around it, and in the other forms of Unicode."""
+    """The path as it is written, without spaces around it, in the other forms of Unicode, and written by Windows."""
     yield folder / Path(name).expanduser()
     yield folder / Path(name.strip()).expanduser()
     for form in ("NFC", "NFD"):
         yield folder / Path(unicodedata.normalize(form, name)).expanduser()
+    yield folder / name.replace("\\", "/")
 
 
 def label_notes(classes: Sequence[str]) -> list[str]:

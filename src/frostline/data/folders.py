@@ -145,7 +145,7 @@ class Walk:
                 self.left_out.add(_kind(ending), path)
                 return None
             self.left_out.add(BY_CONTENT, path)
-        return Path(path), (status.st_dev, status.st_ino)
+        return Path(path), _identity(status)
 
 
 def _kind(ending: str) -> str:
@@ -168,12 +168,15 @@ def is_image(path: str) -> bool:
 
 
 def identity(path: str | os.PathLike[str]) -> Identity | None:
-    """Device and inode, or None of what is not there or cannot be asked."""
+    """Device and inode, or None of what is not there, cannot be asked or has no inode."""
     try:
-        status = os.stat(path)  # noqa: PTH116
+        return _identity(os.stat(path))  # noqa: PTH116
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+
+
+def _identity(status: os.stat_result) -> Identity | None:
+    return (status.st_dev, status.st_ino) if status.st_ino else None
 
 
 def composed(name: str) -> str:
