@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from frostline.commands import run_folder
-from frostline.commands.overrides import Invocation, adapted, group_options, problems_of, run_folder_of
+from frostline.commands.overrides import Invocation, adapted, group_options, problems_of, run_folder_of, unswept
 from frostline.commands.schema.commands import COMMANDS
 
 
@@ -105,6 +105,45 @@ def test_an_interpolation_of_nothing_is_named() -> None:
 
 def test_a_key_of_hydras_that_does_not_exist_is_named_without_the_advice_to_force_it_in() -> None:
     assert problems("hydra.rn.dir=x") == ["Could not override 'hydra.rn.dir'."]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("seed=" + "[" * 400, "seed: the value is not in Hydra's grammar."),
+        ("seed=" + "9" * 5000, f"seed={35 * '9'}…: 5,005 characters that cannot be read."),
+        ("seed=1e400", "seed: must be integer ≥ 0 and < 4294967296, not `inf`"),
+        ("seed=", "seed: must be integer ≥ 0 and < 4294967296, not ``"),
+        ("=1", "=1: cannot be read. Write KEY=VALUE"),
+        ("seed==1", "seed: the value is not in Hydra's grammar."),
+        ("+a.b=1", "a: unknown key."),
+        ("~key", "Could not delete from config. 'key' does not exist."),
+        ("output_dir=${oc.env:NOT_THERE}", 'KeyError raised while resolving interpolation: "Environment variable'),
+        ("output_dir=${nope:1}", "Unsupported interpolation type nope"),
+        ("seed=${seed}", "Recursive interpolation detected"),
+        (
+            "optimizer=[sgd,adam]",
+            "optimizer: takes one option. To try several one after the other: -m optimizer=sgd,adam",
+        ),
+        ("hydra/launcher=nope", "In 'hydra/config': Could not find 'hydra/launcher/nope'"),
+        ("output_dir=[a,b]", "output_dir: must be path, not `[a, b]`"),
+    ],
+)
+def test_odd_words_get_one_message(word: str, told: str) -> None:
+    [problem] = problems(*adapted([word]))
+    assert problem.startswith(told), problem
+    assert "Config search path" not in problem
+    if word == "output_dir=[a,b]":
+        assert problem.endswith(" To have it as a text, type 'output_dir=\"[a,b]\"'")
+
+
+def test_several_values_without_a_sweep_say_what_to_type() -> None:
+    assert unswept(["seed=1,2", "data.path=a,b.png", "freeze.train=[a,b]"]) == [
+        "seed: several values are for a sweep, with -m. To have them as a list 'seed=[1,2]', as a text type "
+        "'seed=\"1,2\"'",
+        "data.path: several values are for a sweep, with -m. To have them as a list 'data.path=[a,b.png]', as a text "
+        "type 'data.path=\"a,b.png\"'",
+    ]
 
 
 @pytest.mark.parametrize("group", ["optimizer", "experiment", "logger"])
@@ -257,6 +296,31 @@ def test_own_options_are_listed_with_ours(tmp_path: Path) -> None:
     assert group_options(folder)["scheduler"] == ["constant", "cosine", "onecycle", "step", "mine"]
     [problem] = problems("scheduler=min", config_dir=folder)
     assert "Did you mean scheduler=mine?" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lr: [0.1\n", "{file}, line 2: cannot be read: "),
+        ("lr: !!python/object/apply:os.getcwd []\n", "{file}, line 1: cannot be read: "),
+        ("lr: 1\nlr: 2\n", "{file}, line 2: cannot be read: the key `lr` is there twice."),
+        ("# @package a b\nlr: 1\n", "--config-dir: the files in `{folder}` make no config: Too many components in"),
+        ("defaults: 3\n", "--config-dir: the files in `{folder}` make no config: Invalid defaults list in"),
+        ("defaults: [mine]\n", "--config-dir: the files in `{folder}` make no config: a defaults list that names"),
+        ("defaults: [nope]\n", "In '{group}/mine': Could not load '{group}/nope'."),
+        ("name: sgd\nlr: ${nope\n", "lr: no viable alternative at input '${{nope'"),
+    ],
+)
+@pytest.mark.parametrize("group", ["optimizer", "experiment"])
+def test_a_file_that_cannot_be_read_is_named(group: str, text: str, told: str, tmp_path: Path) -> None:
+    folder = written(tmp_path, **{f"{group}__mine": text})
+    [problem] = problems(f"{group}=mine", config_dir=folder)
+    assert problem.startswith(told.format(file=folder / group / "mine.yaml", folder=folder, group=group)), problem
+
+
+def test_an_experiment_without_its_first_line_would_be_read_by_nothing(tmp_path: Path) -> None:
+    [problem] = problems("experiment=mine", config_dir=written(tmp_path, experiment__mine="seed: 1\n"))
+    assert problem.startswith("experiment: keys under `experiment` are read by nothing. The first line of an own ")
 
 
 def test_a_config_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_the_file_is_named_when_it_is_at_fault(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mine\.yaml"):
         read_policy(path)
     path.write_text("train: [head")
-    with pytest.raises(ValueError, match=r"mine\.yaml` is not YAML"):
+    with pytest.raises(ValueError, match=r"mine\.yaml, line 1: cannot be read"):
         read_policy(path)
     path.write_text(yaml.safe_dump({"path": "other.yaml"}))
     with pytest.raises(ValueError, match=r"mine\.yaml` holds no policy"):

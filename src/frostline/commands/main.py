@@ -90,7 +90,7 @@ def run_hydra(command: str, given: list[str]) -> None:
 
     from frostline.commands import run_folder, secret_values, sweep
     from frostline.commands.imports import quick_imports
-    from frostline.commands.overrides import Invocation, adapted, problems_of, resolved
+    from frostline.commands.overrides import Invocation, adapted, problems_of, resolved, unswept
     from frostline.commands.ranks import global_rank, launched_outside, outside_world
     from frostline.commands.schema.commands import COMMANDS
     from frostline.commands.schema.paths import absolute
@@ -122,7 +122,8 @@ def run_hydra(command: str, given: list[str]) -> None:
         if config_dir is not None and str(config_dir) not in sys.path:
             # Classes of the user's own often lie beside their configs.
             sys.path.insert(0, str(config_dir))
-        problems = problems_of(invocation, COMMANDS[command])
+        sweeps = flags.multirun or "hydra.mode=MULTIRUN" in overrides
+        problems = ([] if sweeps else unswept(overrides)) + problems_of(invocation, COMMANDS[command])
         if problems:
             fail(problems)
     if global_rank() > 0 and not (only_shown or flags.cfg):

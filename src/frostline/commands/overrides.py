@@ -13,21 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.commands import secret_values
-from frostline.commands.quoting import override_text, parsed, unreadable
+from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
 from frostline.commands.schema.commands import COMMANDS, Command
 from frostline.commands.schema.key_text import fields_of, value_text
 from frostline.commands.schema.paths import absolute
 from frostline.commands.validation import completed, unknown_choice, unknown_key, validate, with_type
+from frostline.storage.yaml_file import read_mapping
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
 MOST_JOBS = 64
 # Where Hydra makes run folders.
+# Groups of which several options may be chosen.
+LISTS = ("logger",)
 RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 # The groups of all commands; a user's own ones may set keys of any.
 GROUPS = {group for command in COMMANDS.values() for group in (*command.groups, *command.selectors)}
@@ -52,6 +55,8 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
         groups = group_options(invocation.config_dir)
         options, values = [], []
         for override in overrides:
+            if override.value_type is ValueType.GLOB_CHOICE_SWEEP:  # Hydra knows what it stands for
+                continue
             group = _key(override).split("@")[0]
             if group not in groups or group.startswith("hydra/"):  # of which Hydra itself has more options
                 values.append(override)
@@ -65,8 +70,8 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
         try:
             # A sweep's first options stand for all of them: which keys exist is asked of one config.
             defaults = _composed(invocation, next(_jobs(options)))
-        except (HydraException, OmegaConfBaseException) as error:
-            return [*problems, _in_short(error)]
+        except Exception as error:  # Hydra lets through whatever reading a file raises
+            return [*problems, *_of_composing(error, invocation)]
         known = [*_keys(defaults), *(group for group in groups if group in (*command.groups, *command.selectors))]
         usable = list(options)
         for override in values:
@@ -78,11 +83,27 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
         for job in itertools.islice(_jobs(usable), MOST_JOBS):
             try:
                 settings = _composed(invocation, job)
-            except (HydraException, OmegaConfBaseException) as error:
-                problems.append(_in_short(error))
+            except Exception as error:
+                problems += [found for found in _of_composing(error, invocation) if found not in problems]
                 continue
-            problems += [p for p in validate(command, settings, defaults=defaults) if p not in problems]
+            found = (_with_quoting(p, overrides) for p in validate(command, settings, defaults=defaults))
+            problems += [p for p in found if p not in problems]
     return problems
+
+
+def unswept(texts: Sequence[str]) -> list[str]:
+    """What to type in place of several values where nothing is swept."""
+    found = []
+    for text in texts:
+        override = parsed(text)
+        if override is not None and override.is_sweep_override():
+            key, value = _key(override), text.partition("=")[2]
+            listed = f" as a list {shell_text(f'{key}=[{value}]')}," if override.is_choice_sweep() else ""
+            quoted = shell_text(override_text(key, value))
+            found.append(
+                f"{key}: several values are for a sweep, with -m. To have them{listed} as a text type {quoted}"
+            )
+    return found
 
 
 def group_options(config_dir: Path | None) -> dict[str, list[str]]:
@@ -106,7 +127,7 @@ def _natural(path: Path) -> list[str | int]:
 def _parsed(texts: Sequence[str], problems: list[str]) -> list[Override]:
     read = []
     for text in texts:
-        if (override := parsed(text)) is not None:
+        if (override := parsed(text)) is not None and _key(override):
             read.append(override)
         else:
             problems.append(unreadable(text))
@@ -125,6 +146,9 @@ def _option_problem(override: Override, options: list[str], command: Command) ->
         return f"+{key}: this group has an option already; write {key}=… without +."
     if override.value() is None:
         return f"{key}=null: takes the name of an option, or is left out. The choices are: {', '.join(options)}."
+    if isinstance(override.value(), list) and key in command.groups and key not in LISTS:
+        swept = ",".join(map(str, override.value()))
+        return f"{key}: takes one option. To try several one after the other: -m {key}={swept}"
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
     for value in values:
         for option in value if isinstance(value, list) else [value]:
@@ -217,7 +241,39 @@ def _unknown(
     return with_type(message, schema, node) if schema is not None and isinstance(node, Mapping) else message
 
 
+def _with_quoting(problem: str, overrides: Sequence[Override]) -> str:
+    """A text was wanted and something else typed, as output_dir=[a]: how to type it as a text."""
+    for override in overrides:
+        key, value = _key(override), str(override.input_line).partition("=")[2]
+        if value and problem.startswith((f"{key}: must be path", f"{key}: must be text")):
+            return f"{problem} To have it as a text, type {shell_text(override_text(key, value))}"
+    return problem
+
+
+def _of_composing(error: Exception, invocation: Invocation) -> list[str]:
+    """The files of the user's own that are at fault, else what Hydra says; a fault of ours stays an exception."""
+    broken = []
+    for file in sorted(invocation.config_dir.rglob("*.yaml")) if invocation.config_dir else ():
+        try:
+            read_mapping(file)
+        except ValueError as unreadable_file:
+            broken.append(str(unreadable_file))
+    if broken:
+        return broken
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return [_in_short(error)]
+    if invocation.config_dir is None:
+        raise error
+    said = "a defaults list that names itself" if isinstance(error, RecursionError) else str(error)
+    return [f"--config-dir: the files in `{invocation.config_dir}` make no config: {said}."]
+
+
 def _in_short(error: Exception) -> str:
     """What Hydra or OmegaConf says, without the advice to force an unknown key in by `+`."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(line for line in lines if "use +" not in line and not line.startswith(("full_key", "object_type")))
+    # An error while a file is merged says nothing by itself; its cause does, and names the key.
+    text = (str(error) or str(error.__cause__)).partition("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    keys = [line.removeprefix("full_key: ") for line in lines if not str(error) and line.startswith("full_key: ")]
+    left_out = ("full_key", "object_type", "reference_type")
+    said = " ".join(line for line in lines if "use +" not in line and not line.startswith(left_out))
+    return ": ".join([*keys, said])

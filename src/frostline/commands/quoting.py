@@ -7,6 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+# Longer words are no typing mistake, and are not printed whole.
+LONGEST = 1000
 # "[[[…" too deep for Python; an integer of more digits than Python converts.
 UNREADABLE = (HydraException, RecursionError, ValueError)
 
@@ -41,8 +43,10 @@ def shell_words(text: str) -> list[str]:
 
 def unreadable(text: str) -> str:
     """What to type instead of a word that Hydra's grammar does not have."""
+    if len(text) > LONGEST:
+        return f"{text[:40]}…: {len(text):,} characters that cannot be read."
     key, equals, value = text.partition("=")
-    if equals and parsed(f"{key}=1") is not None:
+    if equals and key and parsed(f"{key}=1") is not None:
         asked = shell_text(override_text(key, value))
         return f"{key}: the value is not in Hydra's grammar. To have it as a text, type {asked}"
     return f"{text}: cannot be read. Write KEY=VALUE, with quotes around special characters."

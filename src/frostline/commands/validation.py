@@ -28,7 +28,13 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
         # An experiment may say what only a training reads; on the command line Hydra's struct refuses it.
         elsewhere |= TrainKeys.model_fields.keys() - command.keys.model_fields.keys()
     own_keys = {key: value for key, value in settings.items() if key not in elsewhere}
-    problems = section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
+    unpacked = [name for name in command.selectors if settings.get(name) is not None]
+    problems = [
+        f"{name}: keys under `{name}` are read by nothing. The first line of an own {name}/NAME.yaml has to be "
+        "`# @package _global_`, so that its keys are the run's."
+        for name in unpacked
+    ]
+    problems += section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
     sound = {} if problems else values_of(command.keys, own_keys)
     problems += output_problems(command.keys, sound)
     problems += [f"{key}: *** stands for a password or token; type the value itself." for key in marked(settings)]
@@ -117,10 +123,15 @@ def section_problems(
                     kind = kind.removeprefix("mapping of ") if get_origin(field.annotation) is dict else kind
                 if item["type"] == "finite_number":
                     kind = f"a finite {kind}"
-                message = f"{key}: must be {kind}, not `{value_text(item['input'])}`{described(field)}."
+                message = f"{key}: must be {kind}, not `{_short(item['input'])}`{described(field)}."
             problems.setdefault(key, message)
         return list(problems.values())
     return []
+
+
+def _short(value: Any) -> str:
+    text = value_text(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from frostline.freezing.policy import FreezePolicy
+from frostline.storage.yaml_file import read_mapping
 
 
 def read_policy(path: str | Path) -> FreezePolicy:
@@ -12,16 +13,11 @@ def read_policy(path: str | Path) -> FreezePolicy:
         FileNotFoundError: there is no such file.
         ValueError: it is not YAML, or no policy; the message names the file.
     """
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no policy file `{path.absolute()}`.")
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"`{path}` is not YAML: {error}") from None
-    if not isinstance(plain, dict) or "path" in plain:
+    plain = read_mapping(path)
+    if not plain or "path" in plain:
         raise ValueError(f"`{path}` holds no policy; it should have `phases: [...]` or `train: [...]`.")
     try:
         return FreezePolicy.from_dict(plain)
