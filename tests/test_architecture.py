@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "data": {"prefix", "signatures", "storage"},
     "models": {"finite", "signatures", "storage"},
     "optim": {"freezing"},
-    "autograd": {"freezing", "models", "storage"},
+    "autograd": {"finite", "freezing", "models", "storage"},
     "resume": {"data"},
     "fast_path": {"data", "freezing", "prefix"},
     "batch_of_one": {"freezing"},
@@ -46,6 +46,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "tracking": {"freezing", "autograd", "data", "metrics", "models", "storage"},
     "commands": {
+        "batch_of_one",
         "autograd",
         "checkpoint",
         "classifier",

@@ -272,3 +272,12 @@ def test_wandb_gets_the_same_scalars(tmp_path):
             name = f"gradients/{stage}/{key}"
             assert summary[name] == pytest.approx(float(last[name]), rel=1e-5)
     assert summary["trainer/global_step"] == 11
+
+
+def test_images_that_are_not_finite_are_named_and_nothing_is_measured():
+    network = Net()
+    images = torch.rand(4, 6)
+    images[2, 1] = torch.nan
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with pytest.raises(FloatingPointError, match=r"The loss is nan .*hold NaN or infinity: 1\."):
+        measure_gradients(network, [(images, torch.zeros(4).long())], F.cross_entropy, optimizer)

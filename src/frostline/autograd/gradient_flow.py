@@ -12,6 +12,7 @@ from torch import nn
 from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.measurement import Measurement, Moments
 from frostline.autograd.reading import findings_of
+from frostline.finite import diverged
 from frostline.freezing.stages import bare
 
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
@@ -30,6 +31,7 @@ def measure_gradients(
 
     Raises:
         ValueError: no batch, or a loss without a graph.
+        FloatingPointError: a loss that is NaN or infinite.
     """
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     moments, measured = Moments(), 0
@@ -39,6 +41,8 @@ def measure_gradients(
         loss = loss_function(network(images), targets)
         if not loss.requires_grad:
             raise ValueError("The loss has no graph: every parameter is frozen, so there is no gradient to measure.")
+        if not torch.isfinite(loss):
+            raise diverged(f"The loss is {loss.item()}", step=measured, epoch=0, images=images)
         loss.backward()
         moments.add(network)
         measured += 1

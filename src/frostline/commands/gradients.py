@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
+from frostline import batch_of_one
 from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.gradient_flow import measure_gradients
 from frostline.autograd.gradient_plot import plot_gradients, save_plot
@@ -34,7 +35,8 @@ def run(settings: Mapping[str, Any]) -> None:
         (classifier.normalised(images.to(classifier.device)), labels.to(classifier.device))
         for images, labels in islice(scene.data.train_dataloader(), settings["batches"])
     )
-    flows = measure_gradients(network, batches, classifier.loss, scene.optimizer())
+    with batch_of_one.explained(processes=1):
+        flows = measure_gradients(network, batches, classifier.loss, scene.optimizer())
     stages = by_stage(network, flows)
     console = Console(highlight=False, markup=False)
     lr = scene.settings["optimizer"].get("lr")
