@@ -325,11 +325,27 @@ def test_a_damaged_chunk_is_named(packed, tmp_path, change, told):
     assert told in text
 
 
+def test_a_chunk_with_any_flipped_bit_is_refused_when_it_is_first_opened(packed, tmp_path):
+    folder = copied(packed, tmp_path)
+    file = folder / "train/chunk-0-0.bin"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        file.write_bytes(bytes(content))
+        images = Streaming(path=str(folder)).dataset("train")
+        with pytest.raises(ChunkError, match=r"chunk-0-0\.bin: damaged"):
+            images[0]
+    file.write_bytes(whole)
+    assert images[0][0].mode == "RGB", "the same images read on when it is whole again"
+
+
 def test_every_flipped_byte_of_a_chunk_is_an_image_or_one_sentence(packed, tmp_path):
     folder = copied(packed, tmp_path)
     file = folder / "train/chunk-0-0.bin"
     whole, images = file.read_bytes(), Streaming(path=str(folder)).dataset("train")
     count, sentences = images.entry.chunks[0].images, set()
+    images._verified.fill_(True)  # it is damaged while it is in use
     for place in range(0, len(whole), 3):
         content = bytearray(whole)
         content[place] ^= 0x81
@@ -358,7 +374,7 @@ def test_an_image_that_cannot_be_decoded_is_named_as_it_was_before_it_was_packed
     whole = file.read_bytes()
     assert content in whole
     file.write_bytes(whole.replace(content, b"no image" + bytes(len(content) - 8)))
-    images = Streaming(path=str(folder)).dataset("val")
+    images._open.clear()
     name = images.stored(1).name
     assert name.startswith("fire/")
     told = message(lambda: images[1], error=UnreadableImage)
@@ -439,7 +455,7 @@ def test_a_label_that_differs_from_the_list_of_labels_is_noticed(packed, tmp_pat
     file = folder / "val/chunk-0-0.bin"
     assert file.read_bytes().count(tail) == 1
     file.write_bytes(file.read_bytes().replace(tail, (stored.label + 1).to_bytes(8, "little") + stored.name.encode()))
-    images = Streaming(path=str(folder)).dataset("val")
+    images._open.clear()
     assert "of other images than labels.npy speaks of" in message(lambda: images[0])
 
 

@@ -46,12 +46,12 @@ def test_a_wait_is_told_with_the_file_and_the_way_out(
     path = tmp_path / ".lock"
     with held(path) as free:
         handler = Frees(free)
-        waiting.log.addHandler(handler)
+        logging.getLogger().addHandler(handler)  # after the one that takes messages here
         try:
             with locked(path, way_out="type cache.folder=ANOTHER_FOLDER"):
                 pass
         finally:
-            waiting.log.removeHandler(handler)
+            logging.getLogger().removeHandler(handler)
     assert len(caplog.messages) == 1
     for part in (f"Waiting for {path} since 0.05 s", f"`fuser -v {path}`", "type cache.folder=ANOTHER_FOLDER"):
         assert part in caplog.text

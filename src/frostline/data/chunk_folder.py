@@ -27,6 +27,7 @@ FORMAT, VERSION = "frostline chunks", 1
 MANIFEST, LABELS = "frostline.json", "labels.npy"
 DATA_FORMAT = ("bytes", "int", "str")  # as litdata's index.json names the three parts
 PARTS = struct.Struct("<3I")
+BLOCK = 2**20
 LABEL_BYTES = 8
 
 
@@ -183,6 +184,18 @@ class OpenChunk:
 
     def __del__(self) -> None:
         os.close(self._fd)
+
+    def verify(self, checksum: int) -> None:
+        """Compare the CRC-32 of the whole chunk.
+
+        Raises:
+            ChunkError: the file has other bytes than when it was packed.
+        """
+        found = start = 0
+        while block := os.pread(self._fd, BLOCK, start):
+            found, start = zlib.crc32(block, found), start + len(block)
+        if found != checksum:
+            raise self._damaged(f"its bytes are not those that {MANIFEST} speaks of")
 
     def read(self, index: int) -> PackedImage:
         """The chunk's image of that index.

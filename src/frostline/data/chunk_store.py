@@ -176,7 +176,6 @@ class ChunkCache:
         path = self.folder / name
         try:
             while (fd := _whole(path, entry.bytes)) is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 # A fixed few, since a lock's file must not be removed: whoever waits for it would not notice.
                 with locked(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}", way_out=WAY_OUT):
                     if not path.exists() or path.stat().st_size != entry.bytes:

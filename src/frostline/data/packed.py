@@ -183,7 +183,6 @@ def open_packed(packing: Packing, *, key: str, sizes: Callable[[], Sequence[Size
     """
     path = packing.folder / f"{key}.packed"
     try:
-        packing.folder.mkdir(parents=True, exist_ok=True)
         # One process of several makes the file, the others wait for it.
         with locked(packing.folder / ".lock", way_out=WAY_OUT):
             opened = _existing(path)

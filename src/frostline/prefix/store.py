@@ -175,7 +175,6 @@ def open_store(root: Path, *, key: str, rows: Rows, limit_bytes: int, about: Map
         ValueError: the rows alone are more than the limit, or than the disk has free.
         OSError: the folder cannot be written to.
     """
-    root.mkdir(parents=True, exist_ok=True)
     folder = root / key
     way_out = "type cache.folder=ANOTHER_FOLDER or speed.feature_cache=false"
     with locked(root / ".lock", way_out=way_out, limit=LOCK_LIMIT):

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -42,7 +43,7 @@ def told(path: str | os.PathLike[str], *, way_out: str, after: float | None = No
 
 @contextmanager
 def locked(path: str | os.PathLike[str], *, way_out: str, limit: float | None = None) -> Iterator[None]:
-    """Hold a lock's file during the block; a wait for another process that holds it is told.
+    """Hold a lock's file, in a folder that is made for it, during the block; a wait for another process is told.
 
     Args:
         way_out: what to do where that process never lets go, as in "type cache.folder=ANOTHER".
@@ -54,6 +55,7 @@ def locked(path: str | os.PathLike[str], *, way_out: str, limit: float | None = 
     lock = FileLock(path)
     try:
         with told(path, way_out=way_out):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=-1 if limit is None else limit)
     except Timeout as error:
         raise TimeoutError(f"another process has held {path} for {limit:g} s") from error
