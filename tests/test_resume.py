@@ -6,6 +6,8 @@ import socket
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import lightning
 import numpy as np
@@ -19,6 +21,7 @@ from frostline.data.datamodule import ImageDataModule, Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.resume import (
+    ChangedOptimizer,
     ExactResume,
     _summed,
     metric_states,
@@ -511,3 +514,21 @@ def test_it_needs_our_datamodule(tmp_path):
     loader = torch.utils.data.DataLoader([(torch.zeros(3, 16, 16, dtype=torch.uint8), 0)] * 4, batch_size=2)
     with pytest.raises(ValueError, match="needs an ImageDataModule"):
         trainer.fit(Net(), loader, loader)
+
+
+def test_new_values_of_an_optimizer_hold_in_a_resumed_run_and_groups_without_decay_keep_none() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": weights[:1]}, {"params": weights[1:], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.5)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    optimizer.step()
+    scheduler.step()
+    values = {"lr": (0.1, 0.01), "weight_decay": (0.5, 0.2), "betas": ([0.9, 0.999], [0.5, 0.9])}
+    trainer: Any = SimpleNamespace(optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)])
+    ChangedOptimizer(values=values, fused=False).on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.005, 0.005]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.9)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 / 3)

@@ -78,3 +78,14 @@ def test_head_pretrained_needs_a_linear_classifier_in_the_file(tmp_path: Path) -
     torch.save(backbone.state_dict(), file)
     with pytest.raises(ValueError, match=r"holds no linear classifier \(fc\.weight\)"):
         build_network(model={"name": "resnet18"}, head={"name": "pretrained"}, classes=10, weights=str(file))
+
+
+def test_a_head_for_other_classes_of_the_same_number_is_new(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), tmp_path / "w.pth")
+    weights = str(tmp_path / "w.pth")
+    _, loaded = build_network(model={"name": "resnet18"}, head=LINEAR, classes=3, weights=weights, same_classes=False)
+    assert loaded.initialised == loaded.skipped == ("fc.weight", "fc.bias")
+    with pytest.raises(ValueError, match=r"head=pretrained: the classifier in `.*w\.pth` is for other classes"):
+        build_network(
+            model={"name": "resnet18"}, head={"name": "pretrained"}, classes=3, weights=weights, same_classes=False
+        )

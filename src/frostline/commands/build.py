@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from frostline.autograd.gradient_flow import GradientFlow
-from frostline.checkpoint import read_checkpoint
+from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier, OptimizerBuilder
 from frostline.commands.ranks import launched_outside
 from frostline.commands.schema.paths import absolute
@@ -29,6 +30,7 @@ from frostline.fast_path import FeatureCache
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.network import build_network
+from frostline.models.saved_file import read_plain
 from frostline.models.weights import LoadedWeights
 from frostline.resume import ExactResume
 from frostline.schedulers import SCHEDULERS
@@ -55,12 +57,20 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
         ValueError, FileNotFoundError: a part of the config does not fit the data or another part.
     """
     weights = settings.get("init_from") or settings["model"]["weights"]
-    if settings.get("init_from"):
-        read_checkpoint(weights, key="init_from")  # a plain state dict is model.weights' business
+    known = _known_classes(settings)
+    same = known is None or data.take_order(known)
+    others = "" if known is None or same else f"{_listed(known)} in the checkpoint, {_listed(data.classes)} in the data"
+    if others and settings.get("resume_from"):
+        raise ValueError(
+            f"resume_from: the classes are others: {others}. Name the data of the checkpoint, or start a new run from "
+            f"its weights: init_from={settings['resume_from']} in place of resume_from"
+        )
     recipe = {"model": _without(settings["model"], "weights"), "head": dict(settings["head"])}
     network, loaded = build_network(
-        model=recipe["model"], head=recipe["head"], classes=len(data.classes), weights=weights
+        model=recipe["model"], head=recipe["head"], classes=len(data.classes), weights=weights, same_classes=same
     )
+    if others:
+        loaded = replace(loaded, warning=f"the head starts from RANDOM weights, as its classes are others: {others}")
     policy = FreezePolicy.from_dict(_without(settings["freeze"], "name"))
     classifier = ImageClassifier(
         network=network,
@@ -86,6 +96,27 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
     if settings["speed"]["feature_cache"]:
         classifier.feature_cache = feature_cache(settings["cache"])
     return classifier, loaded
+
+
+def _known_classes(settings: Mapping[str, Any]) -> list[str] | None:
+    """The classes of the frostline checkpoint that a run starts from; None where it starts from anything else."""
+    for key in ("resume_from", "init_from"):  # a plain state dict is model.weights' business
+        if settings.get(key):
+            images = read_checkpoint(settings[key], key=key)[CHECKPOINT_KEY]["images"]
+            return [str(name) for name in images["classes"]]
+    weights = Path(settings["model"]["weights"])
+    if weights.suffix == ".ckpt" and weights.is_file():
+        content = read_plain(weights)
+        if isinstance(content, dict) and CHECKPOINT_KEY in content:
+            return [
+                str(name) for name in read_checkpoint(weights, key="model.weights")[CHECKPOINT_KEY]["images"]["classes"]
+            ]
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, up to 20 of them."""
+    return f"{len(names)} ({', '.join(names[:20])}{', …' if len(names) > 20 else ''})"
 
 
 def feature_cache(options: Mapping[str, Any]) -> FeatureCache:

@@ -50,7 +50,7 @@ def run(settings: Mapping[str, Any]) -> None:
     if settings.get("data"):
         images |= _as_a_whole(data_settings, trained_on.get("data") or {}, split)
     data = build_datamodule(data={**data_settings, **images}, augment=NO_AUGMENTATION, seed=trained_on.get("seed", 0))
-    if data.classes != classifier.classes:
+    if not data.take_order(classifier.classes):
         raise ValueError(
             f"data: its classes are not the checkpoint's. The data has {len(data.classes)} ({_listed(data.classes)}), "
             f"the checkpoint {len(classifier.classes)} ({_listed(classifier.classes)})"
@@ -120,4 +120,4 @@ def _counts(data: ImageDataModule, split: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")

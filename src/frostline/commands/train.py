@@ -7,15 +7,15 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from frostline.commands import ranks, run_folder, secret_values
+from frostline.commands import ranks, resuming, run_folder, secret_values
 from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.command_line import command_line, command_to_go_on
-from frostline.commands.failures import USER_ERROR, USER_MISTAKES, explained, fail, message_of
+from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
 from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, composed_here, run_folder_of
 from frostline.commands.rules import visible_gpus
@@ -35,7 +35,7 @@ def run(settings: dict[str, Any]) -> None:
     if outside:
         settings = on_outside_world(settings)
     if settings["resume_from"] is not None:
-        check_resume(settings)
+        check_resume(settings, hydra.overrides.task)
     if "wandb" in settings["logger"] and (problem := wandb_problem(settings["logger"]["wandb"])):
         fail([problem])
     device = settings["device"]
@@ -43,7 +43,10 @@ def run(settings: dict[str, Any]) -> None:
         fail(["device.num_nodes: several nodes need a launcher: srun (scripts/slurm/train.sbatch) or torchrun."])
     try:
         with run_folder.claimed(folder):
-            _run_in(folder, run_folder.continued(folder, settings), list(hydra.overrides.task), outside=outside)
+            resumed = run_folder.continued(folder, settings)
+            if resumed["resume_from"] != settings["resume_from"]:
+                check_resume(resumed, hydra.overrides.task)
+            _run_in(folder, resumed, list(hydra.overrides.task), outside=outside)
     except USER_MISTAKES as error:
         fail([message_of(error)])
 
@@ -61,13 +64,33 @@ def _run_in(folder: Path, settings: dict[str, Any], overrides: list[str], *, out
         raise SystemExit(code)
 
 
-@explained
-def check_resume(settings: Mapping[str, Any]) -> None:
+def check_resume(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Read the checkpoint to go on from, and compare its config with this one, before there is a run folder."""
     with quick_imports():
         from frostline.checkpoint import read_checkpoint
 
-    read_checkpoint(settings["resume_from"], key="resume_from", resumable=True)
+    try:
+        checkpoint = read_checkpoint(settings["resume_from"], key="resume_from", resumable=True)
+    except USER_MISTAKES as error:
+        fail([message_of(error)])
+    typed = {override.partition("=")[0].lstrip("+~").partition("@")[0] for override in overrides}
+    if found := resuming.problems(checkpoint, settings, typed=typed):
+        fail(found)
+
+
+def take_changes_over(settings: Mapping[str, Any], trainer: Any) -> list[resuming.Change]:
+    """What of the config is another than in the checkpoint and holds from now on; the optimizer gets its values."""
+    from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
+    from frostline.commands.build import wants_fused
+    from frostline.resume import ChangedOptimizer
+
+    stored = read_checkpoint(settings["resume_from"], key="resume_from")[CHECKPOINT_KEY]["settings"]
+    changed = resuming.applied(stored, settings)
+    places = [(change.key.partition("."), change) for change in changed]
+    values = {name: (change.before, change.now) for (group, _, name), change in places if group == "optimizer"}
+    if changed:
+        trainer.callbacks.append(ChangedOptimizer(values=values, fused=wants_fused(settings)))
+    return changed
 
 
 def join(invocation: Invocation) -> None:
@@ -157,6 +180,9 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
             log.warning("WARNING: %s\n", loaded.warning)
         run_folder.write_facts(folder, {"data": data.facts()})
         run_folder.write_facts(folder, {"weights": {"source": loaded.source, "warning": loaded.warning}})
+    if settings["resume_from"] is not None:
+        for change in take_changes_over(settings, trainer):
+            log.info("resume_from: from here on another value: %s", change)
     best = ""
     if settings["fit"]:
         trainer.fit(classifier, datamodule=data, ckpt_path=settings["resume_from"], weights_only=True)

@@ -25,6 +25,7 @@ from frostline.data.files import MOST_BROKEN, listed
 from frostline.data.folders import BROKEN, composed
 from frostline.data.keyed import KeyedImages, as_it_is
 from frostline.data.order import SAMPLING, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
+from frostline.data.relabelled import RelabelledImages
 from frostline.data.source import SPLITS, CheckableImages, ImageSource, LabelledImages, ScalableImages
 from frostline.data.transforms import (
     IMAGENET_MEAN,
@@ -108,12 +109,25 @@ class ImageDataModule(lightning.LightningDataModule):
         self._splits: dict[str, LabelledImages | None] = {}
         self._checked: set[str] = set()
         self._keyed: dict[str, KeyedImages] = {}
+        self._class_order: list[str] | None = None
+        self._places: list[int] = []
         self._epochs_by_hand = 0
 
     @property
     def classes(self) -> list[str]:
         """Class names, in Unicode's composed form (NFC); the place is the label."""
-        return [composed(str(name)) for name in self.source.classes]
+        return self._class_order or [composed(str(name)) for name in self.source.classes]
+
+    def take_order(self, classes: Sequence[str]) -> bool:
+        """Label the images by the places of their classes in another list; False where the list has other names."""
+        own = self.classes
+        if sorted(own) != sorted(classes):
+            return False
+        if own != list(classes):
+            self._class_order = list(classes)
+            self._places = [self._class_order.index(composed(str(name))) for name in self.source.classes]
+            self._splits = {}
+        return True
 
     def images(self, split: str) -> LabelledImages | None:
         """A split's images before any transform, or None where the source has none.
@@ -127,6 +141,8 @@ class ImageDataModule(lightning.LightningDataModule):
             images = self.source.dataset(split)
             if images is not None and not len(images):
                 images = None
+            if images is not None and self._class_order is not None:
+                images = RelabelledImages(images, self._places)
             labels = None if images is None else images.labels
             if labels is not None and split == "train" and len(self.classes) < 2:
                 shown = ", ".join(map(repr, self.classes))

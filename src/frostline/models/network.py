@@ -11,11 +11,14 @@ from frostline.models.weights import InitialState, LoadedWeights, find_weights, 
 
 
 def build_network(
-    *, model: Mapping[str, Any], head: Mapping[str, Any], classes: int, weights: str = "none"
+    *, model: Mapping[str, Any], head: Mapping[str, Any], classes: int, weights: str = "none", same_classes: bool = True
 ) -> tuple[nn.Module, LoadedWeights]:
     """The network from images (batch, 3, height, width) to logits (batch, classes), and where its weights are from.
 
     The weights are loaded before the head is replaced, so that `head: {name: pretrained}` can keep the loaded `fc`.
+
+    Args:
+        same_classes: whether the classifier that the weights hold is for these classes; if not, it is not loaded.
 
     Raises:
         ValueError: a part is unknown or does not fit; `head=pretrained` with another number of classes.
@@ -24,6 +27,8 @@ def build_network(
     network = build_backbone(model)
     initial = find_weights(weights, name=model.get("name")).named_as(network)
     if head.get("name") == "pretrained":
+        if not same_classes:
+            raise ValueError(f"head=pretrained: the classifier in `{weights}` is for other classes; use head=linear")
         network.fc = _classifier_in(initial, network)
     else:
         network.fc = build_head(head, features=features_of(network), classes=classes)
@@ -33,7 +38,7 @@ def build_network(
             f"head=pretrained keeps the network's own classifier of {has[-1]} classes, but the data has {classes}. "
             "Use head=linear for a new one"
         )
-    return network, load_weights(network, initial)
+    return network, load_weights(network, initial, classifier=same_classes)
 
 
 def _classifier_in(initial: InitialState, network: nn.Module) -> nn.Module:

@@ -95,7 +95,7 @@ def find_weights(weights: str, *, name: str | None = None) -> InitialState:
     return InitialState(source="imagenet", state=state)
 
 
-def load_weights(network: nn.Module, initial: InitialState) -> LoadedWeights:
+def load_weights(network: nn.Module, initial: InitialState, *, classifier: bool = True) -> LoadedWeights:
     """Copy a state dict into the network.
 
     A classifier (`fc.*`) of another size or form is left as it is in the network, and said; any other mismatch is an
@@ -109,7 +109,7 @@ def load_weights(network: nn.Module, initial: InitialState) -> LoadedWeights:
         return LoadedWeights(source=initial.source, initialised=tuple(own), warning=initial.warning)
     state = initial.state
     usable = {k: v for k, v in state.items() if k in own and _fits(v, own[k])}
-    if any(k.startswith("fc.") and k not in usable for k in (*state, *own)):
+    if not classifier or any(k.startswith("fc.") and k not in usable for k in (*state, *own)):
         # Half an old classifier in a new one would be neither.
         usable = {k: v for k, v in usable.items() if not k.startswith("fc.")}
     skipped = tuple(k for k in state if k not in usable)

@@ -1,0 +1,113 @@
+"""A checkpoint meets another config: each key is free, applied or refused, and every key has its class."""
+
+from typing import Any
+
+import pytest
+
+from frostline.commands.resuming import applied, changes, problems, treatment
+from frostline.commands.schema.commands import RUN_GROUPS, TrainKeys
+from frostline.commands.schema.key_text import fields_of
+
+
+def keys() -> list[str]:
+    """Every key of a training, one level into its groups."""
+    found = [str(key) for key in fields_of(TrainKeys)]
+    for name, group in RUN_GROUPS.items():
+        sections = [group.section] if group.section else [*group.by_name.values(), *([group.own] if group.own else [])]
+        found += sorted({f"{name}.{field}" for section in sections if section for field in fields_of(section)})
+    return found
+
+
+def test_every_key_says_what_becomes_of_it_on_a_resume() -> None:
+    assert [key for key in keys() if treatment(key) is None] == []
+    assert treatment("trainer.some_new_key") is None
+
+
+def config(**changed: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "seed": 0,
+        "resume_from": "a.ckpt",
+        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "exclude_from_decay": []},
+        "data": {"name": "digits", "batch_size": 8, "path": "/a", "workers": 0},
+        "model": {"name": "resnet18", "weights": "none"},
+        "head": {"name": "linear", "dropout": 0.0},
+        "trainer": {"max_epochs": 4, "max_steps": None},
+        "augment": {"name": "none"},
+    }
+    for key, value in changed.items():
+        group, _, name = key.partition("__")
+        settings[group] = {**settings[group], name: value} if name else value
+    return settings
+
+
+def met(typed: set[str], *, step: int = 5, **changed: Any) -> list[str]:
+    kept = {"batches_per_epoch": 5, "accumulate_grad_batches": 2}
+    checkpoint = {"frostline": {"settings": config()}, "global_step": step, "frostline_resume": kept}
+    return problems(checkpoint, config(**changed), typed=typed)
+
+
+def test_the_same_config_goes_on() -> None:
+    assert met(set()) == []
+
+
+def test_what_is_about_the_machine_may_change() -> None:
+    assert met(set(), data__path="/b", data__workers=2, model__weights="imagenet", trainer__max_epochs=9) == []
+
+
+@pytest.mark.parametrize("typed", ["optimizer.lr", "optimizer", "experiment"])
+def test_a_typed_rate_is_applied(typed: str) -> None:
+    assert met({typed}, optimizer__lr=0.01) == []
+    assert list(map(str, applied(config(), config(optimizer__lr=0.01)))) == [
+        "optimizer.lr: 0.1 in the checkpoint, 0.01 now"
+    ]
+
+
+def test_a_rate_that_is_only_the_default_is_asked_about() -> None:
+    assert met(set(), optimizer__lr=0.01) == [
+        "optimizer.lr: 0.1 in the checkpoint, 0.01 now. To go on as before, type optimizer.lr=0.1; or "
+        "optimizer.lr=0.01 to go on with that."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "back"),
+    [
+        ("seed", 1, "type seed=0"),
+        ("data__batch_size", 4, "type data.batch_size=8"),
+        ("data__name", "csv", "type data=digits"),
+        ("optimizer__name", "adamw", "type optimizer=sgd"),
+        ("optimizer__exclude_from_decay", ["bias"], "type optimizer.exclude_from_decay=[]"),
+        ("model__name", "resnet34", "type model=resnet18"),
+        ("head__dropout", 0.5, "type head.dropout=0.0"),
+        ("head", {"name": "mlp", "hidden": [4]}, "type head=linear"),
+        ("head", {"_target_": "my.Head", "size": 3}, "type head=linear"),
+    ],
+)
+def test_what_the_weights_belong_to_is_refused_with_both_values(key: str, value: Any, back: str) -> None:
+    problem = met({key.replace("__", ".")}, **{key: value})[0]
+    assert back in problem
+    assert "or start a new run from its weights: init_from=a.ckpt in place of resume_from" in problem
+
+
+def test_every_key_of_a_class_of_the_users_own_is_part_of_it() -> None:
+    before, now = (
+        {"head": {"_target_": "my.Head", "size": 3}},
+        {"head": {"_target_": "my.Head", "size": 3, "deep": True}},
+    )
+    assert [change.key for change in changes(before, now)] == ["head.deep"]
+
+
+def test_a_key_that_an_older_frostline_lacked_is_no_change() -> None:
+    assert (
+        list(changes({"trainer": {"max_epochs": 1}}, {"trainer": {"max_epochs": 1, "new": 3}, "other": {"a": 1}})) == []
+    )
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is() -> None:
+    assert met(set(), step=12, trainer__max_epochs=4) == []
+    assert met(set(), step=15, trainer__max_epochs=4) == [
+        "trainer.max_epochs: 4, but a.ckpt has done 5 epochs. Type a larger number."
+    ]
+    assert met(set(), step=12, trainer__max_steps=11) == [
+        "trainer.max_steps: 11, but a.ckpt is from step 12. Type a larger number."
+    ]
