@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.keyed import KeyedImages
+from frostline.data.waiting import bounded
 from frostline.freezing.audit import is_sharded
 from frostline.freezing.averaging import averages_weights
 from frostline.freezing.resolved import ResolvedPhase
@@ -113,7 +114,8 @@ class FastPath(pl.Callback):
         if len(batch.missing) == len(batch.rows):
             images = batch.images[torch.from_numpy(missing).to(device)]
         else:
-            images = dataset.decoded(batch.rows[missing]).to(device)
+            with bounded(0):
+                images = dataset.decoded(batch.rows[missing]).to(device)
         return KeyedBatch(images, missing, features.to(device), batch.rows, generation, batch.targets)
 
     def facts(self) -> dict[str, Any]:

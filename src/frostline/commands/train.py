@@ -132,7 +132,8 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
         train(folder, settings, is_first=rank == 0)
     except Interrupted as interruption:
         log.info("%s", interruption)
-        log.info("To go on: %s", command_to_go_on(interruption.checkpoint, settings))
+        if interruption.checkpoint is not None:
+            log.info("To go on: %s", command_to_go_on(interruption.checkpoint, settings))
         code = 128 + interruption.signum
         _end_loggers(code)
         raise SystemExit(code) from None

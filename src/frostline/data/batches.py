@@ -11,6 +11,7 @@ from frostline.data.seeding import seeded
 from frostline.data.source import LabelledImages
 from frostline.data.threads import one_thread
 from frostline.data.transforms import Augmentation, Transform, mix_batch
+from frostline.data.waiting import patiently
 
 Target = int | torch.Tensor
 
@@ -96,7 +97,27 @@ def stack(samples: Sequence[tuple[torch.Tensor, Target]]) -> tuple[torch.Tensor,
     return images, torch.tensor([int(target) for target in targets], dtype=torch.int64)
 
 
-class ResumableLoader(DataLoader[Any]):
+class WatchedLoader(DataLoader[Any]):
+    """A loader whose batches are waited for as `frostline.data.waiting` says.
+
+    Args:
+        patience: seconds for a batch that this process reads itself, 0 for ever; `timeout` is the workers'.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, patience: float = 0.0, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.patience = patience
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """The batches.
+
+        Raises:
+            TimeoutError: one did not come in time.
+        """
+        return patiently(super().__iter__(), seconds=self.patience)
+
+
+class ResumableLoader(WatchedLoader):
     """A loader of `Placed` batches that starts where the run stands, and checks that it does.
 
     Nothing is read before the first batch is asked for: Lightning makes the iterator whenever somebody asks how long
@@ -119,6 +140,7 @@ class ResumableLoader(DataLoader[Any]):
         """The batches from the run's position on.
 
         Raises:
+            TimeoutError: a batch did not come in time.
             ValueError: a batch belongs to another place in the run.
         """
         assert isinstance(self.batch_sampler, EpochBatches)

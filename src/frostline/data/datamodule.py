@@ -18,6 +18,7 @@ from frostline.data.batches import (
     ResumableLoader,
     TrainingCollate,
     TrainingImages,
+    WatchedLoader,
     stack,
 )
 from frostline.data.cores import usable_cores
@@ -46,7 +47,7 @@ class Loading:
 
     Attributes:
         workers: processes per rank and loader; None chooses, see `auto_workers`.
-        timeout: seconds to wait for a worker before the run fails, 0 for ever. A worker stuck on a dead network drive
+        timeout: seconds to wait for a batch before the run fails, 0 for ever. A read stuck on a dead network drive
             would otherwise hang the run silently.
     """
 
@@ -307,7 +308,7 @@ class ImageDataModule(lightning.LightningDataModule):
         if keyed is None:
             decoded, transform = self._as_seen(split)
             keyed, collate = EvaluationImages(decoded, transform=transform), stack
-        return DataLoader(
+        return WatchedLoader(
             keyed,
             sampler=EverySampleOnce(images, rank=rank, world_size=world_size),
             batch_size=per_rank(self.batch_size, world_size=world_size),
@@ -431,6 +432,7 @@ class ImageDataModule(lightning.LightningDataModule):
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "timeout": self.loading.timeout if workers else 0,
+            "patience": 0 if workers else self.loading.timeout,
             # Only for a GPU that is used: pinning takes a CUDA context, hundreds of megabytes, where there is one.
             "pin_memory": self._on_gpu,
             # A loader draws a seed for its workers at each new iterator; by default from the global generator, which

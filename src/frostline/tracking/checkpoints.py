@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from frostline.data.waiting import watch
 from frostline.models.saved_file import check_sums, read_plain
 from frostline.storage.atomic import atomically
 from frostline.tracking.checkpoint_content import content_of
@@ -205,10 +206,18 @@ def checkpoint_callbacks(folder: Path, *, monitor: str | None, every_n_steps: in
 
 
 class Interrupted(Exception):  # noqa: N818 - no error, a wish of the user's
-    """Ctrl-C or SIGTERM; what was trained is in `checkpoint`."""
+    """Ctrl-C or SIGTERM; what was trained is in `checkpoint`, if there is one.
 
-    def __init__(self, signum: int, checkpoint: Path, step: int) -> None:
-        super().__init__(f"Interrupted by {signal.Signals(signum).name} at step {step}; saved to {checkpoint}")
+    Args:
+        step: None while the next image did not come: what came after the last checkpoint is lost.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path | None, step: int | None) -> None:
+        saved = f"at step {step}; saved to {checkpoint}"
+        if step is None:
+            last = f"the last checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+            saved = f"while the next image did not come; {last}"
+        super().__init__(f"Interrupted by {signal.Signals(signum).name} {saved}")
         self.signum = signum
         self.checkpoint = checkpoint
         self.step = step
@@ -218,7 +227,7 @@ class SaveOnInterrupt(lightning.Callback):
     """Between two batches: if SIGINT or SIGTERM has come to any process, save and stop on all of them.
 
     The handlers only take a note. A handler that saved would wait for the other processes in the middle of whatever
-    collective it had interrupted, and they for it.
+    collective it had interrupted, and they for it. Only a wait for images that do not come is ended at once.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -244,6 +253,8 @@ class SaveOnInterrupt(lightning.Callback):
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
+        if self._before:
+            watch().ask(None)
         while self._before:
             signal.signal(*self._before.popitem())
 
@@ -263,3 +274,4 @@ class SaveOnInterrupt(lightning.Callback):
         if self._received:  # a second one means: now
             raise KeyboardInterrupt
         self._received = signum
+        watch().ask(Interrupted(signum, self.checkpoint if self.checkpoint.exists() else None, None))

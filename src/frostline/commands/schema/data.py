@@ -42,7 +42,7 @@ PACKED = (
     "folder in which decoded images are kept, so that later epochs, runs and processes need not decode them; null: none"
 )
 PACKED_LIMIT = "GiB that data.packed may take; what no run uses is removed first, the longest unused before others"
-TIMEOUT = "seconds to wait for a batch from a worker before the run fails; 0 waits for ever"
+TIMEOUT = "seconds to wait for a batch before the run fails; 0 waits for ever"
 
 
 class Data(Section):

@@ -1,0 +1,98 @@
+"""An image that does not come ends a run: in time, or with a signal."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from frostline.data import waiting
+from frostline.data.batches import WatchedLoader
+from frostline.data.waiting import bounded, patiently, watch
+
+
+class Hangs(Dataset[torch.Tensor]):
+    """The third image does not come."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 2:
+            time.sleep(1000)
+        return torch.tensor(index)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> object:
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("options", [{"patience": 0.1}, {"timeout": 1, "num_workers": 1}], ids=["here", "a worker"])
+def test_a_loader_waits_for_so_long(options: dict[str, float]) -> None:
+    got: list[int] = []
+    loader = WatchedLoader(Hangs(), batch_size=1, **options)
+    with pytest.raises(TimeoutError, match=r"No batch came within (0\.1|1) s \(data\.loader_timeout\)"):
+        got.extend(batch.item() for batch in loader)
+    assert got == [0, 1]
+
+
+def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TimeoutError), bounded(0.1):
+        (tmp_path / "pipe").read_bytes()
+
+
+def test_what_comes_in_time_is_given_unchanged() -> None:
+    assert list(patiently(range(3), seconds=60)) == [0, 1, 2]
+    assert watch().wait is None
+
+
+def test_a_wish_ends_the_wait_and_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE", 0.1)
+    watch().ask(KeyboardInterrupt("SIGTERM"))
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), bounded(0):
+        time.sleep(1000)
+    watch().ask(None)
+    with bounded(0):
+        time.sleep(0.6)
+
+
+def test_another_alarm_reaches_whoever_set_it() -> None:
+    calls = []
+    signal.signal(signal.SIGALRM, lambda *_: calls.append("alarm"))
+    with bounded(60):
+        signal.raise_signal(signal.SIGALRM)
+    assert calls == ["alarm"]
+
+
+def test_other_threads_are_left_alone() -> None:
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(patiently(range(2), seconds=1)))
+    thread.start()
+    thread.join()
+    assert found == [0, 1]
+
+
+def test_a_read_that_no_signal_interrupts_ends_the_process() -> None:
+    """As of a dead network drive: blocked signals stand for it."""
+    script = """
+        import signal, time
+        from frostline.data import waiting
+        waiting.PATIENCE = 0.1
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        with waiting.bounded(0.1):
+            time.sleep(1000)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("frostline: No batch came within 0.1 s")
