@@ -102,6 +102,15 @@ def test_the_batch_must_divide_among_the_processes(composed: dict[str, Any], mon
     assert "by 3 processes (the size is global). Use 30 or 33." in problem
 
 
+def test_sync_batchnorm_needs_a_gpu(composed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {"sync_batchnorm": True}
+    for accelerator in ("cpu", "auto"):
+        [problem] = broken(composed, trainer=wanted, device={"accelerator": accelerator})
+        assert problem.startswith("trainer.sync_batchnorm: needs GPUs")
+    with_gpus(monkeypatch, 1)
+    assert broken(composed, trainer=wanted, device={"accelerator": "auto"}) == []
+
+
 def test_16_mixed_needs_a_gpu(composed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {"precision": "16-mixed"}
     for accelerator in ("cpu", "auto"):

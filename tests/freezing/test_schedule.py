@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, TinyNet, loader, seeded_net, trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from torch import nn
@@ -310,6 +310,101 @@ def test_a_changed_policy_restarts_when_asked_for_by_name(tmp_path):
     schedule, ours = resume(path, changed, on_mismatch="restart")
     assert starts(schedule) == [("x", 5, 1), ("y", 8, 2)]
     assert ours.global_step == 16
+
+
+def test_fractions_of_a_restart_are_of_what_is_left(tmp_path):
+    path = checkpoint(tmp_path, OLD)
+    half = phases(until={"fraction": 0.5}, count=2)
+    schedule, _ = resume(path, half, on_mismatch="restart")
+    assert starts(schedule) == [("middle", 5, 1), ("all", 11, 2)]  # 5 + half of 11, rounded to even
+
+
+def test_a_restart_that_never_reaches_its_last_phase_says_so(tmp_path):
+    path = checkpoint(tmp_path, OLD)
+    with pytest.warns(UserWarning, match=r"phase `all` would begin after 17 steps, but the run has 16"):
+        resume(path, phases(until={"steps": 12}, count=2), on_mismatch="restart")
+
+
+def test_a_restart_with_nothing_left_to_train_is_refused(tmp_path):
+    saver = ModelCheckpoint(dirpath=tmp_path, filename="end", every_n_train_steps=16)
+    fit(OLD, callbacks=[saver], enable_checkpointing=True)
+    with pytest.raises(ValueError, match=r"Nothing is left to train .* is of step 16, and the run has 16"):
+        resume(tmp_path / "end.ckpt", phases(until={"steps": 2}), on_mismatch="restart")
+
+
+class Told(TinyModule):
+    """Validates to what a function of the optimizer step says."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value, self.validated = value, []
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", torch.tensor(float(self.value(self.trainer.global_step))))
+
+    def on_validation_end(self) -> None:
+        self.validated.append(self.trainer.global_step)
+
+
+WAITING = phases(until={"metric": "val/loss", "mode": "min", "patience": 2, "max_epochs": 8}, count=2)
+
+
+def test_a_metric_that_is_never_a_number_ends_its_phase():
+    schedule = fit(WAITING, module=Told(lambda step: float("nan")), max_epochs=9, num_sanity_val_steps=0)
+    assert starts(schedule) == [("middle", 0, 0), ("all", 8, 2)]
+    assert schedule.history[1]["reason"] == "val/loss has been no number in 2 evaluations"
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["stopping first", "schedule first"])
+@pytest.mark.parametrize("in_epoch_end", [True, False])
+@pytest.mark.parametrize(
+    "until", [WAITING.phases[0].until, {"epochs": 3}, {"steps": 12}], ids=["metric", "epochs", "steps"]
+)
+def test_early_stopping_begins_to_count_at_a_phase_change(first, in_epoch_end, until):
+    """The value never changes: patience 2 runs out in the third epoch, where the phase ends, and again in its third."""
+    policy = WAITING if until is WAITING.phases[0].until else phases(until=until, count=2)
+    stopping = EarlyStopping("val/loss", patience=2, check_on_train_epoch_end=in_epoch_end)
+    schedule = FreezingSchedule(policy=policy, attribute="net")
+    ours = trainer([stopping, schedule] if first else [schedule, stopping], max_epochs=9, num_sanity_val_steps=0)
+    ours.fit(Told(lambda step: 1.0), loader(), loader(2))
+    assert starts(schedule) == [("middle", 0, 0), ("all", 12, 3)]
+    assert (ours.global_step, ours.current_epoch) == (24, 6)
+
+
+def test_early_stopping_inside_a_phase_still_stops():
+    schedule = FreezingSchedule(policy=phases(until={"epochs": 5}, count=2), attribute="net")
+    ours = trainer([schedule, EarlyStopping("val/loss", patience=2)], max_epochs=9, num_sanity_val_steps=0)
+    ours.fit(Told(lambda step: 1.0), loader(), loader(2))
+    assert (ours.global_step, starts(schedule)) == (12, [("middle", 0, 0)])
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, (1, 4, 8, 11)),
+        ({"val_check_interval": 2}, (2, 4)),
+        ({"check_val_every_n_epoch": 2}, (4, 8)),
+        ({"accumulate_grad_batches": 2}, (2, 4)),
+    ],
+    ids=["epochs", "within epochs", "every second", "accumulation"],
+)
+def test_a_resume_in_anybodys_module_loses_no_evaluation(tmp_path, options, steps):
+    """Without `ExactResume`, from checkpoints of the batch before the validation, and of others."""
+    policy = phases(until={"metric": "val/loss", "mode": "min", "patience": 1, "max_epochs": 4}, count=2)
+    settings = {"max_epochs": 5, "num_sanity_val_steps": 0, **options}
+    saver = ModelCheckpoint(
+        dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False
+    )
+    whole = Told(lambda step: step)
+    expected = starts(fit(policy, module=whole, callbacks=[saver], enable_checkpointing=True, **settings))
+    assert len(expected) == 2
+    for step in steps:
+        module, schedule = Told(lambda step: step), FreezingSchedule(policy=policy, attribute="net")
+        again = trainer([schedule], **settings)
+        again.fit(module, loader(), loader(2), ckpt_path=tmp_path / f"{step}.ckpt", weights_only=True)
+        assert starts(schedule) == expected, step
+        assert module.validated == [at for at in whole.validated if at >= step], step
+        assert (again.global_step, again.current_epoch) == (whole.trainer.global_step, 5), step
 
 
 def test_a_checkpoint_written_without_the_schedule_is_refused_too(tmp_path):

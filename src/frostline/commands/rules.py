@@ -94,8 +94,11 @@ def _devices(settings: Mapping[str, Any]) -> Iterator[str]:
             f"Use {' or '.join(map(str, near))}."
         )
     precision = (settings.get("trainer") or {}).get("precision")
-    if precision == "16-mixed" and (device["accelerator"] == "cpu" or (device["accelerator"] == "auto" and not gpus)):
+    on_cpu = device["accelerator"] == "cpu" or (device["accelerator"] == "auto" and not gpus)
+    if precision == "16-mixed" and on_cpu:
         yield "trainer.precision: 16-mixed needs a GPU. On a CPU use bf16-mixed, 32-true or auto."
+    if (settings.get("trainer") or {}).get("sync_batchnorm") and on_cpu:
+        yield "trainer.sync_batchnorm: needs GPUs; torch has it for no CPU. Leave it out (trainer.sync_batchnorm=false)."
 
 
 def _training(settings: Mapping[str, Any]) -> Iterator[str]:

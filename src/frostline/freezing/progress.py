@@ -35,7 +35,7 @@ class Progress:
         Args:
             step: optimizer steps done.
             epoch: the epoch about to go on.
-            total_steps: optimizer steps of the whole run.
+            total_steps: optimizer steps of the whole run; fractions are of those from the first phase's start on.
         """
         until = policy.phases[self.index].until
         if until is None:
@@ -46,9 +46,11 @@ class Progress:
             return f"{until.epochs} epochs have passed"
         if until.steps is not None and steps >= until.steps:
             return f"{until.steps} steps have passed"
-        if until.fraction is not None and steps >= fraction_steps(until.fraction, total_steps):
+        if until.fraction is not None and steps >= fraction_steps(until.fraction, total_steps - self.starts[0][0]):
             return f"{until.fraction:g} of the run has passed"
         if until.metric is not None and until.patience is not None and self.stale >= until.patience:
+            if self.best is None:
+                return f"{until.metric} has been no number in {self.stale} evaluations"
             return f"{until.metric} has not improved on {self.best:g} in {self.stale} evaluations"
         if until.max_epochs is not None and epochs >= until.max_epochs:
             return f"{until.max_epochs} epochs have passed, the most that waiting for {until.metric} may take"
@@ -95,10 +97,14 @@ class Span:
     latest: bool
 
 
-def timeline(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) -> list[Span]:
+def timeline(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[Span]:
     """When each phase begins, as far as it can be known beforehand; one that begins at `total_steps` or later never
-    does."""
-    spans, step, latest = [], 0, False
+    does.
+
+    Args:
+        start: the step at which the first phase begins; fractions are of the steps from there on.
+    """
+    spans, step, latest = [], start, False
     for phase in policy.phases:
         spans.append(Span(name=phase.name, first_step=step, latest=latest))
         until, epoch = phase.until, step // steps_per_epoch
@@ -109,16 +115,16 @@ def timeline(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) ->
         if until.steps is not None:
             step += until.steps
         elif until.fraction is not None:
-            step += fraction_steps(until.fraction, total_steps)
+            step += fraction_steps(until.fraction, total_steps - start)
         elif epochs is not None:
             step = (epoch + epochs) * steps_per_epoch
     return spans
 
 
-def misfits(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) -> list[str]:
-    """What to tell a user whose policy is longer than the run."""
+def misfits(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[str]:
+    """What to tell a user whose policy is longer than the run, or than what is left of it from `start` on."""
     found = []
-    for span in timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps):
+    for span in timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps, start=start):
         if span.first_step >= total_steps:
             begins, end = ("at the latest after", "may never begin") if span.latest else ("after", "never begins")
             found.append(
@@ -128,10 +134,10 @@ def misfits(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) -> 
     return found
 
 
-def long_warmups(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int) -> list[str]:
+def long_warmups(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[str]:
     """What to tell a user whose phases are shorter than their warm-ups."""
     found = []
-    spans = timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    spans = timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps, start=start)
     ends = [*(span.first_step for span in spans[1:]), total_steps]
     for phase, span, end in zip(policy.phases, spans, ends, strict=True):
         steps = min(end, total_steps) - span.first_step

@@ -4,8 +4,12 @@ DDP reduces the gradients of those parameters that required one when it was wrap
 is reduced by nobody: without an error, without a warning, the ranks train different networks.
 """
 
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -121,3 +125,52 @@ def reduced_metric(trainer: "pl.Trainer", name: str, *, asked_by: str) -> float:
 def steps_per_epoch(trainer: "pl.Trainer") -> int:
     """Optimizer steps in a training epoch, the last of which may have fewer batches."""
     return max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
+
+
+def count_patience_again(trainer: "pl.Trainer") -> None:
+    """Let every `EarlyStopping` begin to count anew, and take back the stop of one whose patience has just run out."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+    reasons = {callback.stopping_reason for callback in found} - {EarlyStoppingReason.NOT_STOPPED}
+    if reasons == {EarlyStoppingReason.PATIENCE_EXHAUSTED}:
+        trainer.should_stop = False
+    for callback in found:
+        if callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            callback.stopping_reason, callback.stopped_epoch = EarlyStoppingReason.NOT_STOPPED, 0
+        callback.wait_count = 0
+        callback.best_score = torch.tensor(torch.inf if callback.monitor_op == torch.lt else -torch.inf)
+
+
+def finish_batch(loops: dict[str, Any]) -> bool:
+    """Count the batch in whose end a checkpoint was written as done: Lightning 2.6.6 would leave out the validation
+    that was due after it.
+
+    Args:
+        loops: `checkpoint["loops"]["fit_loop"]`; changed in place.
+
+    Returns:
+        Whether there was such a batch; then `take_up_validation` is to follow.
+    """
+    progress = loops["epoch_loop.batch_progress"]
+    if progress["current"]["completed"] != progress["current"]["processed"] - 1:
+        return False
+    for counts in (progress["current"], progress["total"]):
+        counts["completed"] = counts["processed"]
+    return True
+
+
+def take_up_validation(trainer: "pl.Trainer") -> None:
+    """In `on_train_start`, after `finish_batch`: validate first where that was due."""
+    loop = trainer.fit_loop.epoch_loop
+    loop._batches_that_stepped = trainer.global_step
+    assert trainer.fit_loop._data_fetcher is not None
+    if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        loop.val_loop._restart_stage = "restarted_mid_evaluation"
+        loop._batches_that_stepped -= 1
+    elif loop.batch_progress.current.ready >= trainer.num_training_batches:
+        loop.val_loop._has_run = True  # nothing of the epoch is left but its end
+
+
+def end_restart(trainer: "pl.Trainer") -> None:
+    """In `on_train_epoch_end`, after `take_up_validation`: an epoch of which only the end was left has not told it."""
+    trainer.fit_loop.epoch_loop._restarting = trainer.fit_loop.epoch_loop.val_loop._restarting = False

@@ -30,11 +30,15 @@ from frostline.freezing.reducer import (
     accumulates,
     check_resume,
     check_strategy,
+    count_patience_again,
+    end_restart,
+    finish_batch,
     forget_compiled_graphs,
     rebuild_reducer,
     reduced_metric,
     skips_backward,
     steps_per_epoch,
+    take_up_validation,
 )
 from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy
 from frostline.freezing.selectors import select
@@ -88,6 +92,7 @@ class FreezingSchedule(pl.Callback):
         self._layer: RateLayer | None = None
         self._eval_warning = EvalWarning()
         self._gradients_checked = False
+        self._validation_left = False
 
     # What others ask.
 
@@ -162,6 +167,12 @@ class FreezingSchedule(pl.Callback):
                     f"The checkpoint cannot be resumed under this freezing policy: {reason}. Resume under the policy "
                     "it was written with, start a new run from its weights, or say on_mismatch='restart'."
                 )
+            step, total_steps = checkpoint["global_step"], trainer.estimated_stepping_batches
+            if step >= total_steps:
+                raise ValueError(
+                    f"Nothing is left to train under the other policy: the checkpoint is of step {step}, and the run "
+                    f"has {total_steps}. Train more epochs (max_epochs), or start a new run from its weights."
+                )
             log.warning("The first phase begins anew, with a fresh optimizer and scheduler: %s.", reason)
             # Groups and moments belong to the other policy; Lightning restores as many states as there are.
             checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
@@ -172,6 +183,9 @@ class FreezingSchedule(pl.Callback):
         check_resume(trainer, entered=len(self._progress.starts))
         self._audit.load_state_dict(state["audit"])
         self.history = list(state["history"])
+        until = self.phase.phase.until
+        if until is not None and until.metric is not None:
+            self._validation_left = finish_batch(checkpoint["loops"]["fit_loop"])
         apply_phase(self.network, self.phase)
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,13 +238,15 @@ class FreezingSchedule(pl.Callback):
             raise ValueError("A phase waits for a metric, but this run has no validation that could give one.")
         total_steps = trainer.estimated_stepping_batches
         if total_steps != float("inf"):
-            for message in misfits(self.policy, steps_per_epoch=steps_per_epoch(trainer), total_steps=int(total_steps)):
+            start = self._progress.starts[0][0] if self._progress.starts else trainer.global_step
+            run = {"steps_per_epoch": steps_per_epoch(trainer), "total_steps": int(total_steps), "start": start}
+            for message in misfits(self.policy, **run):
                 warnings.warn(message, stacklevel=2)
-            for message in long_warmups(
-                self.policy, steps_per_epoch=steps_per_epoch(trainer), total_steps=int(total_steps)
-            ):
+            for message in long_warmups(self.policy, **run):
                 if trainer.is_global_zero:
                     log.warning("%s", message)
+        if self._validation_left:
+            take_up_validation(trainer)
         if self._progress.starts:
             # Resumed inside a phase: what it froze must still be what it was when the phase began.
             if is_sharded(self.network) or not self._audit.has_begun:
@@ -283,6 +299,7 @@ class FreezingSchedule(pl.Callback):
             while due is not None:
                 self._progress.begin(self._progress.index + 1, step=step, epoch=epoch)
                 reason, due = due, self._due(trainer)
+            count_patience_again(trainer)
             apply_phase(self.network, self.phase)
             # All of them, also those that go on: the old reducer's buckets may own their memory.
             for parameter in pl_module.parameters():
@@ -294,12 +311,11 @@ class FreezingSchedule(pl.Callback):
         self._gradients_checked = False
         self.history.append(self._announce(trainer, reason=reason))
 
-    def _due(self, trainer: "pl.Trainer") -> str | None:
+    def _due(self, trainer: "pl.Trainer", *, epochs_ahead: int = 0) -> str | None:
         until = self.phase.phase.until
         total_steps = trainer.estimated_stepping_batches if until and until.fraction else float("inf")
-        return self._progress.due(
-            self.policy, step=trainer.global_step, epoch=trainer.current_epoch, total_steps=total_steps
-        )
+        epoch = trainer.current_epoch + epochs_ahead
+        return self._progress.due(self.policy, step=trainer.global_step, epoch=epoch, total_steps=total_steps)
 
     def on_validation_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -308,6 +324,16 @@ class FreezingSchedule(pl.Callback):
         if until is not None and until.metric is not None:
             value = reduced_metric(trainer, until.metric, asked_by=f"Phase `{self.phase.name}`")
             self._progress.evaluate(until, value, step=trainer.global_step)
+        # A phase change that is due comes before an early stop at the same evaluation.
+        if self._progress.starts and self._due(trainer) is not None:
+            count_patience_again(trainer)
+
+    def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        if self._validation_left:
+            self._validation_left = False
+            end_restart(trainer)
+        if self._progress.starts and self._due(trainer, epochs_ahead=1) is not None:
+            count_patience_again(trainer)
 
     def on_after_backward(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         if not self._gradients_checked and not accumulates(trainer):
