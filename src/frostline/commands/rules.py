@@ -98,7 +98,7 @@ def _devices(settings: Mapping[str, Any]) -> Iterator[str]:
     if precision == "16-mixed" and on_cpu:
         yield "trainer.precision: 16-mixed needs a GPU. On a CPU use bf16-mixed, 32-true or auto."
     if (settings.get("trainer") or {}).get("sync_batchnorm") and on_cpu:
-        yield "trainer.sync_batchnorm: needs GPUs; torch has it for no CPU. Leave it out (trainer.sync_batchnorm=false)."
+        yield "trainer.sync_batchnorm: needs GPUs; torch has it for no CPU. Set it to false."
 
 
 def _training(settings: Mapping[str, Any]) -> Iterator[str]:
