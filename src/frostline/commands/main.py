@@ -76,6 +76,22 @@ def _completed_command(commands: Iterable[str]) -> str | None:
     return None
 
 
+def _refuse_option(message: str) -> NoReturn:
+    """In place of argparse's report, which lists Hydra's options and no key."""
+    from frostline.commands.schema.guesses import GUESSES
+
+    words = message.removeprefix("unrecognized arguments: ").split()
+    if not words[0].startswith("-"):
+        fail([f"{message}. --help lists all options and keys."])
+    problems = []
+    for word in words:
+        name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        typed = GUESSES.get(name, (name,))[0]
+        typed = typed if "=" in typed else f"{typed}=VALUE"
+        problems.append(f"{word}: unknown option. Keys are typed without dashes: {typed}")
+    fail(problems)
+
+
 def _close_stdout() -> NoReturn:
     """Whoever read the output has stopped, as in `--help | head`: no reason to complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,7 +114,9 @@ def run_hydra(command: str, given: list[str]) -> None:
 
     run_folder.register_resolvers()
     # Intermixed: Hydra itself wants all flags before or after the overrides.
-    flags = get_args_parser().parse_intermixed_args(given)
+    parser = get_args_parser()
+    parser.error = _refuse_option
+    flags = parser.parse_intermixed_args(given)
     config_dir = Path(absolute(flags.config_dir)) if flags.config_dir else None
     overrides = adapted(flags.overrides)
     secret_values.remember(dict(override.partition("=")[::2] for override in flags.overrides))

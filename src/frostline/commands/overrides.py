@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from frostline.commands import secret_values
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
 from frostline.commands.schema.commands import COMMANDS, Command
+from frostline.commands.schema.guesses import WITHOUT_KEY
 from frostline.commands.schema.key_text import fields_of, value_text
 from frostline.commands.schema.paths import absolute
 from frostline.commands.validation import completed, unknown_choice, unknown_key, validate, with_type
@@ -50,6 +51,12 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
     if invocation.config_dir is not None and not invocation.config_dir.is_dir():
         return [f"--config-dir: there is no folder `{invocation.config_dir}`."]
     problems: list[str] = []
+    bare = [word for word in invocation.overrides if word and "=" not in word and not word.startswith("~")]
+    keys = WITHOUT_KEY[invocation.command][: len(bare)]
+    if bare and len(keys) == len(bare) and any(Path(word).expanduser().exists() for word in bare):
+        typed = [(key.split(), word) for key, word in zip(keys, bare, strict=True)]
+        asked = shell_text(*(part for key, word in typed for part in (*key[:-1], override_text(key[-1], word))))
+        return [f"{' '.join(bare)}: values need their keys. Type {asked}"]
     overrides = _parsed(invocation.overrides, problems)
     with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
         groups = group_options(invocation.config_dir)

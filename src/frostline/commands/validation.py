@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from frostline.commands.rules import broken_rules
 from frostline.commands.schema.commands import Command, Group, TrainKeys
+from frostline.commands.schema.guesses import guessed
 from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
 from frostline.commands.schema.section import FOLDER, OwnClass, Section
 from frostline.commands.secret_values import marked
@@ -136,12 +137,16 @@ def _short(value: Any) -> str:
 
 def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -> str:
     """Names the nearest key that exists, the options that have such a key, or the keys beside it."""
-    parent, _, name = key.rpartition(".")
+    known, (parent, _, name) = list(known), key.rpartition(".")
     beside = [other for other in known if other.rpartition(".")[0] == parent]
     names = [other.rpartition(".")[2] for other in beside]
     owners = [option for option, schema in (group.by_name if group else {}).items() if name in fields_of(schema)]
     if owners:
         return f"{key}: unknown key here; it belongs to {', '.join(f'{parent}={option}' for option in owners)}."
+    tops = {other.partition(".")[0] for other in known}
+    elsewhere = [other for other in known if other.endswith(f".{name}")]
+    if guess := guessed(name, tops) or (elsewhere[0] if len(elsewhere) == 1 else None):
+        return f"{key}: unknown key. Did you mean {guess}?"
     if near := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
         return f"{key}: unknown key. Did you mean {beside[names.index(near[0])]}?"
     if not beside and (near := difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)):
