@@ -123,6 +123,12 @@ def _training(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "optimizer.exclude_from_decay: optimizer.weight_decay is 0, so there is nothing to leave out."
     if optimizer.get("name") == "rprop" and optimizer["step_sizes"][0] >= optimizer["step_sizes"][1]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."
+    trainer = settings.get("trainer")
+    if trainer is not None and trainer["validate_every_n_epochs"] > trainer["max_epochs"]:
+        yield (
+            f"trainer.validate_every_n_epochs: {trainer['validate_every_n_epochs']} is more than "
+            f"trainer.max_epochs={trainer['max_epochs']}, so that nothing would be validated."
+        )
     if (settings.get("callbacks") or {}).get("gradient_flow_every_n_steps") and settings.get("logger") == {}:
         yield "callbacks.gradient_flow_every_n_steps: there is no logger to write to. Choose one, as logger=csv."
     yield from _speed(settings)
