@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -50,3 +51,17 @@ def test_every_command_prints_so_in_every_locale() -> None:
     assert b"\x1b" not in done.stderr
     assert b"owned" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for words, env in (([f"hydra.run.dir={tmp_path}/file/x"], {}), ([f"output_dir={tmp_path}"], {"RUN_ID": "file"})):
+        done = subprocess.run(
+            [sys.executable, "-m", "frostline", "train", *words],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **env},
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"frostline: The run folder `{tmp_path}/file")
+        assert len(done.stderr.splitlines()) == 1

@@ -106,11 +106,12 @@ def run_hydra(command: str, given: list[str]) -> None:
 
     from frostline.commands import run_folder, secret_values, sweep
     from frostline.commands.imports import quick_imports
-    from frostline.commands.overrides import Invocation, adapted, problems_of, resolved, unswept
+    from frostline.commands.overrides import Invocation, adapted, problems_of, resolved, run_folder_of, unswept
     from frostline.commands.ranks import global_rank, launched_outside, outside_world
     from frostline.commands.schema.commands import COMMANDS
     from frostline.commands.schema.paths import absolute
     from frostline.commands.validation import completed, validate
+    from frostline.storage.atomic import output_problem
 
     run_folder.register_resolvers()
     # Intermixed: Hydra itself wants all flags before or after the overrides.
@@ -136,11 +137,11 @@ def run_hydra(command: str, given: list[str]) -> None:
             if global_rank() == 0:
                 fail(["-m: start a sweep without torchrun or srun; device.devices=N trains each job on N processes."])
             raise SystemExit(USER_ERROR)
+    sweeps = flags.multirun or "hydra.mode=MULTIRUN" in overrides
     if not only_shown:
         if config_dir is not None and str(config_dir) not in sys.path:
             # Classes of the user's own often lie beside their configs.
             sys.path.insert(0, str(config_dir))
-        sweeps = flags.multirun or "hydra.mode=MULTIRUN" in overrides
         problems = ([] if sweeps else unswept(overrides)) + problems_of(invocation, COMMANDS[command])
         if problems:
             fail(problems)
@@ -149,6 +150,13 @@ def run_hydra(command: str, given: list[str]) -> None:
 
         join(invocation)
         return
+
+    named = "RUN_ID" in os.environ or any(word.lstrip("+").startswith("hydra.") for word in overrides)
+    if command == "train" and named and not (only_shown or flags.cfg or sweeps):
+        # Hydra makes the folder, and would print a traceback.
+        problem = output_problem(run_folder_of(invocation), folder=True)
+        if problem:
+            fail([f"The run folder {problem}"])
 
     failed: dict[sweep.Job, object] = {}
     process = os.getpid()

@@ -98,7 +98,9 @@ def join(invocation: Invocation) -> None:
     folder = Path(run_folder_of(invocation)).resolve()
     ranks.await_config(folder)
     settings = run_folder.read_config(folder)
-    train_in(folder, secret_values.with_secrets(settings, composed_here(invocation)))
+    if secret_values.marked(settings):
+        settings = secret_values.with_secrets(settings, composed_here(invocation))
+    train_in(folder, settings)
 
 
 @contextmanager
