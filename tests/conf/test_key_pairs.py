@@ -203,3 +203,7 @@ def test_every_key_of_a_step_trains_with_every_optimizer_precision_and_speed(
     speed = (f"speed={('fast', 'plain')[(row + turn) % 2]}",)
     precision = (f"trainer.precision={('bf16-mixed', '32-true')[(row + turn // 2) % 2]}",)
     trained_without_refused([*combination, optimizer, speed, precision], tmp_path)
+
+
+def test_a_run_that_ends_before_its_first_validation_ends_well_with_early_stopping(tmp_path: Path) -> None:
+    assert outcome(["callbacks.early_stopping_patience=1", "trainer.max_steps=1"], tmp_path) == "trained"

@@ -255,7 +255,9 @@ def _callbacks(settings: Mapping[str, Any], *, folder: Path, data: ImageDataModu
     callbacks.append(Throughput())
     if monitor is not None and options["early_stopping_patience"]:
         patience = options["early_stopping_patience"]
-        callbacks.append(EarlyStopping(monitor, patience=patience, mode=kept[BEST].mode))
+        callbacks.append(
+            EarlyStopping(monitor, patience=patience, mode=kept[BEST].mode, check_on_train_epoch_end=False)
+        )
     if logs:
         callbacks.append(AppliedRates())
     if options["progress_bar"]:
