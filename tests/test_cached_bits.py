@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
     pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
-    pytest.mark.filterwarnings("ignore:The freezing policy .*"),
+    pytest.mark.filterwarnings("ignore:The policy does not fit the run.*"),
 ]
 FOLDER = Path(__file__).parents[1] / "conf" / "freeze"
 PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
