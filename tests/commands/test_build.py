@@ -259,6 +259,7 @@ def test_callbacks_are_those_that_the_config_asks_for(tmp_path: Path, monkeypatc
     assert progress_of() == [EpochLines]
     with monkeypatch.context() as terminal:
         terminal.setattr("rich._console", Console(force_terminal=True, force_interactive=True))
+        terminal.setattr("sys.stdout.isatty", lambda: True)
         assert progress_of() == [ThrottledProgressBar]
         assert progress_of("callbacks.progress_bar=false") == []
     assert progress_of("callbacks.progress_bar=false") == []
