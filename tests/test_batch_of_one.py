@@ -94,7 +94,7 @@ def test_a_last_batch_of_one_is_refused_before_the_first_step_with_the_key_and_w
     message = (
         r"data\.batch_size: a batch norm that trains \(`narrow`\) would see one value per channel in a batch of one "
         r"image.*Use data\.batch_size=2 or more; trainer\.accumulate_grad_batches does not help.*"
-        r"data\.image_size.*freeze=head"
+        r"data\.image_size.*freeze=head, freeze\.batch_norm=frozen\)"
     )
     with pytest.raises(ValueError, match=message):
         fit(DataLoader(data, batch_size=4))
