@@ -71,7 +71,8 @@ def refusal(names: list[str], *, processes: int) -> ValueError:
         f"data.batch_size: a batch norm that trains ({which}) would see one value per channel in a batch of one image, "
         f"which has no variance. Use data.batch_size={least} or more"
         f"{f' ({processes} processes share it)' if processes > 1 else ''}; trainer.accumulate_grad_batches does not "
-        "help. Or train on larger images (data.image_size), or freeze the batch norms (freeze=head, freeze.batch_norm=frozen)"
+        "help. Or train on larger images (data.image_size), or freeze the batch norms (freeze=head, "
+        "freeze.batch_norm=frozen)"
     )
 
 

@@ -245,7 +245,8 @@ class ImageDataModule(lightning.LightningDataModule):
         problems: list[str] = []
         for split in splits:
             images: object = None if split in self._checked else self.images(split)
-            if isinstance(images, CheckableImages):
+            # An attribute of that name in a class of the user's own may be anything.
+            if isinstance(images, CheckableImages) and callable(images.broken):
                 problems += [str(error) for error in images.broken().values()]
         if problems:
             raise ValueError(
