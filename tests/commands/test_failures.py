@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from frostline.commands.failures import explained, fail, message_of
+from frostline.commands.main import main
 
 
 def test_one_problem_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +56,12 @@ def test_an_error_of_our_own_keeps_its_traceback() -> None:
 
     with pytest.raises(KeyError):
         run({})
+
+
+@pytest.mark.parametrize("key", ["inputs", "checkpoint"])
+def test_a_path_too_long_for_the_system(capsys: pytest.CaptureFixture[str], key: str) -> None:
+    given = {"inputs": ".", "checkpoint": "x.ckpt"} | {key: "a" * 5000}
+    with pytest.raises(SystemExit) as end:
+        main("predict", [f"{name}={value}" for name, value in given.items()])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("frostline: File name too long: ")

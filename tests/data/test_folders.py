@@ -217,10 +217,26 @@ class TestLeftOut:
         assert f"2 .txt files ({tmp_path}/cat/g.txt, {tmp_path}/cat/notes.txt)" in left
         assert used.startswith("used by their content: 3 images under other endings (")
 
-    def test_folders_beside_the_split_folders(self, tmp_path):
+    def test_folders_and_images_beside_the_split_folders(self, tmp_path):
         folder(tmp_path / "train")
         folder(tmp_path / "unlabelled", ("x",))
-        assert ImageFolder(path=tmp_path).left_out.counts == {ELSEWHERE: 1}
+        image(tmp_path / "loose.png")
+        assert ImageFolder(path=tmp_path).left_out.counts == {ELSEWHERE: 1, LOOSE: 1}
+
+    def test_folders_of_systems(self, tmp_path):
+        folder(tmp_path)
+        image(tmp_path / "cat/@eaDir/THUMB.jpg")
+        (tmp_path / "__MACOSX").mkdir()
+        source = ImageFolder(path=tmp_path)
+        assert source.classes == ["cat", "dog"]
+        assert sum(lengths(source).values()) == 8
+        assert source.left_out.counts == {HIDDEN: 2}
+
+    def test_the_same_folders_in_all_class_folders_get_a_sentence(self, tmp_path):
+        for name in ("fold1", "fold2"):
+            folder(tmp_path / name)
+        [note] = ImageFolder(path=tmp_path).notes
+        assert note.startswith("WARNING: all class folders (fold1, fold2, …) hold the same folders (cat, dog, …)")
 
     def test_a_folder_that_cannot_be_read(self, tmp_path, monkeypatch):
         folder(tmp_path)
@@ -333,16 +349,38 @@ class TestTables:
         ("content", "message"),
         [
             (b"PK\x03\x04", "a workbook or another ZIP file"),
-            ("path,label\n".encode("utf-16-le"), "NUL bytes: UTF-16 without a byte-order mark"),
+            ("path,label\n".encode("utf-16-le"), "NUL bytes: no text, or UTF-16 without a byte-order mark"),
             (b"cat/0.png,cat\n", "no column 'path'; the columns are cat/0.png, cat. The first line names the columns"),
             (b"path,label,label\n", "a column's name appears twice"),
             (b"path,label\ncat/0.png,a,b\n", "2: more values than columns"),
+            (b"\xd0\xcf\x11\xe0\x00\xb1", "NUL bytes: no text"),
+            (b"\x1f\x8b\x08\x08", "is compressed"),
+            (b"path,label\n" + b"x" * 5000 + b",cat\n", "2: no such image"),
+            (b"path,label\nhttps://x.org/0.png,cat\n", "2: 'https://x.org/0.png' is an address"),
+            (b'path,label\n0.png,"cat\n1.png,dog\n', "3: a value goes over several lines .*left open"),
         ],
     )
     def test_what_else_is_no_table(self, tmp_path, content, message):
         (tmp_path / "list.csv").write_bytes(content)
         with pytest.raises(ValueError, match=message):
             CsvTable(path=tmp_path / "list.csv")
+
+    def test_a_row_may_end_with_a_separator(self, tmp_path):
+        path = self.write(tmp_path, "path,label\ncat/0.png,cat,\ndog/0.png,dog,,\n,,,\n")
+        assert len(CsvTable(path=path, val_fraction=0, test_fraction=0).dataset("train")) == 2
+
+    def test_missing_images_are_skipped_like_broken_ones(self, tmp_path):
+        path = self.write(tmp_path, "path,label\ncat/0.png,cat\ncat/no.png,cat\ndog/0.png,dog\n")
+        source = CsvTable(path=path, val_fraction=0, test_fraction=0, on_bad_image="skip")
+        assert len(source.dataset("train")) == 2
+        assert source.notes == [f"WARNING: left out: {tmp_path}/cat/no.png: no such file"]
+
+    def test_a_folder_for_a_table_and_the_reverse(self, tmp_path):
+        path = self.write(tmp_path, "path,label\n")
+        with pytest.raises(FileNotFoundError, match="It is a folder: data=image_folder"):
+            CsvTable(path=tmp_path)
+        with pytest.raises(FileNotFoundError, match="It is a file: data=csv"):
+            ImageFolder(path=path)
 
     def test_paths_written_by_windows(self, tmp_path):
         path = self.write(tmp_path, "path,label\ncat\\0.png,cat\ndog\\0.png,dog\n")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from frostline.commands.failures import INTERRUPTED, INTERRUPTIONS, USER_ERROR, fail
+from frostline.commands.failures import INTERRUPTED, INTERRUPTIONS, USER_ERROR, fail, message_of
 from frostline.commands.leaving import leaving_at_once
 from frostline.commands.terminal import show_only_printable
 
@@ -29,6 +29,8 @@ def main(command: str | None = None, arguments: Sequence[str] | None = None) -> 
         _run(command, given)
     except BrokenPipeError:
         _close_stdout()
+    except OSError as error:  # of a path that was typed, before a command has it: too long, or in a closed folder
+        fail([message_of(error)])
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
 

@@ -48,8 +48,8 @@ class CsvTable:
     Raises:
         FileNotFoundError: no such file.
         ValueError: names the file and the lines of: another encoding, a missing column or value, an unknown split,
-            images that do not exist or are listed under two labels or splits, a class of val or test that train lacks;
-            there is only one class.
+            images that do not exist (unless they are skipped) or are listed under two labels or splits, a class of val
+            or test that train lacks; there is only one class.
     """
 
     def __init__(
@@ -69,9 +69,10 @@ class CsvTable:
     ) -> None:
         table = Path(path).expanduser()
         if not table.is_file():
-            raise FileNotFoundError(f"data.path={table}: no such file.")
+            hint = " It is a folder: data=image_folder reads those." if table.is_dir() else ""
+            raise FileNotFoundError(f"data.path={table}: no such file.{hint}")
         self.left_out = LeftOut()
-        rows = _rows(table, undivided=whole_as or "all")
+        rows = _rows(table, undivided=whole_as or "all", missing_too=on_bad_image == "skip")
         if not rows:
             raise ValueError(f"{table}: no images are listed in it.")
         trained = {row.label for row in rows if row.split in ("train", "all")}
@@ -129,10 +130,14 @@ def _text(table: Path) -> str:
     if content.startswith(b"PK"):
         raise ValueError(f"{table}: this is a workbook or another ZIP file. Save the sheet as CSV (UTF-8).")
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    if b"\0" in content and encoding == "utf-8":
+        raise ValueError(
+            f"{table}: contains NUL bytes: no text, or UTF-16 without a byte-order mark. Save it as CSV UTF-8."
+        )
+    if content.startswith(b"\x1f\x8b"):
+        raise ValueError(f"{table}: is compressed (gzip): unpack it.")
     try:
         text = content.decode(encoding)
-        if "\0" in text:
-            raise ValueError(f"{table}: contains NUL bytes: UTF-16 without a byte-order mark? Save it as CSV UTF-8.")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
@@ -164,11 +169,12 @@ def _reader(table: Path) -> "csv.DictReader[str]":
     )
 
 
-def _rows(table: Path, *, undivided: str) -> list[Row]:
+def _rows(table: Path, *, undivided: str, missing_too: bool) -> list[Row]:
     """The rows of the table.
 
     Args:
         undivided: the split of rows in a table without splits.
+        missing_too: with rows whose images are not there, which are broken images then.
 
     Raises:
         ValueError: names all lines that are wrong.
@@ -178,9 +184,16 @@ def _rows(table: Path, *, undivided: str) -> list[Row]:
     columns = list(reader.fieldnames or [])
     try:
         for cells in reader:
-            if not any(value for value in cells.values()):
-                continue  # spreadsheets end tables with rows of separators
-            row = _row(cells, table, reader.line_num, columns, undivided=undivided)
+            further = cells.pop(None, ())
+            if not any((*cells.values(), *further)):
+                continue  # spreadsheets end tables with rows of separators, and rows with separators
+            if any(further):
+                problems.append(
+                    f"{table}:{reader.line_num}: more values than columns; a value with the separator in it stands in "
+                    "quotes."
+                )
+                continue
+            row = _row(cells, table, reader.line_num, columns, undivided=undivided, missing_too=missing_too)
             if isinstance(row, Row):
                 rows.append(row)
             else:
@@ -192,11 +205,14 @@ def _rows(table: Path, *, undivided: str) -> list[Row]:
     return rows
 
 
-def _row(cells: dict[str, str], table: Path, line: int, columns: Sequence[str], *, undivided: str) -> Row | str:
+def _row(
+    cells: dict[str, str], table: Path, line: int, columns: Sequence[str], *, undivided: str, missing_too: bool
+) -> Row | str:
     """The row, or what is wrong with it."""
     where = f"{table}:{line}"
-    if None in cells:
-        return f"{where}: more values than columns; a value with the separator in it stands in quotes."
+    read = [cells[column] or "" for column in ("path", "label", "split") if column in columns]
+    if over := next((value for value in read if len(value.strip().splitlines()) > 1), None):
+        return f"{where}: a value goes over several lines ({over[:40]!r}…). Is a quotation mark left open before it?"
     label = composed((cells["label"] or "").strip())
     if not cells["path"] or not label:
         return f"{where}: path or label is empty."
@@ -206,10 +222,13 @@ def _row(cells: dict[str, str], table: Path, line: int, columns: Sequence[str], 
         if (split := split_of(word)) is None:
             return f"{where}: split {word!r} is none of {', '.join(SPLITS)}."
     for path in _spellings(cells["path"], table.parent):
-        with suppress(ValueError):  # a NUL in the name
+        with suppress(ValueError, OSError):  # a NUL in the name; a name too long, a folder that is closed to us
             if path.is_file():
                 return Row(line, path, label, str(split), identity(path))
-    return f"{where}: no such image: {table.parent / Path(cells['path']).expanduser()}."
+    if "://" in cells["path"]:
+        return f"{where}: {cells['path']!r} is an address, and images are read from files: download it."
+    missing = table.parent / Path(cells["path"]).expanduser()
+    return Row(line, missing, label, str(split), None) if missing_too else f"{where}: no such image: {missing}."
 
 
 def _spellings(name: str, folder: Path) -> Iterator[Path]:

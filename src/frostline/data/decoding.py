@@ -243,7 +243,7 @@ def _opened(file: Path | ImageBytes, *, max_pixels: int, shorter_side: int | Non
         raise UnreadableImage(path, "no such file") from error
     except Exception as error:
         # Broken files make Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, IndexError, …
-        raise UnreadableImage(path, f"cannot be decoded ({error})") from error
+        raise UnreadableImage(path, f"cannot be decoded ({error or type(error).__name__})") from error
 
 
 def _begins_like_a_tiff(file: Path | ImageBytes) -> bool:

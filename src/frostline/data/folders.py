@@ -14,7 +14,7 @@ from frostline.data.decoding import EXTENSIONS, FORMATS
 
 Identity = tuple[int, int]  # device and inode: one for all names of a file
 
-HIDDEN, LOOSE, ELSEWHERE = "hidden", "images in no class folder", "folders beside the split folders"
+HIDDEN, LOOSE, ELSEWHERE = "hidden or a system's", "images in no class folder", "folders beside the split folders"
 AGAIN = "the same file or folder under another name"
 UNREADABLE, BROKEN = "folders that cannot be read", "images that cannot be read"
 BY_CONTENT = "images under other endings"  # used, and counted all the same
@@ -32,6 +32,8 @@ AFFIXES = frozenset(
         *("split", "folder", "folders", "dir", "files", "samples", "subset", "part", "ds", "class", "classes"),
     )
 )
+# Folders that systems and programs leave in others, with copies of the images or none.
+OF_SYSTEMS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"})
 TYPES = mimetypes.MimeTypes().types_map[True]  # of the endings of texts, films and the like, which are not opened
 # What may begin a file that Pillow reads; whether it is one, Pillow decides.
 BEGINNINGS = (
@@ -108,7 +110,7 @@ class Walk:
             waiting += reversed(folders)
 
     def entries(self, folder: str | os.PathLike[str]) -> list["os.DirEntry[str]"]:
-        """What lies in a folder, sorted, without the hidden.
+        """What lies in a folder, sorted, without the hidden and the folders of systems.
 
         Raises:
             ValueError: it cannot be read.
@@ -121,10 +123,13 @@ class Walk:
                 raise ValueError(f"{os.fspath(folder)}: this folder cannot be read ({error.strerror}).") from error
             self.left_out.add(UNREADABLE, folder)
             return []
+        seen = []
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name.lower() in OF_SYSTEMS:
                 self.left_out.add(HIDDEN, entry.path)
-        return [entry for entry in entries if not entry.name.startswith(".")]
+            else:
+                seen.append(entry)
+        return seen
 
     def image(self, path: str) -> tuple[Path, Identity | None] | None:
         """The file and its identity if it is an image, or has an image's ending; else None, and it is counted."""

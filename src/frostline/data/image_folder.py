@@ -63,7 +63,8 @@ class ImageFolder:
     ) -> None:
         root = Path(path).expanduser()
         if not root.is_dir():
-            raise FileNotFoundError(f"data.path={root}: no such folder.")
+            hint = " It is a file: data=csv reads tables." if root.is_file() else ""
+            raise FileNotFoundError(f"data.path={root}: no such folder.{hint}")
         self.left_out = LeftOut()
         self._walk = Walk(self.left_out, tolerant=on_bad_image == "skip")
         splits, beside = split_folders(root)
@@ -74,6 +75,8 @@ class ImageFolder:
             )
         for folder in beside if splits else ():
             self.left_out.add(ELSEWHERE, folder)
+        if splits:
+            self._loose_images(root)
         wanted = splits or {whole_as or "all": root}
         above = [own for folder in (root, *splits.values()) if (own := identity(folder))]
         found = {split: self._class_folders(folder, above) for split, folder in wanted.items()}
@@ -81,7 +84,8 @@ class ImageFolder:
         self._classes = sorted(found[named])
         if len(self._classes) == 1 and whole_as is None:
             _refuse_one_class(root, wanted[named], found[named])
-        self.notes = name_notes(self._classes) + _refuse_other_classes(found, self._classes, named)
+        self.notes = [*name_notes(self._classes), *_notes_on_folders_inside(found[named])]
+        self.notes += _refuse_other_classes(found, self._classes, named)
         files = self._files(found, above)
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
@@ -114,16 +118,23 @@ class ImageFolder:
         found: dict[str, list[Path]] = {}
         for child in folders_in(folder, self._walk, above=above):
             found.setdefault(composed(child.name), []).append(child)
-        loose = 0
-        silent = Walk(LeftOut(), tolerant=True)
-        for entry in silent.entries(folder):
-            if not entry.is_dir() and silent.image(entry.path) is not None:
-                self.left_out.add(LOOSE, entry.path)
-                loose += 1
+        loose = self._loose_images(folder)
         if not found:
             hint = " Images lie in it directly; put each class's images in a folder of their own." if loose else ""
             raise ValueError(f"{folder}: no class folders in it.{hint}")
         return found
+
+    def _loose_images(self, folder: Path) -> int:
+        """How many images lie directly in a folder, where none is used."""
+        silent = Walk(LeftOut(), tolerant=True)
+        loose = [
+            entry.path
+            for entry in silent.entries(folder)
+            if not entry.is_dir() and silent.image(entry.path) is not None
+        ]
+        for path in loose:
+            self.left_out.add(LOOSE, path)
+        return len(loose)
 
     def _files(
         self, found: Mapping[str, Mapping[str, Sequence[Path]]], above: Sequence[tuple[int, int]]
@@ -165,6 +176,22 @@ def _refuse_one_class(root: Path, folder: Path, found: Mapping[str, Sequence[Pat
         way = f"type data.path={inner}" if folder == root else f"move what {inner} holds into {folder}"
         message += f" If the folders in {inner} ({listed}, …) are the classes: {way}"
     raise ValueError(message)
+
+
+def _notes_on_folders_inside(found: Mapping[str, Sequence[Path]]) -> list[str]:
+    """A sentence where all class folders hold the same folders, which may then be the classes."""
+    walk = Walk(LeftOut(), tolerant=True)
+    common: list[str] | None = None
+    for folder in (folder for folders in found.values() for folder in folders):
+        names = [child.name for child in folders_in(folder, walk)]
+        if len(names) < 2 or common not in (None, names):
+            return []
+        common = names
+    return [
+        f"WARNING: all class folders ({', '.join(list(found)[:3])}, …) hold the same folders "
+        f"({', '.join((common or [])[:3])}, …), whose images count as theirs. If these are the classes: the folders of "
+        "splits are called train, val and test"
+    ]
 
 
 def _refuse_other_classes(
