@@ -94,9 +94,11 @@ def values(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
                 yield str(int(number)) if number == int(number) else str(number)
 
 
-def settings() -> dict[str, list[Setting]]:
-    """Every option, and every key at every value beside one option of each schema, by group."""
+def settings() -> tuple[dict[str, list[Setting]], dict[str, list[dict[str, list[str]]]]]:
+    """Every option, and every key at every value beside one option of each schema, by group; and for each option of a
+    group its keys with their values, the option itself among them."""
     found: dict[str, list[Setting]] = {}
+    keys: dict[str, list[dict[str, list[str]]]] = {}
     seen: set[type[Section]] = set()
     options = group_options(None)
     for group in TRAIN.groups:
@@ -108,19 +110,20 @@ def settings() -> dict[str, list[Setting]]:
             node = default_config("train", (chosen,))[group]
             schema = TRAIN.groups[group].schema_of(node)
             assert schema is not None
-            if schema in seen:
-                continue
-            seen.add(schema)
+            keys.setdefault(group, []).append({group: [option]})
             for key, field in fields_of(schema).items():
                 if (name := f"{group}.{key}") in OTHERWISE_TESTED or key in ("name", "csv", "tensorboard", "wandb"):
                     continue
                 typed = TEXTS.get(name) or list(values(field.annotation, field.metadata))
                 assert typed, f"{name}: no value is known for its type; add one to TEXTS or say who tests it"
-                found[group] += [(chosen, f"{name}={value}") for value in typed]
-    return found
+                keys[group][-1][name] = typed
+                if schema not in seen:
+                    found[group] += [(chosen, f"{name}={value}") for value in typed]
+            seen.add(schema)
+    return found, keys
 
 
-SETTINGS = settings()
+SETTINGS, KEYS = settings()
 
 
 def outcome(overrides: Sequence[str], folder: Path) -> str:
@@ -188,21 +191,24 @@ def test_every_key_trains_beside_keys_of_other_groups(place: int, tmp_path: Path
 
 # Groups whose keys meet the optimizer, the precision or the fast path in a step.
 MEETING = ("trainer", "freeze", "scheduler", "augment", "loss", "head", "cache")
-ROWS = max(len(SETTINGS[group]) for group in MEETING)
-OPTIMIZERS = [setting for setting in SETTINGS["optimizer"] if len(setting) == 1]
+# As many as a key has values at most: each value meets each optimizer, each option some of them.
+ROWS = max(len(values) for group in MEETING for keys in KEYS[group] for values in keys.values())
+OPTIMIZERS = [options["optimizer"][0] for options in KEYS["optimizer"]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda setting: setting[0])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("row", range(ROWS))
 def test_every_key_of_a_step_trains_with_every_optimizer_precision_and_speed(
-    row: int, optimizer: Setting, tmp_path: Path
+    row: int, optimizer: str, tmp_path: Path
 ) -> None:
     turn = OPTIMIZERS.index(optimizer)
-    combination = [SETTINGS[group][(row + turn * place) % len(SETTINGS[group])] for place, group in enumerate(MEETING)]
-    speed = (f"speed={('fast', 'plain')[(row + turn) % 2]}",)
-    precision = (f"trainer.precision={('bf16-mixed', '32-true')[(row + turn // 2) % 2]}",)
-    trained_without_refused([*combination, optimizer, speed, precision], tmp_path)
+    chosen = [KEYS[group][(row + turn * ROWS) % len(KEYS[group])] for group in MEETING]
+    words = [f"{key}={values[row % len(values)]}" for keys in chosen for key, values in keys.items()]
+    words.append(f"optimizer={optimizer}")
+    words.append(f"speed={('fast', 'plain')[(row + turn) % 2]}")
+    words.append(f"trainer.precision={('bf16-mixed', '32-true')[(row // 2 + turn) % 2]}")
+    trained_without_refused([(word,) for word in words], tmp_path)
 
 
 def test_a_run_that_ends_before_its_first_validation_ends_well_with_early_stopping(tmp_path: Path) -> None:
