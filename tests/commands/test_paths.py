@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from frostline.commands import run_folder
 from frostline.commands.build import feature_cache
 from frostline.commands.help import default_config
-from frostline.commands.overrides import Invocation, adapted, problems_of, run_folder_of
+from frostline.commands.overrides import RUN_FOLDERS, Invocation, adapted, problems_of, run_folder_of
 from frostline.commands.schema.commands import COMMANDS
 from frostline.commands.schema.key_text import fields_of, nested_section, type_text
 from frostline.commands.schema.paths import absolute
@@ -159,3 +159,31 @@ def test_every_door_through_the_program(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "output_dir: ~/runs" in done.stdout
     assert list((home.parent / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("key", RUN_FOLDERS)
+def test_a_run_folder_that_hydra_cannot_make_is_named_before_it_tries(key: str, home: Path) -> None:
+    given = {
+        "${gone.key}": rf"^{key}: Interpolation key 'gone.key' not found$",
+        r"a\${b": r"^The run folder `a\${b` cannot have \${ in its name \(RUN_ID, output_dir\)\.$",
+    }
+    for value, said in given.items():
+        with pytest.raises(ValueError, match=said):
+            run_folder_of(Invocation(command="train", overrides=[f'{key}="{value}"']), key=key)
+
+
+def test_a_run_folder_in_a_file_is_a_path_too(home: Path) -> None:
+    """No folder named ~ is made, for a sweep neither."""
+    (home / "file").write_text("")
+    (home / "experiment").mkdir()
+    (home / "experiment/mine.yaml").write_text("# @package _global_\nhydra:\n  sweep:\n    dir: ~/file/x\n")
+    words = ["experiment=mine", "--config-dir", str(home), "-m", "seed=1,2"]
+    done = subprocess.run([BIN / "frostline", "train", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"frostline: The run folder `{home}/file/x` cannot be written")
+    assert not Path("~").exists()
+
+
+def test_a_name_that_is_too_long_for_the_disk_is_a_mistake(home: Path) -> None:
+    with pytest.raises(ValueError, match=r"`y{300}`: File name too long"):
+        absolute("y" * 300)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.storage.yaml_file import read_mapping
+from frostline.storage.yaml_file import alias_problem, read_mapping
 
 NOT_READ = "cannot be read: "
 WRONG = {
@@ -23,6 +23,7 @@ WRONG = {
     "text": (b"lr\n", ": holds no keys with values (KEY: VALUE), but one str."),
     "two documents": (b"a: 1\n---\nb: 1\n", ", line 2: " + NOT_READ + "but found another document."),
     "anchor": (b"a: *b\n", ", line 1: " + NOT_READ + "found undefined alias 'b'."),
+    "null": (b"a: 1\nnull: 2\n", ", line 2: " + NOT_READ + "a key is null."),
     "date": (b"a: 2026-13-45\n", ": month must be in 1..12."),
     "depth": (b"a: " + b"[" * 5000, ": is nested too deeply."),
 }
@@ -50,3 +51,15 @@ def test_what_is_sound_is_read(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_bytes(content)
     assert read_mapping(file) in ({}, {"a": 1}, {"x": {"a": 1}, "y": {"a": 2}})
+
+
+def test_aliases_that_cannot_be_written_out_are_refused_before_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    file.write_text("\n".join(lines))
+    assert alias_problem(file) == f"{file}: its aliases (*NAME) stand for more than 100,000 values."
+    file.write_text("a: &x\n  b: *x\n")
+    assert alias_problem(file) == f"{file}: an alias (*NAME) stands within what it names."
+    file.write_text("a: &x {b: 1}\nc: *x\n")
+    assert alias_problem(file) is None

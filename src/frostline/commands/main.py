@@ -108,7 +108,16 @@ def run_hydra(command: str, given: list[str]) -> None:
 
     from frostline.commands import run_folder, secret_values, sweep
     from frostline.commands.imports import quick_imports
-    from frostline.commands.overrides import Invocation, adapted, problems_of, resolved, run_folder_of, unswept
+    from frostline.commands.overrides import (
+        RUN_FOLDERS,
+        Invocation,
+        adapted,
+        problems_of,
+        resolved,
+        run_folder_of,
+        unswept,
+    )
+    from frostline.commands.quoting import override_text
     from frostline.commands.ranks import global_rank, launched_outside, outside_world
     from frostline.commands.schema.commands import COMMANDS
     from frostline.commands.schema.paths import absolute
@@ -147,18 +156,25 @@ def run_hydra(command: str, given: list[str]) -> None:
         problems = ([] if sweeps else unswept(overrides)) + problems_of(invocation, COMMANDS[command])
         if problems:
             fail(problems)
+    hydras = any(word.lstrip("+").startswith("hydra.") for word in overrides)
+    if (config_dir is not None or "RUN_ID" in os.environ or hydras) and not (only_shown or flags.cfg):
+        # Hydra makes the folder, takes ~ for a name, and would print a traceback.
+        key = RUN_FOLDERS[1 if sweeps else 0]
+        try:
+            named = run_folder_of(invocation, key=key)
+            folder = absolute(named)
+        except ValueError as error:
+            fail([str(error)])
+        problem = output_problem(folder, folder=True) if command == "train" and global_rank() == 0 else None
+        if problem:
+            fail([f"The run folder {problem}"])
+        if named.startswith("~"):
+            overrides = [*overrides, override_text(key, folder)]
     if global_rank() > 0 and not (only_shown or flags.cfg):
         from frostline.commands.train import join
 
         join(invocation)
         return
-
-    named = "RUN_ID" in os.environ or any(word.lstrip("+").startswith("hydra.") for word in overrides)
-    if command == "train" and named and not (only_shown or flags.cfg or sweeps):
-        # Hydra makes the folder, and would print a traceback.
-        problem = output_problem(run_folder_of(invocation), folder=True)
-        if problem:
-            fail([f"The run folder {problem}"])
 
     failed: dict[sweep.Job, object] = {}
     process = os.getpid()

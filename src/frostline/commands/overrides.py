@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from frostline.commands import secret_values
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
@@ -25,13 +25,13 @@ from frostline.commands.schema.guesses import WITHOUT_KEY
 from frostline.commands.schema.key_text import fields_of, value_text
 from frostline.commands.schema.paths import absolute
 from frostline.commands.validation import completed, unknown_choice, unknown_key, validate, with_type
-from frostline.storage.yaml_file import read_mapping
+from frostline.storage.yaml_file import alias_problem, read_mapping
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
 MOST_JOBS = 64
-# Where Hydra makes run folders.
 # Groups of which several options may be chosen.
 LISTS = ("logger",)
+# Where Hydra makes run folders.
 RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 # The groups of all commands; a user's own ones may set keys of any.
 GROUPS = {group for command in COMMANDS.values() for group in (*command.groups, *command.selectors)}
@@ -50,6 +50,9 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
     """Everything that is wrong with the overrides and with the config that they compose: one message a problem."""
     if invocation.config_dir is not None and not invocation.config_dir.is_dir():
         return [f"--config-dir: there is no folder `{invocation.config_dir}`."]
+    own_files = sorted(invocation.config_dir.rglob("*.yaml")) if invocation.config_dir is not None else []
+    if endless := [problem for file in own_files if (problem := alias_problem(file)) is not None]:
+        return endless
     problems: list[str] = []
     bare = [word for word in invocation.overrides if word and "=" not in word and not word.startswith("~")]
     keys = WITHOUT_KEY[invocation.command][: len(bare)]
@@ -193,12 +196,23 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
     return (list(job) for job in itertools.product(*alternatives))
 
 
-def run_folder_of(invocation: Invocation) -> str:
-    """The run folder of a command line, found without Hydra's main, which would set up logging in it."""
-    with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
-        extra = _searchpath(invocation)
-        config = compose(invocation.command, overrides=[*invocation.overrides, *extra], return_hydra_config=True)
-        return str(config.hydra.run.dir)
+def run_folder_of(invocation: Invocation, *, key: str = RUN_FOLDERS[0]) -> str:
+    """The run folder of a command line (or the sweep's), found without Hydra's main, which sets up logging in it.
+
+    Raises:
+        ValueError: it is named by what does not exist, or cannot be told to Hydra.
+    """
+    try:
+        with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
+            overrides = [override for text in invocation.overrides if (override := parsed(text)) is not None]
+            job = [*next(_jobs(overrides)), *_searchpath(invocation)]
+            config = compose(invocation.command, overrides=job, return_hydra_config=True)
+            folder = str(OmegaConf.select(config, key))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_in_short(error)) from None
+    if "${" in folder:  # Hydra would read it again
+        raise ValueError(f"The run folder `{folder}` cannot have ${{ in its name (RUN_ID, output_dir).")
+    return folder
 
 
 def _searchpath(invocation: Invocation) -> list[str]:
@@ -280,7 +294,8 @@ def _in_short(error: Exception) -> str:
     # An error while a file is merged says nothing by itself; its cause does, and names the key.
     text = (str(error) or str(error.__cause__)).partition("Config search path")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    keys = [line.removeprefix("full_key: ") for line in lines if not str(error) and line.startswith("full_key: ")]
+    key_is_unsaid = not str(error) or isinstance(error, InterpolationResolutionError)
+    keys = [line.removeprefix("full_key: ") for line in lines if key_is_unsaid and line.startswith("full_key: ")]
     left_out = ("full_key", "object_type", "reference_type")
     said = " ".join(line for line in lines if "use +" not in line and not line.startswith(left_out))
     return ": ".join([*keys, said])

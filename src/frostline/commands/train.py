@@ -19,6 +19,7 @@ from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message
 from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Invocation, composed_here, run_folder_of
 from frostline.commands.rules import visible_gpus
+from frostline.commands.schema.paths import absolute
 from frostline.commands.terminal import PrintableFormatter, TerminalHandler, shown
 from frostline.tracking.wandb_access import wandb_problem
 
@@ -95,7 +96,7 @@ def take_changes_over(settings: Mapping[str, Any], trainer: Any) -> list[resumin
 
 def join(invocation: Invocation) -> None:
     """A rank other than 0 under torchrun or srun: wait for rank 0's config, then train with the others."""
-    folder = Path(run_folder_of(invocation)).resolve()
+    folder = Path(absolute(run_folder_of(invocation))).resolve()
     ranks.await_config(folder)
     settings = run_folder.read_config(folder)
     if secret_values.marked(settings):

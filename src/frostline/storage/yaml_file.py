@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yaml import MappingNode, SafeLoader
+    from yaml import MappingNode, Node, SafeLoader
+
+MOST_VALUES = 100_000  # in a file whose aliases (*NAME) are written out, as OmegaConf does
+
+
+class EndlessAliasesError(ValueError):
+    """A YAML file whose aliases cannot be written out."""
 
 
 def read_mapping(path: str | Path) -> dict[Any, Any]:
@@ -27,6 +33,8 @@ def read_mapping(path: str | Path) -> dict[Any, Any]:
     except yaml.reader.ReaderError as error:
         place = len(content.decode("utf-8-sig")[: error.position].encode())
         raise ValueError(f"{path}, line {_line(content, place)}: holds a character that YAML does not allow.") from None
+    except EndlessAliasesError as error:
+        raise EndlessAliasesError(f"{path}: {error}.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -43,6 +51,19 @@ def read_mapping(path: str | Path) -> dict[Any, Any]:
     return plain
 
 
+def alias_problem(path: Path) -> str | None:
+    """What a reader that writes out aliases would not survive; None where it would. Other faults are not looked for."""
+    try:
+        content = path.read_bytes()
+        if b"&" in content and b"*" in content:
+            read_mapping(path)
+    except EndlessAliasesError as error:
+        return str(error)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
 def _line(content: bytes, place: int) -> int:
     return content[:place].count(b"\n") + 1
 
@@ -51,11 +72,19 @@ def _loader() -> "type[SafeLoader]":
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML's safe loader takes the last of two equal keys."""
+        """YAML's safe loader takes the last of two equal keys, and aliases that have no end."""
+
+        def compose_document(self) -> "Node | None":
+            node: Node | None = super().compose_document()
+            if node is not None and _values(node, {}) > MOST_VALUES:
+                raise EndlessAliasesError(f"its aliases (*NAME) stand for more than {MOST_VALUES:,} values")
+            return node
 
         def construct_mapping(self, node: "MappingNode", deep: bool = False) -> dict[Any, Any]:
             seen = set()
             for key, _ in node.value:
+                if key.tag == "tag:yaml.org,2002:null":
+                    raise yaml.constructor.ConstructorError(None, None, "a key is null", key.start_mark)
                 if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                     problem = f"the key `{key.value}` is there twice"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -63,3 +92,16 @@ def _loader() -> "type[SafeLoader]":
             return super().construct_mapping(node, deep=deep)
 
     return Loader
+
+
+def _values(node: "Node", known: dict[int, int]) -> int:
+    """The values in a node with its aliases written out; `known` holds those of the nodes seen, 0 within them."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise EndlessAliasesError("an alias (*NAME) stands within what it names")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts = node.value if isinstance(node.value, list) else []
+    nodes = [part for item in parts for part in (item if isinstance(item, tuple) else (item,))]
+    known[id(node)] = 1 + sum(_values(part, known) for part in nodes)
+    return known[id(node)]

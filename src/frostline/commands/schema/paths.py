@@ -27,10 +27,12 @@ def absolute(path: str) -> str:
         raise ValueError(f"`{path}`: no user has this home folder; a folder named like this is ./{path}") from None
     try:
         whole = place.resolve()
-    except (OSError, RuntimeError) as error:  # links in a circle
+        # A pipe's /dev/stdout leads to a name that cannot be opened.
+        return str(place.absolute() if place.exists() and not whole.exists() else whole)
+    except OSError as error:  # a name that is too long
+        raise ValueError(f"`{path}`: {error.strerror}") from None
+    except RuntimeError as error:  # links in a circle
         raise ValueError(f"`{path}`: {error}") from None
-    # A pipe's /dev/stdout leads to a name that cannot be opened.
-    return str(place.absolute() if place.exists() and not whole.exists() else whole)
 
 
 PATH = AfterValidator(absolute)
