@@ -137,6 +137,13 @@ def test_fingerprints_of_another_kind_are_not_compared():
     assert not audit.has_begun
 
 
+def test_a_tensor_that_is_gone_has_moved():
+    net, audit = seeded_net(), Audit()
+    audit.begin(net, ["conv1.weight", "bn1.running_var"])
+    del net.bn1
+    assert audit.compare(net, phase="a", reason="end of fit", step=1) == ["bn1.running_var"]
+
+
 def test_the_minutes():
     net, audit = seeded_net(), Audit()
     names = [name for name in net.state_dict() if name.startswith(("conv1", "bn1"))]

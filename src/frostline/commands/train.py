@@ -25,6 +25,8 @@ from frostline.tracking.wandb_access import wandb_problem
 
 log = logging.getLogger("frostline")
 
+FRESH_SECONDS = 30.0  # a log of another rank older than this is of another run in the folder
+
 
 def run(settings: dict[str, Any]) -> None:
     """Prepare the run folder, then train in it: here, or on as many processes as the config asks for."""
@@ -125,6 +127,8 @@ def _nothing_left() -> Iterator[None]:
 @_nothing_left()
 def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
     """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback."""
+    from frostline.freezing.audit import FrozenTensorMoved
+    from frostline.freezing.gradients import GradientCheckFailed
     from frostline.tracking.checkpoints import Interrupted
 
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
@@ -140,13 +144,16 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
         code = 128 + interruption.signum
         _end_loggers(code)
         raise SystemExit(code) from None
-    except USER_MISTAKES as error:
+    # The policy's own checks fail where a network of the user's writes to what is frozen, or leaves parameters unused.
+    except (*USER_MISTAKES, FrozenTensorMoved, GradientCheckFailed) as error:
         _explain(error, folder, rank)
         _end_loggers(USER_ERROR)
         raise SystemExit(USER_ERROR) from None
     except Exception as error:
         if not folder.is_dir():
             _explain(error, folder, rank)
+            raise SystemExit(USER_ERROR) from None
+        if _explained_elsewhere(folder, rank):
             raise SystemExit(USER_ERROR) from None
         log.exception(
             "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
@@ -292,11 +299,21 @@ def _explain(error: Exception, folder: Path, rank: int) -> None:
     message = message_of(error).replace("on_mismatch='restart'", "on_policy_change=restart")
     with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # a full disk
         file.write(shown("".join(traceback.format_exception(error))))
+        file.write(f"frostline: {shown(' '.join(message.split()))}\n")
     if rank:
         time.sleep(2)  # the first rank's chance to say the same
         if message_of(error) in (folder / _log_name(0)).read_text(encoding="utf-8"):
             return
     print(f"frostline: {message}\n(traceback in {path})", file=sys.stderr)
+
+
+def _explained_elsewhere(folder: Path, rank: int) -> bool:
+    """Whether another rank of this run has just ended by a user's mistake: this one lost the connection to it."""
+    for path in set(folder.glob("train*.log")) - {folder / _log_name(rank)}:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if lines and lines[-1].startswith("frostline: ") and time.time() - path.stat().st_mtime < FRESH_SECONDS:
+            return True
+    return False
 
 
 def _log_name(rank: int) -> str:
