@@ -148,3 +148,49 @@ def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:
     content["frostline"]["recipe"]["model"]["weights"] = "DEFAULT"
     with pytest.raises(ValueError, match=r"model\.weights: goes to"):
         load_classifier(saved(tmp_path / "a.ckpt", content))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("classes", [], r"classes must be names"),
+        ("classes", [1], r"classes must be names"),
+        ("classes", [None], r"classes must be names"),
+        ("mean", [0.5, 0.5], r"mean must be 3 finite numbers, not \[0\.5, 0\.5\]"),
+        ("mean", ["a"] * 3, r"mean must be 3 finite numbers"),
+        ("std", [float("nan")] * 3, r"std must be 3 finite numbers"),
+        ("std", [0.5, 0.0, 0.5], r"std must be greater than 0"),
+        ("image_size", 0, r"image_size 0 and resize 1\.0 must be greater than 0"),
+        ("image_size", True, r"image_size True and resize 1\.0"),
+        ("image_size", 10**9, r"image_size 1000000000 and resize 1\.0 .* at most 16384"),
+        ("resize", -1.0, r"image_size 32 and resize -1\.0"),
+        ("resize", 1e9, r"image_size 32 and resize 1000000000\.0"),
+        ("scaled_decoding", "x", r"scaled_decoding must be true or false"),
+    ],
+)
+def test_values_of_images_that_no_checkpoint_has_are_refused(tmp_path: Path, key: str, value: Any, told: str) -> None:
+    content = whole()
+    content["frostline"]["images"][key] = value
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/a\.ckpt: damaged or .*frostline\.images\.{told}"):
+        read_checkpoint(saved(tmp_path / "a.ckpt", content))
+
+
+def test_class_weights_of_other_classes_are_refused(tmp_path: Path) -> None:
+    content = whole()
+    content["frostline"]["loss"] = {"name": "cross_entropy", "class_weights": [1.0, 2.0]}
+    with pytest.raises(ValueError, match=r"a\.ckpt: damaged.*class_weights has 2 values for 1 classes"):
+        read_checkpoint(saved(tmp_path / "a.ckpt", content))
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(3).to_sparse(), torch.zeros(3, device="meta")], ids=["sparse", "meta"])
+def test_weights_without_dense_values_are_refused(tmp_path: Path, weight: torch.Tensor) -> None:
+    content = {**whole(), "state_dict": {"conv1.weight": weight}}
+    with pytest.raises(ValueError, match=r"a\.ckpt: lacks parts .* tensors in state_dict"):
+        read_checkpoint(saved(tmp_path / "a.ckpt", content))
+
+
+def test_a_policy_that_is_none_is_refused_with_the_file(tmp_path: Path) -> None:
+    content = whole()
+    content["frostline"]["policy"] = {"phases": []}
+    with pytest.raises(ValueError, match=r"^.*a\.ckpt: its classifier cannot be built"):
+        load_classifier(saved(tmp_path / "a.ckpt", content))

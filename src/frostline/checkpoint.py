@@ -1,20 +1,21 @@
 """Checkpoints as frostline writes them: read, found to be whole, and never obeyed without being asked to."""
 
 import errno
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from frostline.finite import check_finite
-from frostline.models.saved_file import read_plain
+from frostline.models.saved_file import is_plain, read_plain
 
 CHECKPOINT_KEY = "frostline"
 CHECKPOINT_FORMAT = 1
 # Modules whose classes a checkpoint may name: their imports and constructors write and contact nothing.
 OWN_MODULES = ("frostline", "torch.nn", "torch.optim", "torchvision.models")
 TRUST = "trust_checkpoint=true"
+# Pixels on a side, resized: more than Pillow opens (179 million pixels), so that no larger ones can be meant.
+LARGEST_SIDE = 2**14
 
 # Each part of a checkpoint, by its path, and its type.
 PARTS: Mapping[str, type | tuple[type, ...]] = {
@@ -105,7 +106,7 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
     parts = {**PARTS, **(PARTS_OF_A_RUN if resumable else {})}
     lacking = [name for name, kind in parts.items() if not isinstance(_part(checkpoint, name), kind)]
     state = checkpoint.get("state_dict")
-    if isinstance(state, dict) and not (state and all(isinstance(tensor, Tensor) for tensor in state.values())):
+    if isinstance(state, dict) and not (state and all(is_plain(tensor) for tensor in state.values())):
         lacking.append("tensors in state_dict")
     recipe = checkpoint[CHECKPOINT_KEY].get("recipe", "")
     if recipe is not None and not all(isinstance(_part(recipe, part), dict) for part in ("model", "head")):
@@ -113,8 +114,47 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
     if lacking:
         purpose = "for a run to go on from" if resumable else "that a checkpoint has"
         raise ValueError(f"{path}: lacks parts {purpose}, or has others in their place: {', '.join(lacking)}")
+    described = checkpoint[CHECKPOINT_KEY]
+    if wrong := [*_wrong_images(described["images"]), *_wrong_loss(described.get("loss"), described["images"])]:
+        raise ValueError(f"{path}: damaged or made by another program: {'; '.join(wrong)}")
     check_finite(str(path), checkpoint["state_dict"])
     return checkpoint
+
+
+def _wrong_images(images: Mapping[str, Any]) -> Iterator[str]:
+    """What a checkpoint says of its images and cannot mean."""
+    classes, size, resize = images["classes"], images["image_size"], images["resize"]
+    if not classes or not all(isinstance(name, str) for name in classes):
+        yield "frostline.images.classes must be names"
+    for name in ("mean", "std"):
+        if not (len(images[name]) == 3 and all(map(_is_number, images[name]))):
+            yield f"frostline.images.{name} must be 3 finite numbers, not {_short(images[name])}"
+        elif name == "std" and min(images[name]) <= 0:
+            yield f"frostline.images.std must be greater than 0, not {_short(images[name])}"
+    if not (_is_number(size) and _is_number(resize) and size >= 1 and 0 < size * resize <= LARGEST_SIDE):
+        yield (
+            f"frostline.images.image_size {_short(size)} and resize {_short(resize)} must be greater than 0, and "
+            f"their product at most {LARGEST_SIDE}"
+        )
+    if not isinstance(images.get("scaled_decoding", False), bool):
+        yield "frostline.images.scaled_decoding must be true or false"
+
+
+def _wrong_loss(loss: Any, images: Mapping[str, Any]) -> Iterator[str]:
+    if loss is not None and not isinstance(loss, Mapping):
+        yield "frostline.loss must be a section"
+    weights = loss.get("class_weights") if isinstance(loss, Mapping) else None
+    if isinstance(weights, list) and len(weights) != len(images["classes"]):
+        yield f"frostline.loss.class_weights has {len(weights)} values for {len(images['classes'])} classes"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _part(content: Any, path: str) -> Any:

@@ -405,7 +405,7 @@ def load_classifier(
         policy = FreezePolicy.from_dict(described["policy"])
         loss = build_loss(**described["loss"]) if described.get("loss") else None
         classifier = ImageClassifier(network=network, images=images, policy=policy, loss=loss, recipe=recipe)
-    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{path}: its classifier cannot be built from what it says of it ({told})") from error
     classifier.settings = described["settings"]

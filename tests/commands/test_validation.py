@@ -10,7 +10,7 @@ import pytest
 from frostline.commands.help import default_config
 from frostline.commands.schema.commands import COMMANDS
 from frostline.commands.schema.section import Section
-from frostline.commands.validation import output_problems, unknown_choice, unknown_key, validate
+from frostline.commands.validation import output_problems, stored_problems, unknown_choice, unknown_key, validate
 
 TRAIN = COMMANDS["train"]
 
@@ -157,3 +157,20 @@ def test_every_output_is_checked_before_the_work(command: str, tmp_path: Path) -
     assert output_problems(keys, dict.fromkeys(outputs, blocked)) == [
         f"{name}: `{blocked}` cannot be written (Not a directory)." for name in outputs
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"data": 3}, ["data: takes the name of an option"]),
+        ({"data": {"name": "digits", "batch_size": "x", "loader_timeout": None}}, ["data.batch_size", "data.loader"]),
+        ({"freeze": 3}, ["freeze: takes the name"]),
+        ({"seed": "x"}, ["seed: must be"]),
+        # Of another version: keys that it lacked, and keys that are gone.
+        ({"data": {"name": "digits", "gone": 1}, "seed": 3, "other": 1}, []),
+    ],
+)
+def test_a_stored_config_is_checked_for_types_and_not_for_versions(settings: dict[str, Any], told: list[str]) -> None:
+    problems = stored_problems(COMMANDS["train"], settings)
+    assert len(problems) == len(told)
+    assert all(problem.startswith(start) for problem, start in zip(problems, told, strict=True))

@@ -11,7 +11,7 @@ import lightning
 from frostline.classifier import load_classifier
 from frostline.commands.build import device_options
 from frostline.commands.failures import explained
-from frostline.commands.phases import unobeyed
+from frostline.commands.phases import check_stored, unobeyed
 from frostline.commands.secret_values import refuse_hidden
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import NO_AUGMENTATION, build_datamodule, source_class
@@ -38,6 +38,7 @@ def run(settings: Mapping[str, Any]) -> None:
             "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
         )
     if not settings.get("data"):
+        check_stored(settings["checkpoint"], {key: trained_on[key] for key in ("data", "seed") if key in trained_on})
         refuse_hidden({"data": data_settings}, where=str(settings["checkpoint"]))
     if not settings.get("data") and not trusted:
         data_settings = {**data_settings, **unobeyed(settings["checkpoint"], {"data": data_settings})}

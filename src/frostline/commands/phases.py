@@ -11,7 +11,9 @@ from lightning import seed_everything
 from frostline.checkpoint import CHECKPOINT_KEY, TRUST, check_trust, read_checkpoint, reading_only
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, device_options
+from frostline.commands.schema.commands import COMMANDS
 from frostline.commands.secret_values import refuse_hidden
+from frostline.commands.validation import stored_problems
 from frostline.data.build import build_datamodule
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.apply import apply_phase
@@ -90,6 +92,7 @@ def _with_checkpoint(
     """The checkpoint's own config, with what was typed on the command line laid over it."""
     if not stored:
         raise ValueError(f"{settings['checkpoint']}: says nothing of the config that it was trained with.")
+    check_stored(settings["checkpoint"], stored)
     merged = {**deepcopy(dict(stored)), **{key: settings[key] for key in ("checkpoint", "phase")}}
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -118,6 +121,16 @@ def _with_checkpoint(
     merged["model"] = {**merged["model"], "weights": settings["checkpoint"]}
     merged["device"] = settings["device"]
     return merged
+
+
+def check_stored(checkpoint: str, sections: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint's config whose values are of other types than a training's, before they are used.
+
+    Raises:
+        ValueError: they are; names the file and the keys.
+    """
+    if problems := stored_problems(COMMANDS["train"], sections):
+        raise ValueError(f"{checkpoint}: the config in it is damaged or another program's. {' '.join(problems)}")
 
 
 def unobeyed(checkpoint: str, sections: Mapping[str, Any]) -> dict[str, Any]:

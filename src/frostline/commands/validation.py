@@ -1,6 +1,7 @@
 """Check a composed config against the schema: every problem at once, each with what was meant."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_origin
 
@@ -48,6 +49,15 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
         if not found and (schema := group.schema_of(node)) is not None:
             sound[name] = values_of(schema, node)
     return problems + broken_rules(sound)
+
+
+def stored_problems(command: Command, settings: Mapping[str, Any]) -> list[str]:
+    """The values of another type or range in a config that a checkpoint holds; a version's keys may be others."""
+    problems = section_problems(command.keys, {key: settings[key] for key in ("seed",) if key in settings}, defaults={})
+    for name, group in command.groups.items():
+        if settings.get(name) is not None:
+            problems += _group_problems(name, group, settings[name], defaults={})
+    return [problem for problem in problems if not re.search(r"^[\w.]+: (missing;|unknown key)", problem)]
 
 
 def output_problems(keys: type[Section], settings: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,11 @@ def check_sums(path: str | Path) -> None:
         raise ValueError(f"damaged: the check sum of `{wrong}` in it is wrong; at least one bit has changed")
 
 
+def is_plain(value: Any) -> bool:
+    """Whether it is a dense tensor with values: not sparse, quantized, or without storage (`meta`)."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_meta or value.is_quantized)
+
+
 def unwrapped(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
     """The state dict in what a training script saved, and the keys that lead to it; None where there is none."""
     if not isinstance(content, Mapping):
