@@ -210,12 +210,13 @@ def test_several_processes_are_ddp_in_the_launchers_environment(
 def test_precision_auto_is_what_the_processor_computes_natively(monkeypatch: pytest.MonkeyPatch) -> None:
     for capability in ("avx512_bf16", "amx_bf16"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capability: {c: True})
-        assert native_precision("cpu") == "bf16-mixed"
+        assert native_precision("cpu") == native_precision("cpu", image_size=17) == "bf16-mixed"
+        assert native_precision("cpu", image_size=16) == "32-true"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
     assert native_precision("cpu") == "32-true"
     for capability, precision in (((7, 5), "32-true"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
-        assert native_precision("gpu") == precision
+        assert native_precision("gpu") == native_precision("gpu", image_size=16) == precision
 
 
 # The trainer

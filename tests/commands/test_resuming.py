@@ -7,6 +7,7 @@ import pytest
 from frostline.commands.resuming import applied, changes, problems, treatment
 from frostline.commands.schema.commands import RUN_GROUPS, TrainKeys
 from frostline.commands.schema.key_text import fields_of
+from frostline.freezing.policy import FreezePolicy
 
 
 def keys() -> list[str]:
@@ -111,3 +112,29 @@ def test_a_run_cannot_be_made_shorter_than_it_is() -> None:
     assert met(set(), step=12, trainer__max_steps=11) == [
         "trainer.max_steps: 11, but a.ckpt is from step 12. Type a larger number."
     ]
+
+
+FREEZE = {"batch_norm": "frozen", "dropout": "frozen", "name": "none", "train": ["all"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "head", "train": ["head"]}, "freeze=none"),
+        ({"name": "head", "train": ["head"], "batch_norm": "train"}, "freeze=none freeze.batch_norm=frozen"),
+        ({"batch_norm": "train"}, "freeze.batch_norm=frozen"),
+        ({"name": "another name for it"}, None),
+    ],
+)
+def test_another_policy_is_refused_before_the_run_with_what_to_type(change: dict[str, Any], words: str | None) -> None:
+    policy = FreezePolicy.from_dict({key: value for key, value in FREEZE.items() if key != "name"}).to_dict()
+    before = {**config(), "freeze": FREEZE, "on_policy_change": "refuse"}
+    kept = {"batches_per_epoch": 5, "accumulate_grad_batches": 2}
+    checkpoint = {"frostline": {"settings": before, "policy": policy}, "global_step": 5, "frostline_resume": kept}
+    now = {**before, "freeze": {**FREEZE, **change}}
+    told = problems(checkpoint, now, typed=set())
+    assert len(told) == (words is not None)
+    assert words is None or told[0].startswith(
+        f"freeze: another policy than in the checkpoint. To go on as before, type {words}; to begin"
+    )
+    assert problems(checkpoint, {**now, "on_policy_change": "restart"}, typed=set()) == []

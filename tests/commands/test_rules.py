@@ -121,6 +121,17 @@ def test_16_mixed_needs_a_gpu(composed: dict[str, Any], monkeypatch: pytest.Monk
     assert broken(composed, trainer=wanted, device={"accelerator": "auto"}) == []
 
 
+def test_bf16_on_a_cpu_needs_maps_whose_gradients_are_right(
+    composed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {"trainer": {"precision": "bf16-mixed"}, "device": {"accelerator": "cpu"}}
+    assert broken(composed, data={"image_size": 17}, **wanted) == []
+    [problem] = broken(composed, data={"image_size": 16}, **wanted)
+    assert problem.startswith("trainer.precision: bf16-mixed on a CPU needs a data.image_size of 17 or more, not 16")
+    with_gpus(monkeypatch, 1)
+    assert broken(composed, data={"image_size": 16}, **{**wanted, "device": {"accelerator": "auto"}}) == []
+
+
 def test_evaluate_and_predict_run_on_one_device(composed: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "best.ckpt"
     file.touch()

@@ -23,6 +23,7 @@ from frostline.autograd.gradient_flow import GradientFlow
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier, OptimizerBuilder
 from frostline.commands.ranks import launched_outside
+from frostline.commands.rules import SMALLEST_BF16_ON_CPU
 from frostline.commands.schema.paths import absolute
 from frostline.commands.secret_values import hidden
 from frostline.data.datamodule import ImageDataModule
@@ -183,14 +184,24 @@ def build_trainer(settings: Mapping[str, Any], *, folder: Path, data: ImageDataM
         enable_progress_bar=any(isinstance(found, ProgressBar) for found in callbacks),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the datamodule divides the samples itself, without padding
-        **device_options(device, precision=options["precision"], run_folder=folder),
+        **device_options(
+            device, precision=options["precision"], run_folder=folder, image_size=settings["data"]["image_size"]
+        ),
     )
 
 
 def device_options(
-    device: Mapping[str, Any], *, precision: str = "32-true", run_folder: Path | None = None
+    device: Mapping[str, Any],
+    *,
+    precision: str = "32-true",
+    run_folder: Path | None = None,
+    image_size: int | None = None,
 ) -> dict[str, Any]:
-    """The Trainer's arguments that say where and in which precision it computes."""
+    """The Trainer's arguments that say where and in which precision it computes.
+
+    Args:
+        image_size: of the images that gradients are computed for; None where there are no gradients.
+    """
     accelerator = device["accelerator"]
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
@@ -214,17 +225,19 @@ def device_options(
         "num_nodes": device["num_nodes"],
         "strategy": strategy,
         "plugins": plugins,
-        "precision": native_precision(accelerator) if precision == "auto" else precision,
+        "precision": native_precision(accelerator, image_size=image_size) if precision == "auto" else precision,
     }
 
 
-def native_precision(accelerator: str) -> str:
-    """bf16-mixed where the hardware computes bf16 natively, else 32-true.
+def native_precision(accelerator: str, *, image_size: int | None = None) -> str:
+    """bf16-mixed where the hardware computes bf16 natively, and its gradients are right, else 32-true.
 
     Natively means: a GPU of compute capability 8.0 or more; a CPU with avx512_bf16 or amx_bf16.
     """
     if accelerator == "gpu":
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
+    if image_size is not None and image_size < SMALLEST_BF16_ON_CPU:
+        return "32-true"
     capable = torch.cpu.get_capabilities()
     return "bf16-mixed" if capable.get("avx512_bf16") or capable.get("amx_bf16") else "32-true"
 

@@ -56,4 +56,5 @@ def precision_of(scene: Scene) -> str:
     precision = str(scene.settings["trainer"]["precision"])
     if precision != "auto":
         return precision
-    return native_precision("gpu" if scene.classifier.device.type == "cuda" else "cpu")
+    accelerator = "gpu" if scene.classifier.device.type == "cuda" else "cpu"
+    return native_precision(accelerator, image_size=scene.settings["data"]["image_size"])

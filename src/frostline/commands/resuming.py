@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from frostline.commands.schema.key_text import value_text
 from frostline.commands.secret_values import hidden
+from frostline.freezing.policy import FreezePolicy
 
 Treatment = Literal["free", "applied", "refused"]
 
@@ -198,7 +199,28 @@ def problems(checkpoint: Mapping[str, Any], now: Mapping[str, Any], *, typed: Co
             else f"or start a new run from its weights: init_from={now['resume_from']} in place of resume_from"
         )
         found.append(f"{change}. To go on as before, {back}; {other}.")
+    found += _policy(checkpoint, now)
     return found + list(_lengths(checkpoint, now["trainer"], resume_from=now["resume_from"]))
+
+
+def _policy(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What to type where FreezingSchedule would refuse the policy in mid-work."""
+    before, after = checkpoint["frostline"]["settings"].get("freeze"), now.get("freeze")
+    if now.get("on_policy_change") != "refuse" or not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+        return
+    policy = FreezePolicy.from_dict({key: value for key, value in after.items() if key != "name"})
+    if policy.to_dict() == checkpoint["frostline"]["policy"]:
+        return
+    renamed = before.get("name") != after.get("name")
+    words = [f"freeze={before.get('name')}"] if renamed else []
+    for key in ("batch_norm", "dropout") if renamed else after:
+        if key in before and _plain(before[key]) != _plain(after.get(key)):
+            words.append(f"freeze.{key}={value_text(before[key])}")
+    yield (
+        f"freeze: another policy than in the checkpoint. To go on as before, type {' '.join(words)}; to begin this one "
+        f"with its first phase, on_policy_change=restart; or start a new run: init_from={now['resume_from']} in place "
+        "of resume_from."
+    )
 
 
 def _lengths(checkpoint: Mapping[str, Any], trainer: Mapping[str, Any], *, resume_from: str) -> Iterator[str]:

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+# torch 2.15's oneDNN leaves bf16 gradients of a 3x3 convolution of stride 2 over a 1x1 map partly uninitialised (1e30
+# in a weight, without a word). A ResNet's layer4 has such maps at 16 pixels and below.
+SMALLEST_BF16_ON_CPU = 17
+
 
 def broken_rules(settings: Mapping[str, Any]) -> list[str]:
     """One message for each broken rule between keys that are each well-formed; malformed sections are left out."""
@@ -97,6 +101,12 @@ def _devices(settings: Mapping[str, Any]) -> Iterator[str]:
     on_cpu = device["accelerator"] == "cpu" or (device["accelerator"] == "auto" and not gpus)
     if precision == "16-mixed" and on_cpu:
         yield "trainer.precision: 16-mixed needs a GPU. On a CPU use bf16-mixed, 32-true or auto."
+    size = (settings.get("data") or {}).get("image_size")
+    if precision == "bf16-mixed" and on_cpu and size is not None and size < SMALLEST_BF16_ON_CPU:
+        yield (
+            f"trainer.precision: bf16-mixed on a CPU needs a data.image_size of {SMALLEST_BF16_ON_CPU} or more, not "
+            f"{size}: torch leaves gradients of smaller feature maps uninitialised. Use 32-true or auto."
+        )
     if (settings.get("trainer") or {}).get("sync_batchnorm") and on_cpu:
         yield "trainer.sync_batchnorm: needs GPUs; torch has it for no CPU. Set it to false."
 

@@ -27,7 +27,10 @@ LOSSES: dict[str, type[Section]] = {"cross_entropy": CrossEntropy, "sum_of_diffe
 
 Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-PRECISION = "number format; `auto` is bf16-mixed where the hardware computes bf16 natively, else 32-true"
+PRECISION = (
+    "number format; `auto` is bf16-mixed where the hardware computes bf16 natively (to train on a CPU: from "
+    "data.image_size=17), else 32-true"
+)
 
 
 class Device(Section):
