@@ -154,7 +154,8 @@ def test_every_output_is_checked_before_the_work(command: str, tmp_path: Path) -
     blocked = str(tmp_path / "file" / "out.svg")
     keys = COMMANDS[command].keys
     outputs = [name for name in keys.model_fields if name in ("output", "export", "output_dir")]
-    assert output_problems(keys, dict.fromkeys(outputs, blocked)) == [
+    given = dict.fromkeys(outputs, blocked)
+    assert output_problems(keys, given, typed=given) == [
         f"{name}: `{blocked}` cannot be written (Not a directory)." for name in outputs
     ]
 
@@ -174,3 +175,9 @@ def test_a_stored_config_is_checked_for_types_and_not_for_versions(settings: dic
     problems = stored_problems(COMMANDS["train"], settings)
     assert len(problems) == len(told)
     assert all(problem.startswith(start) for problem, start in zip(problems, told, strict=True))
+
+
+def test_an_output_that_ends_in_a_slash_is_no_file(tmp_path: Path) -> None:
+    keys = COMMANDS["predict"].keys
+    problems = output_problems(keys, {"output": f"{tmp_path}/new"}, typed={"output": f"{tmp_path}/new/"})
+    assert problems == [f"output: `{tmp_path}/new/` names a folder; name a file in it."]

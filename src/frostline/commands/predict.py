@@ -1,5 +1,7 @@
 """frostline predict: the classes of images in files."""
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,14 @@ def run(settings: Mapping[str, Any]) -> None:
     left_out = LeftOut()
     paths = find_images([inputs] if isinstance(inputs, str) else inputs, left_out=left_out)
     output, top_k = Path(settings["output"]), min(settings["top_k"], len(classifier.classes))
+    if output.is_file() and any(os.path.realpath(path) == os.path.realpath(output) for path in paths):
+        raise ValueError(f"output: `{output}` is one of the images, which it would replace. Name another file.")
     predictions = predict_files(
         classifier.probabilities, paths, images=classifier.images, top_k=top_k, batch_size=settings["batch_size"]
     )
     read, broken = write_predictions(predictions, output, top_k=top_k)
     unreadable = f"; {broken} could not be read (see the column error)" if broken else ""
+    about = sys.stderr if output.exists() and not output.is_file() else sys.stdout  # /dev/stdout has the table
     for line in left_out.lines():
-        print(line)
-    print(f"{read} images predicted{unreadable}: {output.resolve()}")
+        print(line, file=about)
+    print(f"{read} images predicted{unreadable}: {output}", file=about)

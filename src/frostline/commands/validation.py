@@ -1,6 +1,7 @@
 """Check a composed config against the schema: every problem at once, each with what was meant."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_origin
@@ -38,7 +39,7 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
     ]
     problems += section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
     sound = {} if problems else values_of(command.keys, own_keys)
-    problems += output_problems(command.keys, sound)
+    problems += output_problems(command.keys, sound, typed=own_keys)
     problems += [f"{key}: *** stands for a password or token; type the value itself." for key in marked(settings)]
     for name, group in command.groups.items():
         node = settings.get(name)
@@ -60,13 +61,14 @@ def stored_problems(command: Command, settings: Mapping[str, Any]) -> list[str]:
     return [problem for problem in problems if not re.search(r"^[\w.]+: (missing;|unknown key)", problem)]
 
 
-def output_problems(keys: type[Section], settings: Mapping[str, Any]) -> list[str]:
+def output_problems(keys: type[Section], settings: Mapping[str, Any], *, typed: Mapping[str, Any]) -> list[str]:
     """The outputs among a command's own keys that cannot be written."""
     problems = []
     for name, field in keys.model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and "output" in extra and settings.get(name) is not None:
-            problem = output_problem(str(settings[name]), folder=extra == FOLDER)
+            slash = os.sep if str(typed[name]).endswith(os.sep) else ""  # which an absolute path has lost
+            problem = output_problem(f"{settings[name]}{slash}", folder=extra == FOLDER)
             problems += [] if problem is None else [f"{name}: {problem}"]
     return problems
 
