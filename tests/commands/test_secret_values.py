@@ -29,6 +29,11 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"optimizer": {"api_key": "SECRET", "lr": 0.1}}, {"optimizer": {"api_key": "***", "lr": 0.1}}),
         ({"a": {"hfToken": "ab", "n_tokens": 3}}, {"a": {"hfToken": "***", "n_tokens": 3}}),
         ({"a": {"passwords": ["SECRET", "other"]}}, {"a": {"passwords": ["***", "***"]}}),
+        ({"db_password": 12345678, "max_token": 512}, {"db_password": "***", "max_token": 512}),
+        (
+            {"headers": {"Authorization": "Bearer SECRET"}, "x": "SECRET"},
+            {"headers": {"Authorization": "***"}, "x": "***"},
+        ),
         ({"token": "SECRET", "note": "with SECRET in it"}, {"token": "***", "note": "with *** in it"}),
         ({"path": "/data/a@b?token", "name": "key"}, {"path": "/data/a@b?token", "name": "key"}),
         ({"path": "s3://bucket/x?v=2", "token": None}, {"path": "s3://bucket/x?v=2", "token": None}),

@@ -12,8 +12,11 @@ from urllib.parse import unquote
 
 MARK = "***"
 NAMES = re.compile(
-    "passw|passphrase|secret|credential|signature|api_?key|access_?key|private_?key|(^|_)(token|auth|sig|pwd)s?$"
+    "passw|passphrase|secret|credential|signature|api_?key|access_?key|private_?key|authorization|cookie"
 )
+# Names of texts: `max_tokens: 512` is no secret.
+TEXT_NAMES = re.compile("(^|_)(token|auth|sig|pwd|jwt)s?$")
+SCHEME = re.compile("(basic|bearer|token) +", re.IGNORECASE)  # before the value of an Authorization header
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>`]+", re.IGNORECASE)
 ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)")
 SHORTEST = 4  # characters of a secret that is replaced wherever it stands
@@ -33,6 +36,7 @@ def remember(settings: Any, raw: Any = None) -> None:
     for key, text in _texts(settings):
         if _is_secret(key):
             _add(text)
+            _add(SCHEME.sub("", text, count=1))
         for address in ADDRESS.findall(text):
             _remember_address(address)
     for _, text in _texts(raw):
@@ -58,7 +62,8 @@ def hidden(value: Any, key: str = "") -> Any:
         return [hidden(item, key) for item in value]
     if isinstance(value, str):
         return MARK if value and _is_secret(key) else hide(value)
-    return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return MARK if number and _is_secret(key, number=True) else value
 
 
 def with_secrets(recorded: Any, own: Any) -> Any:
@@ -92,9 +97,9 @@ def refuse_hidden(settings: Any, *, where: str) -> None:
         raise ValueError(f"{keys[0]}: {where} does not keep passwords and tokens. Type the value again: {keys[0]}=…")
 
 
-def _is_secret(key: str) -> bool:
+def _is_secret(key: str, *, number: bool = False) -> bool:
     name = re.sub("([a-z0-9])([A-Z])", r"\1_\2", key.rpartition(".")[2]).lower().replace("-", "_")
-    return NAMES.search(name) is not None
+    return NAMES.search(name) is not None or (not number and TEXT_NAMES.search(name) is not None)
 
 
 def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
