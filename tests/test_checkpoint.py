@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from frostline import resume
 from frostline.checkpoint import PARTS, PARTS_OF_A_RUN, check_trust, read_checkpoint, reading_only
 from frostline.classifier import load_classifier
 
@@ -22,7 +23,7 @@ def whole() -> dict[str, Any]:
         "pytorch-lightning_version": "2.6.1",
         "callbacks": {},
         "loops": {"fit_loop": fit_loop},
-        "optimizer_states": [],
+        "optimizer_states": [{"state": {}, "param_groups": []}],
         "lr_schedulers": [],
         "frostline": {
             "format": 1,
@@ -194,3 +195,34 @@ def test_a_policy_that_is_none_is_refused_with_the_file(tmp_path: Path) -> None:
     content["frostline"]["policy"] = {"phases": []}
     with pytest.raises(ValueError, match=r"^.*a\.ckpt: its classifier cannot be built"):
         load_classifier(saved(tmp_path / "a.ckpt", content))
+
+
+KEPT = {
+    "random_states": [{"torch": torch.zeros(3, dtype=torch.uint8)}], "world_size": 1, "validated": True,
+    "plateau_due": False, "metrics": {}, "order": {}, "accumulate_grad_batches": 1, "batches_per_epoch": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, None),
+        ({"optimizer_states": []}, "optimizer_states"),
+        ({"optimizer_states": [3]}, "optimizer_states"),
+        ({"frostline_resume": 3}, "frostline_resume.random_states"),
+        ({"frostline_resume": {}}, "frostline_resume.random_states"),
+        ({"frostline_resume": {**KEPT, "random_states": []}}, "frostline_resume.random_states"),
+        ({"frostline_resume": {**KEPT, "random_states": [3]}}, "frostline_resume.random_states"),
+        ({"frostline_resume": {**KEPT, "order": 3}}, "frostline_resume.order"),
+        ({"frostline_resume": {**KEPT, "batches_per_epoch": 0}}, "frostline_resume.batches_per_epoch"),
+        ({"frostline_resume": {**KEPT, "batches_per_epoch": "x"}}, "frostline_resume.batches_per_epoch"),
+    ],
+)
+def test_a_run_does_not_go_on_without_its_state(tmp_path: Path, change: dict[str, Any], told: str | None) -> None:
+    path = saved(tmp_path / "a.ckpt", {**whole(), "frostline_resume": KEPT, **change})
+    read_checkpoint(path)
+    if told is None:
+        assert read_checkpoint(path, resumable=True)[resume.KEY] is not None
+        return
+    with pytest.raises(ValueError, match=rf"a\.ckpt: lacks parts for a run to go on from.*: {told}"):
+        read_checkpoint(path, resumable=True)

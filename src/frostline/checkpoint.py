@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from frostline.finite import check_finite
 from frostline.models.saved_file import is_plain, read_plain
 
@@ -44,6 +46,18 @@ PARTS_OF_A_RUN: Mapping[str, type | tuple[type, ...]] = {
     "loops.fit_loop.epoch_loop.val_loop.batch_progress": dict,
     "optimizer_states": list,
     "lr_schedulers": list,
+}
+# And where frostline.resume wrote it, which a Trainer without it does not.
+RESUME_KEY = "frostline_resume"
+PARTS_OF_A_RESUME: Mapping[str, type | tuple[type, ...]] = {
+    f"{RESUME_KEY}.random_states": list,
+    f"{RESUME_KEY}.world_size": int,
+    f"{RESUME_KEY}.validated": bool,
+    f"{RESUME_KEY}.plateau_due": bool,
+    f"{RESUME_KEY}.metrics": dict,
+    f"{RESUME_KEY}.order": dict,
+    f"{RESUME_KEY}.accumulate_grad_batches": int,
+    f"{RESUME_KEY}.batches_per_epoch": int,
 }
 
 
@@ -104,6 +118,8 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
     if version != CHECKPOINT_FORMAT:
         raise ValueError(f"{path}: has checkpoint format {version}; this frostline reads format {CHECKPOINT_FORMAT}")
     parts = {**PARTS, **(PARTS_OF_A_RUN if resumable else {})}
+    if resumable and RESUME_KEY in checkpoint:
+        parts |= PARTS_OF_A_RESUME
     lacking = [name for name, kind in parts.items() if not isinstance(_part(checkpoint, name), kind)]
     state = checkpoint.get("state_dict")
     if isinstance(state, dict) and not (state and all(is_plain(tensor) for tensor in state.values())):
@@ -111,6 +127,8 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
     recipe = checkpoint[CHECKPOINT_KEY].get("recipe", "")
     if recipe is not None and not all(isinstance(_part(recipe, part), dict) for part in ("model", "head")):
         lacking.append("frostline.recipe")
+    if resumable and not lacking:
+        lacking = list(_lacking_state(checkpoint))
     if lacking:
         purpose = "for a run to go on from" if resumable else "that a checkpoint has"
         raise ValueError(f"{path}: lacks parts {purpose}, or has others in their place: {', '.join(lacking)}")
@@ -119,6 +137,21 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged or made by another program: {'; '.join(wrong)}")
     check_finite(str(path), checkpoint["state_dict"])
     return checkpoint
+
+
+def _lacking_state(checkpoint: Mapping[str, Any]) -> Iterator[str]:
+    """What of a run's state has its place and not its content."""
+    states = checkpoint["optimizer_states"]
+    if not (states and all(isinstance(_part(state, "param_groups"), list) for state in states)):
+        yield "optimizer_states"
+    kept = checkpoint.get(RESUME_KEY)
+    if kept is not None:
+        states = kept["random_states"]
+        if not (states and all(isinstance(_part(state, "torch"), Tensor) for state in states)):
+            yield f"{RESUME_KEY}.random_states"
+        for name in ("batches_per_epoch", "accumulate_grad_batches"):
+            if kept[name] < 1:
+                yield f"{RESUME_KEY}.{name}"
 
 
 def _wrong_images(images: Mapping[str, Any]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A checkpoint meets another config: each key is free, applied or refused, and every key has its class."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from frostline.commands.resuming import applied, changes, problems, treatment
 from frostline.commands.schema.commands import RUN_GROUPS, TrainKeys
 from frostline.commands.schema.key_text import fields_of
+from frostline.commands.train import _restored
 from frostline.freezing.policy import FreezePolicy
 
 
@@ -138,3 +140,15 @@ def test_another_policy_is_refused_before_the_run_with_what_to_type(change: dict
         f"freeze: another policy than in the checkpoint. To go on as before, type {words}; to begin"
     )
     assert problems(checkpoint, {**now, "on_policy_change": "restart"}, typed=set()) == []
+
+
+@pytest.mark.parametrize("error", [KeyError("lr_lambdas"), TypeError("int"), AttributeError("pop"), IndexError("99")])
+def test_a_state_that_cannot_be_taken_up_is_told_with_its_file(error: Exception) -> None:
+    loaded: dict[str, Any] = {"epoch": 1}
+    trainer = SimpleNamespace(_checkpoint_connector=SimpleNamespace(_loaded_checkpoint=loaded))
+    told = r"^a\.ckpt: a run cannot go on from its state.*init_from=a\.ckpt$"
+    with pytest.raises(ValueError, match=told), _restored(trainer, "a.ckpt"):
+        raise error
+    loaded.clear()  # as Lightning does when all is restored: what comes later is no fault of the file
+    with pytest.raises(type(error)), _restored(trainer, "a.ckpt"):
+        raise error

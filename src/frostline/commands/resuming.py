@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from frostline.commands.schema.key_text import value_text
 from frostline.commands.secret_values import hidden
-from frostline.freezing.policy import FreezePolicy
 
 Treatment = Literal["free", "applied", "refused"]
 
@@ -205,6 +204,8 @@ def problems(checkpoint: Mapping[str, Any], now: Mapping[str, Any], *, typed: Co
 
 def _policy(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """What to type where FreezingSchedule would refuse the policy in mid-work."""
+    from frostline.freezing.policy import FreezePolicy  # imports torch, which the checkpoint needed as well
+
     before, after = checkpoint["frostline"]["settings"].get("freeze"), now.get("freeze")
     if now.get("on_policy_change") != "refuse" or not (isinstance(before, Mapping) and isinstance(after, Mapping)):
         return

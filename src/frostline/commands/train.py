@@ -196,7 +196,8 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
             log.info("resume_from: from here on another value: %s", change)
     best = ""
     if settings["fit"]:
-        trainer.fit(classifier, datamodule=data, ckpt_path=settings["resume_from"], weights_only=True)
+        with _restored(trainer, settings["resume_from"]):
+            trainer.fit(classifier, datamodule=data, ckpt_path=settings["resume_from"], weights_only=True)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if is_first:
             [schedule] = [found for found in callbacks_of(trainer) if isinstance(found, FreezingSchedule)]
@@ -217,6 +218,25 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
             log.info("%s", evaluation_text(outcome))
     if is_first:
         log.info("%s", places_text(folder, best))
+
+
+@contextmanager
+def _restored(trainer: Any, checkpoint: str | None) -> Iterator[None]:
+    """Name the file where its state cannot be taken up.
+
+    Raises:
+        ValueError: what Lightning or a callback made of the state, until all of it was restored.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        if checkpoint is None or not trainer._checkpoint_connector._loaded_checkpoint:
+            raise
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(
+            f"{checkpoint}: a run cannot go on from its state, which is damaged or of another version "
+            f"({type(error).__name__}: {told}). To start a new run from its weights: init_from={checkpoint}"
+        ) from error
 
 
 def leave_cores_to_workers(settings: Mapping[str, Any], data: Any, trainer: Any) -> None:
