@@ -181,6 +181,24 @@ def test_a_torn_store_is_made_anew(tmp_path: Path, file: str) -> None:
     assert opened(tmp_path).written() == 1
 
 
+@pytest.mark.parametrize("about", ["[1]", "null", "[" * 100_000, "dtype", "shape", "\0"], ids=lambda text: text[:9])
+def test_a_store_whose_description_is_damaged_is_made_anew(tmp_path: Path, about: str) -> None:
+    path = opened(tmp_path).folder / "about.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps({**described, about: "gloat16"}) if about in described else about)
+    with pytest.raises(ValueError, match=r"about\.json|Expecting value"):
+        FeatureStore(path.parent)
+    assert opened(tmp_path).rows == ROWS
+
+
+def test_a_store_that_lacks_a_file_is_made_anew_in_silence(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (opened(tmp_path).folder / "in_use").unlink()
+    assert opened(tmp_path).rows == ROWS
+    assert (capsys.readouterr().err, len(recwarn)) == ("", 0)
+
+
 def test_rows_of_another_form_are_refused(tmp_path: Path) -> None:
     store = opened(tmp_path)
     with pytest.raises(ValueError, match="float32"):

@@ -93,12 +93,18 @@ class FeatureStore:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self.rows = Rows.from_about(json.loads((self.folder / ABOUT).read_text()))
-        sizes = {FEATURES: self.rows.count * self.rows.row_bytes, CHECKSUMS: self.rows.count * 8}
+        self._files: dict[str, int] = {}
+        self._hold: int | None = None
+        try:
+            self.rows = Rows.from_about(json.loads((self.folder / ABOUT).read_text()))
+            sizes = {FEATURES: self.rows.count * self.rows.row_bytes, CHECKSUMS: self.rows.count * 8}
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:
+            raise ValueError(f"{self.folder / ABOUT} is damaged.") from error
         for name, size in sizes.items():
             if (self.folder / name).stat().st_size != size:
                 raise ValueError(f"{self.folder / name} is not of the size that {ABOUT} says.")
-        self._files = {name: os.open(self.folder / name, os.O_RDWR) for name in sizes}
+        for name in sizes:
+            self._files[name] = os.open(self.folder / name, os.O_RDWR)
         self._hold = _hold(self.folder / IN_USE, exclusive=False)
 
     def close(self) -> None:
@@ -108,7 +114,7 @@ class FeatureStore:
         self._files, self._hold = {}, None
 
     def __del__(self) -> None:
-        if getattr(self, "_files", None):
+        if self._files:
             self.close()
 
     def read(self, places: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -190,7 +196,7 @@ def open_store(root: Path, *, key: str, rows: Rows, limit_bytes: int, about: Map
 def _existing(folder: Path, rows: Rows) -> FeatureStore | None:
     if not folder.is_dir():
         return None
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError):
         store = FeatureStore(folder)
         if store.rows == rows:
             return store
