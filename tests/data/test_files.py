@@ -215,6 +215,9 @@ class TestPrediction:
         ]
         assert find_images([f"{tmp_path}/*"]) == [made["b.JPG"]]
         assert find_images([f"{tmp_path}/**/*.png"]) == [made["deep/er/a.png"]]
+        for name in ("one", "two"):  # links that lead upwards are not followed
+            (tmp_path / "deep" / name).symlink_to("..")
+        assert find_images([f"{tmp_path}/**/*.png"]) == [made["deep/er/a.png"]]
 
     def test_nothing_found(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file or folder"):

@@ -308,7 +308,9 @@ def find_images(inputs: Iterable[str | os.PathLike[str]], *, left_out: LeftOut |
             # A file named by its own name is taken whatever it is called: prediction says what is wrong with it.
             matches = [(path, identity(path))]
         elif glob.has_magic(str(item)):
-            named = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - absolute patterns
+            root = Path(path.anchor)  # glob.glob would follow links under `**`, and never end where two lead upwards
+            named = sorted(root.glob(str(path.relative_to(root))), key=str)
+            named = [name for name in named if not any(part[0] == "." for part in {*name.parts} - {*path.parts})]
             matches = [image for name in named if name.is_file() and (image := walk.image(str(name))) is not None]
         else:
             raise FileNotFoundError(f"{item}: no such file or folder.")
