@@ -2,11 +2,12 @@
 
 import errno
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from frostline.commands.failures import explained, fail, message_of
+from frostline.commands.failures import USER_ERROR, explained, fail, message_of
 from frostline.commands.main import main
 
 
@@ -65,3 +66,15 @@ def test_a_path_too_long_for_the_system(capsys: pytest.CaptureFixture[str], key:
         main("predict", [f"{name}={value}" for name, value in given.items()])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("frostline: File name too long: ")
+
+
+def test_a_working_directory_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as end:
+        main("plan", ["data=digits"])
+    assert end.value.code == USER_ERROR
+    assert capsys.readouterr().err == "frostline: The working directory has been removed. Go to another one: cd DIR\n"

@@ -1,6 +1,7 @@
 """How a command ends when something is wrong: one message for a user's mistake, exit code 2, no traceback."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -19,10 +20,20 @@ Run = Callable[[Mapping[str, Any]], None]
 
 def message_of(error: Exception) -> str:
     """The error's message without the number that an OSError puts before it."""
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_directory():
+        return "The working directory has been removed. Go to another one: cd DIR"
     if isinstance(error, OSError) and error.strerror:
         name = f": {error.filename}" if error.filename is not None else ""
         return shown(f"{error.strerror}{name}")
     return shown(str(error))
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def explained(run: Run) -> Run:
