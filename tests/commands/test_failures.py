@@ -65,7 +65,16 @@ def test_a_path_too_long_for_the_system(capsys: pytest.CaptureFixture[str], key:
     with pytest.raises(SystemExit) as end:
         main("predict", [f"{name}={value}" for name, value in given.items()])
     assert end.value.code == 2
-    assert capsys.readouterr().err.startswith("frostline: File name too long: ")
+    said = capsys.readouterr().err
+    assert said.startswith(f"frostline: {key}: `aaa")
+    assert said.endswith("`: File name too long\n")
+
+
+def test_two_actions_at_once_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main("plan", ["-m", "seed=1,2", "--cfg", "job"])
+    assert end.value.code == USER_ERROR
+    assert capsys.readouterr().err.startswith("frostline: --multirun, --cfg: take one of them.")
 
 
 def test_a_working_directory_that_is_gone_is_named(

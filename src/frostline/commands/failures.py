@@ -1,9 +1,9 @@
 """How a command ends when something is wrong: one message for a user's mistake, exit code 2, no traceback."""
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from frostline.commands.terminal import shown
@@ -30,7 +30,7 @@ def message_of(error: Exception) -> str:
 
 def _has_working_directory() -> bool:
     try:
-        os.getcwd()
+        Path.cwd()
     except FileNotFoundError:
         return False
     return True

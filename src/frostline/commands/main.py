@@ -133,6 +133,10 @@ def run_hydra(command: str, given: list[str]) -> None:
     overrides = adapted(flags.overrides)
     secret_values.remember(dict(override.partition("=")[::2] for override in flags.overrides))
     invocation = Invocation(command=command, overrides=overrides, config_dir=config_dir)
+    actions = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(flags, name)]
+    if len(actions) > 1:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in actions)
+        fail([f"{words}: take one of them. A config is shown of one run, with one value for each key."])
     only_shown = flags.shell_completion or flags.hydra_help or flags.info
     if flags.shell_completion:
         action, _, shell = (flags.overrides or [""])[0].partition("=")
