@@ -226,3 +226,12 @@ def test_a_run_does_not_go_on_without_its_state(tmp_path: Path, change: dict[str
         return
     with pytest.raises(ValueError, match=rf"a\.ckpt: lacks parts for a run to go on from.*: {told}"):
         read_checkpoint(path, resumable=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02]q\x00."], ids=["empty", "text", "list"])
+def test_why_a_file_cannot_be_read_is_a_sentence_without_torchs_advice(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.ckpt") as caught:
+        read_checkpoint(tmp_path / "a.ckpt")
+    assert "weights_only" not in str(caught.value)
+    assert "torch.save did not write it" in str(caught.value) or " " in str(caught.value).partition("(")[2]

@@ -31,14 +31,19 @@ def read_plain(path: str | Path) -> Any:
             warnings.simplefilter("ignore")  # of the file's pickle protocol, before it is refused for better reasons
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of other bytes also ends in IndexError, KeyError, struct.error, AssertionError
-        if named := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+        if named := re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error)):
             raise ValueError(
                 f"it holds more than tensors and plain values: an object of {named[1]}, to read which would run code. "
                 "If you trust it, keep its tensors only: python -c \"import torch; c = torch.load('FILE', "
                 "weights_only=False); torch.save(c['state_dict'], 'weights.pth')\", with the key that it has"
             ) from error
-        told = (str(error).strip().splitlines() or [""])[0].partition(". This file can still be loaded")[0]
-        raise ValueError(re.sub(r"\x1b\[\d*m", "", told) or type(error).__name__) from error
+        # Not torch's advice to load it with weights_only=False, nor the bare words of pickle's instructions.
+        text = str(error).strip().rpartition("WeightsUnpickler error: ")[2]
+        told = re.split(r"\. This file can still be loaded| In PyTorch 2\.6, ", (text.splitlines() or [""])[0])[0]
+        told = re.sub(r"\x1b\[\d*m", "", told)
+        if " " not in told or told.startswith("Weights only"):
+            told = f"it is cut off, or torch.save did not write it ({told or type(error).__name__})"
+        raise ValueError(told) from error
 
 
 def check_sums(path: str | Path) -> None:
