@@ -1,6 +1,7 @@
 """A process ends at once, but not before everybody who wanted to has done what was left, and with the right code."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -91,10 +92,10 @@ def test_an_output_that_nobody_reads_ends_as_python_does() -> None:
 
 
 WORKER = """
-import frostline.commands.run_folder as run_folder, frostline.commands.train as train
-run_folder.read_config = lambda folder: {"folder": str(folder)}
-train.train_in = lambda folder, settings: print(settings)
+import frostline.commands.train as train
+train.train_in = lambda folder, settings: print(folder, settings)
 """
+SETTINGS = pickle.dumps(({"seed": 1}, ()))  # with which a worker is started
 
 
 @pytest.mark.parametrize(
@@ -110,9 +111,11 @@ train.train_in = lambda folder, settings: print(settings)
 )
 def test_each_of_frostline_s_programs_ends_so(program: str, words: list[str], prints: str) -> None:
     code = FREED + program
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert prints in done.stdout
-    assert ("taken apart" in done.stdout) == (prints == "other")
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, input=SETTINGS, check=True)
+    printed = done.stdout.decode()
+    assert prints in printed
+    assert ("taken apart" in printed) == (prints == "other")
 
 
 def test_the_installed_command_is_the_program_that_ends_so() -> None:

@@ -1,6 +1,7 @@
 """`frostline graph`, `gradients` and `tour`, as typed; in this process, since each start of torch takes seconds."""
 
 import csv
+import os
 
 import pytest
 import torch
@@ -147,13 +148,14 @@ def test_the_phase_of_a_checkpoint_is_the_one_it_was_written_in():
         (("graph", "formats=[pdf]"), "formats"),
         (("graph", "vews=[stages]"), "vews: unknown key. Did you mean views?"),
         (("gradients", "batches=0"), "batches"),
-        (("gradients", "checkpoint=nowhere.ckpt"), "checkpoint: there is no file `nowhere.ckpt`"),
-        (("tour", "weights=nowhere.pth"), "There are no weights at nowhere.pth"),
+        (("gradients", "checkpoint=nowhere.ckpt"), "checkpoint: there is no file `{here}/nowhere.ckpt`"),
+        (("tour", "weights=nowhere.pth"), "There are no weights at {here}/nowhere.pth"),
         (("tour", "width=10"), "width: must be"),
     ],
 )
 def test_mistakes_end_in_one_message(words, message, capsys):
     command, *overrides = words
+    message = message.format(here=os.getcwd())
     assert message in refused(command, *overrides, *(() if command == "tour" else SMALL), capsys=capsys)
 
 

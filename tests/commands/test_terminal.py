@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from frostline.commands.terminal import PrintableFormatter, PrintableStream
+from frostline.commands.log_lines import PrintableFormatter
+from frostline.commands.terminal import PrintableStream
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\u202ename"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\u202ename"

@@ -55,4 +55,4 @@ def test_an_output_dir_that_cannot_be_written_is_told_before_anything_starts(cli
     (tmp_path / "runs").write_text("a file")
     done = cli(*FROSTLINE, "train", *SHORT)
     assert done.returncode == 2
-    assert "output_dir: `runs` cannot be written to." in done.stderr
+    assert "/runs` is a file; name a folder." in done.stderr

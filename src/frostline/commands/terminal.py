@@ -1,7 +1,9 @@
-"""What a process writes to its terminal and to its logs: text without secrets, and nothing that acts on a terminal."""
+"""What a process writes to its terminal: text without secrets, and nothing that acts on a terminal.
+
+Imports no logging, which registers an exit handler: `leaving_at_once` has to come before it.
+"""
 
 import io
-import logging
 import sys
 from typing import Any, TextIO
 
@@ -12,25 +14,6 @@ from frostline.storage.names import printable
 def shown(text: str) -> str:
     """The text without secrets, and without characters that act on a terminal."""
     return printable(hide(text))
-
-
-class PrintableFormatter(logging.Formatter):
-    """A formatter whose lines, tracebacks among them, are printable."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
-
-
-class TerminalHandler(logging.StreamHandler[TextIO]):
-    """Writes to `sys.stdout` as it is when a record comes.
-
-    While a bar is drawn, `sys.stdout` is Rich's, which prints above the bar. A handler that keeps the stream it
-    found at the start writes into the bar, and the bar's next drawing erases the lines.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stdout
-        super().emit(record)
 
 
 class PrintableStream:
@@ -57,6 +40,8 @@ def show_only_printable() -> None:
 
     A character that their encoding lacks is escaped as well.
     """
+    import logging
+
     logging.raiseExceptions = False  # a line that a full disk does not take is no reason for a traceback
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
