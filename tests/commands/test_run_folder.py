@@ -159,3 +159,16 @@ def test_a_job_that_was_started_again_goes_on(monkeypatch: pytest.MonkeyPatch, t
     (trained / "checkpoints/last.ckpt").rename(trained / "checkpoints/best.ckpt")
     with pytest.raises(ValueError, match="would overwrite"):
         continued(trained, PLAIN)
+
+
+def test_a_new_run_in_the_folder_of_a_finished_one_moves_what_that_left(trained: Path) -> None:
+    content = (trained / "checkpoints/last.ckpt").read_bytes()
+    for number in (1, 2):
+        (trained / "facts.json").write_text('{"steps": 4}')
+        assert continued(trained, PLAIN) == PLAIN
+        assert (trained / f"earlier-{number}/facts.json").exists()
+        assert not (trained / "checkpoints").exists()
+        (trained / "checkpoints").mkdir()
+        (trained / "checkpoints/last.ckpt").write_bytes(b"another run's")
+    assert (trained / "earlier-1/checkpoints/last.ckpt").read_bytes() == content
+    assert (trained / "earlier-2/checkpoints/last.ckpt").read_bytes() == b"another run's"

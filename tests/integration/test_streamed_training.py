@@ -131,7 +131,7 @@ def test_pack_then_train_and_evaluate_as_typed(packed: Path, cli: Cli, tmp_path:
     done = cli(*FROSTLINE, "pack", "data=image_folder", "data.path=photos", "output=again", "chunk_size=0.003")
     assert done.returncode == 0, done.stderr
     assert "train: 102 images" in done.stdout
-    assert "train on it with data=streaming data.path=again" in done.stdout
+    assert f"train on it with data=streaming data.path={tmp_path}/again" in done.stdout
     source = ("data=streaming", "data.path=again", "data.batch_size=8")
     done = cli(*FROSTLINE, "train", *SHORT, *source, "data.workers=2", env={"RUN_ID": "run"})
     assert done.returncode == 0, done.stderr

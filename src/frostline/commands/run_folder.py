@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import itertools
 import json
 import logging
 import os
@@ -84,10 +85,11 @@ def claimed(folder: Path) -> Iterator[None]:
 def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a training that overwrites no checkpoint from step 0.
 
-    A job that SLURM or torchrun started again goes on from the folder's last checkpoint.
+    A job that SLURM or torchrun started again goes on from the folder's last checkpoint. What a finished run left is
+    moved to a folder `earlier-1`, `earlier-2` and so on in the run folder.
 
     Raises:
-        ValueError: the folder holds checkpoints, and the config names none to go on from.
+        ValueError: the folder holds checkpoints of an unfinished run, and the config names none to go on from.
     """
     kept = sorted((folder / CHECKPOINTS).glob("*.ckpt"))
     if not kept or not settings["fit"] or settings["resume_from"] is not None:
@@ -97,11 +99,27 @@ def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if last in kept and any(count not in ("", "0") for count in restarts):
         log.info("The job was started again and goes on from %s", last)
         return {**settings, "resume_from": str(last)}
+    if _finished(folder):
+        aside = next(aside for number in itertools.count(1) if not (aside := folder / f"earlier-{number}").exists())
+        aside.mkdir()
+        for name in (CHECKPOINTS, FACTS, CONFIG, OVERRIDES, "metrics.csv"):
+            if (folder / name).exists():
+                (folder / name).rename(aside / name)
+        log.info("%s holds a finished run, whose checkpoints and facts are kept in %s", folder, aside)
+        return dict(settings)
     raise ValueError(
-        f"{folder}: holds the checkpoints of a run, which a new run would overwrite. To go on with it: "
+        f"{folder}: holds the checkpoints of an unfinished run, which a new run would overwrite. To go on with it: "
         f"{command_to_go_on(last if last in kept else kept[-1], settings)} - for a new run, name another folder "
         "(RUN_ID, output_dir) or remove this one."
     )
+
+
+def _finished(folder: Path) -> bool:
+    """Whether the training in a run folder came to its end: its facts then hold its steps."""
+    try:
+        return "steps" in json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
