@@ -53,6 +53,8 @@ ELSEWHERE = {
 OTHERWISE_TESTED = {
     "seed", "resume_from", "init_from", "output_dir", "on_policy_change", "fit", "test",
     "model.weights", "head.hidden", "data.path", "data.packed", "data.root", "data.mean", "data.std", "data.workers",
+    # Seconds, which a busy machine exceeds.
+    "data.loader_timeout", "device.timeout",
     "data.image_size", "data.size", "device.accelerator", "device.devices", "device.num_nodes", "trainer.compile",
     "trainer.max_epochs", "trainer.precision", "trainer.sync_batchnorm", "cache.folder", "freeze.train",
     "freeze.phases", "head.activation",
