@@ -144,15 +144,15 @@ def run_hydra(command: str, given: list[str]) -> None:
             fail([f"{COMPLETION[0]}: takes install=SHELL or uninstall=SHELL, with {', '.join(SHELLS)} for SHELL."])
         if action == "query":
             sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - an unfinished line is no mistake to report
+    sweeps = flags.multirun or "hydra.mode=MULTIRUN" in overrides
     if launched_outside() and not (only_shown or flags.cfg):
         # Each process would start the sweep for itself; and one process is enough for a command that does not train.
         if command != "train" and global_rank() > 0:
             return
-        if outside_world() != (1, 1) and (flags.multirun or "hydra.mode=MULTIRUN" in overrides):
+        if outside_world() != (1, 1) and sweeps:
             if global_rank() == 0:
                 fail(["-m: start a sweep without torchrun or srun; device.devices=N trains each job on N processes."])
             raise SystemExit(USER_ERROR)
-    sweeps = flags.multirun or "hydra.mode=MULTIRUN" in overrides
     if not only_shown:
         if config_dir is not None and str(config_dir) not in sys.path:
             # Classes of the user's own often lie beside their configs.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from frostline.data.decoding import MAX_PIXELS
-from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, listed, name_notes, without_broken
+from frostline.data.files import FileImages, LabelledFile, OneCopy, listed, name_notes, usable_splits
 from frostline.data.folders import Identity, LeftOut, composed, identity, split_of
 from frostline.data.packed import packing
 from frostline.data.source import SPLITS, LabelledImages
@@ -101,18 +101,18 @@ class CsvTable:
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
         self.packing = packing(packed, limit=packed_limit)
-        broken: list[str] = []
-        if on_bad_image == "skip":
-            files, broken = without_broken(files, max_pixels=max_pixels, classes=self._classes, left_out=self.left_out)
-        self._splits, rare = divide(
+        self._splits, notes = usable_splits(
             files,
+            on_bad_image=on_bad_image,
+            max_pixels=max_pixels,
+            left_out=self.left_out,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             seed=split_seed,
             classes=self._classes,
             rare_classes=rare_classes,
         )
-        self.notes = [*name_notes(self._classes), *label_notes(self._classes), *broken, *rare]
+        self.notes = [*name_notes(self._classes), *label_notes(self._classes), *notes]
 
     @property
     def classes(self) -> Sequence[str]:

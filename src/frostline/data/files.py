@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -257,6 +257,28 @@ def name_notes(classes: Sequence[str]) -> list[str]:
         alike.setdefault(name.casefold(), []).append(name)
     pairs = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
     return [f"WARNING: classes that differ in upper and lower case alone: {'; '.join(pairs)}"] if pairs else []
+
+
+def usable_splits(
+    files: Mapping[str, Sequence[LabelledFile]],
+    *,
+    on_bad_image: str,
+    max_pixels: int,
+    left_out: LeftOut,
+    classes: Sequence[str],
+    **division: Any,
+) -> tuple[dict[str, list[LabelledFile]], list[str]]:
+    """The splits of a source, without broken images where `on_bad_image` is `skip`, and sentences about what that and
+    `divide`, which takes the other arguments, left out or kept in train.
+
+    Raises:
+        ValueError: a class is left without an image to train on, or is too small to divide.
+    """
+    broken: list[str] = []
+    if on_bad_image == "skip":
+        files, broken = without_broken(files, max_pixels=max_pixels, classes=classes, left_out=left_out)
+    splits, rare = divide(files, classes=classes, **division)
+    return splits, [*broken, *rare]
 
 
 def divide(

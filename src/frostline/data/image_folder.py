@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from frostline.data.decoding import EXTENSIONS, MAX_PIXELS
-from frostline.data.files import FileImages, LabelledFile, OneCopy, divide, name_notes, without_broken
+from frostline.data.files import FileImages, LabelledFile, OneCopy, name_notes, usable_splits
 from frostline.data.folders import (
     ELSEWHERE,
     LOOSE,
@@ -90,18 +90,18 @@ class ImageFolder:
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
         self.packing = packing(packed, limit=packed_limit)
-        broken: list[str] = []
-        if on_bad_image == "skip":
-            files, broken = without_broken(files, max_pixels=max_pixels, classes=self._classes, left_out=self.left_out)
-        self._splits, rare = divide(
+        self._splits, notes = usable_splits(
             files,
+            on_bad_image=on_bad_image,
+            max_pixels=max_pixels,
+            left_out=self.left_out,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             seed=split_seed,
             classes=self._classes,
             rare_classes=rare_classes,
         )
-        self.notes += broken + rare
+        self.notes += notes
 
     @property
     def classes(self) -> Sequence[str]:
