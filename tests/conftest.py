@@ -1,6 +1,8 @@
 """What every test needs: few threads, and no network or W&B account by accident."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,3 +20,13 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path_factory.mktemp("features")))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch_home"))
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_run_left() -> Iterator[None]:
+    """A test that starts a W&B run in this process ends it: the next WandbLogger would log into it."""
+    yield
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
+        pytest.fail("a W&B run is still active")

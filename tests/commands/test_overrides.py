@@ -118,7 +118,10 @@ def test_a_key_of_hydras_that_does_not_exist_is_named_without_the_advice_to_forc
         ("seed==1", "seed: the value is not in Hydra's grammar."),
         ("+a.b=1", "a: unknown key."),
         ("~key", "Could not delete from config. 'key' does not exist."),
-        ("output_dir=${oc.env:NOT_THERE}", 'output_dir: KeyError raised while resolving interpolation: "Environment variable'),
+        (
+            "output_dir=${oc.env:NOT_THERE}",
+            'output_dir: KeyError raised while resolving interpolation: "Environment variable',
+        ),
         ("output_dir=${nope:1}", "output_dir: Unsupported interpolation type nope"),
         ("seed=${seed}", "seed: Recursive interpolation detected"),
         (

@@ -281,6 +281,8 @@ def test_every_trainer_part_is_built(group: str, option: str, files: dict[str, P
     settings["data"] = default_config("train", ("data=synthetic",))["data"]
     data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=0)
     trainer = build_trainer(settings, folder=tmp_path, data=data)
+    if option == "wandb":
+        trainer.logger.experiment.finish()
     kinds = [type(logger).__name__ for logger in trainer.loggers]
     expected = {"tensorboard": ["TensorBoardLogger"], "wandb": ["WandbLogger"], "none": []}
     assert kinds == (expected.get(option, ["MetricsFile"]) if group == "logger" else ["MetricsFile"])
