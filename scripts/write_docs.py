@@ -12,7 +12,7 @@ from typing import Any
 
 from frostline.commands.help import default_config, key_rows
 from frostline.commands.overrides import group_options
-from frostline.commands.schema.commands import COMMANDS
+from frostline.config.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTED = ("train.py", "conf", "src/frostline", "scripts")

@@ -17,7 +17,7 @@ from frostline.checkpoint import read_checkpoint
 from frostline.classifier import ImageClassifier, load_classifier
 from frostline.commands.build import optimizer_builder
 from frostline.commands.help import default_config
-from frostline.commands.schema.optimizer import OPTIMIZERS
+from frostline.config.optimizer import OPTIMIZERS
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise
 from frostline.freezing.policy import FreezePolicy

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from frostline.commands.schema.optimizer import SCHEDULERS as DESCRIBED
+from frostline.config.optimizer import SCHEDULERS as DESCRIBED
 from frostline.schedulers import SCHEDULERS, WARMUP_START, SchedulerBuilder, constant, cosine, onecycle, step
 
 # The rise from WARMUP_START over five steps, in tenths of the full rate of 0.1.

@@ -28,7 +28,7 @@ from frostline.commands.build import (
     wants_fused,
 )
 from frostline.commands.help import default_config
-from frostline.commands.schema.optimizer import OPTIMIZERS
+from frostline.config.optimizer import OPTIMIZERS
 from frostline.data.build import build_datamodule
 from frostline.tracking.checkpoints import WholeFileCheckpointIO
 from frostline.tracking.first_gradient import FirstGradient

@@ -4,8 +4,8 @@ import pytest
 
 from frostline.commands.help import EXAMPLES, command_help, default_config, overview
 from frostline.commands.overrides import group_options
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.schema.key_text import fields_of
+from frostline.config.commands import COMMANDS
+from frostline.config.key_text import fields_of
 
 
 def test_the_overview_names_every_command() -> None:

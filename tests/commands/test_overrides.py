@@ -9,7 +9,7 @@ import pytest
 
 from frostline.commands import run_folder
 from frostline.commands.overrides import Invocation, adapted, group_options, problems_of, run_folder_of, unswept
-from frostline.commands.schema.commands import COMMANDS
+from frostline.config.commands import COMMANDS
 
 
 @pytest.fixture(autouse=True)
@@ -344,7 +344,7 @@ def test_help_mistakes_and_the_config_itself_answer_without_torch(tmp_path: Path
         import sys
         from frostline.commands.help import command_help, overview
         from frostline.commands.main import main
-        from frostline.commands.schema.commands import COMMANDS
+        from frostline.config.commands import COMMANDS
 
         overview()
         for name in COMMANDS:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from frostline.commands.resuming import applied, changes, problems, treatment
-from frostline.commands.schema.commands import RUN_GROUPS, TrainKeys
-from frostline.commands.schema.key_text import fields_of
 from frostline.commands.train import _restored
+from frostline.config.commands import RUN_GROUPS, TrainKeys
+from frostline.config.key_text import fields_of
 from frostline.freezing.policy import FreezePolicy
 
 

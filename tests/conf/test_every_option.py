@@ -13,9 +13,9 @@ from frostline.commands import run_folder
 from frostline.commands.build import build_classifier, build_trainer, device_options, optimizer_builder
 from frostline.commands.help import default_config
 from frostline.commands.overrides import Invocation, group_options, problems_of
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.schema.key_text import fields_of
-from frostline.commands.schema.section import Section
+from frostline.config.commands import COMMANDS
+from frostline.config.key_text import fields_of
+from frostline.config.section import Section
 from frostline.data.build import build_datamodule, build_source
 from frostline.data.chunk_writer import Packer
 from frostline.data.image_folder import ImageFolder

@@ -19,10 +19,10 @@ from frostline.commands import train
 from frostline.commands.failures import USER_MISTAKES
 from frostline.commands.help import default_config
 from frostline.commands.overrides import Invocation, adapted, group_options, problems_of
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.schema.key_text import fields_of, value_text
-from frostline.commands.schema.section import Section
-from frostline.commands.validation import completed
+from frostline.config.commands import COMMANDS
+from frostline.config.key_text import fields_of, value_text
+from frostline.config.section import Section
+from frostline.config.validation import completed
 
 TRAIN = COMMANDS["train"]
 SMALL = {

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline.commands.schema import data as schema
+from frostline.config import data as schema
 from frostline.data.chunk_folder import MANIFEST
 from frostline.data.chunk_writer import Packer, png
 from frostline.data.decoding import ImageBytes, decode_image

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from frostline.commands.schema.data import DATA
+from frostline.config.data import DATA
 from frostline.data.csv_table import CsvTable
 from frostline.data.files import find_images
 from frostline.data.folders import AGAIN, BY_CONTENT, ELSEWHERE, HIDDEN, LOOSE, UNREADABLE, LeftOut, split_of

@@ -6,7 +6,7 @@ import pytest
 import torchvision
 import yaml
 
-from frostline.commands.schema.freeze import FREEZE
+from frostline.config.freeze import FREEZE
 from frostline.freezing import FreezePolicy, write_policy
 
 FOLDER = Path(__file__).parents[2] / "conf" / "freeze"

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from frostline.commands.schema.model import ResNetName
+from frostline.config.model import ResNetName
 from frostline.models.resnet import RESNETS, build_backbone, features_of
 
 # Parameters with 1,000 classes, as torchvision's documentation gives them, and the features that `fc` takes.

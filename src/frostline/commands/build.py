@@ -23,9 +23,9 @@ from frostline.autograd.gradient_flow import GradientFlow
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier, OptimizerBuilder
 from frostline.commands.ranks import launched_outside
-from frostline.commands.rules import SMALLEST_BF16_ON_CPU
-from frostline.commands.schema.paths import absolute
-from frostline.commands.secret_values import hidden
+from frostline.config.paths import absolute
+from frostline.config.rules import SMALLEST_BF16_ON_CPU
+from frostline.config.secret_values import hidden
 from frostline.data.datamodule import ImageDataModule
 from frostline.fast_path import FeatureCache
 from frostline.freezing.policy import FreezePolicy

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands.quoting import override_text, shell_text, shell_words
-from frostline.commands.secret_values import MARK, hide
+from frostline.config.secret_values import MARK, hide
 
 COMMAND_VARIABLE = "FROSTLINE_COMMAND"
 SWEEP_VARIABLE = "FROSTLINE_SWEEP"

@@ -12,8 +12,8 @@ from frostline.classifier import load_classifier
 from frostline.commands.build import device_options
 from frostline.commands.failures import explained
 from frostline.commands.phases import check_stored, unobeyed
-from frostline.commands.secret_values import refuse_hidden
 from frostline.commands.train import quiet_libraries
+from frostline.config.secret_values import refuse_hidden
 from frostline.data.build import NO_AUGMENTATION, build_datamodule, source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import SPLITS

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from frostline.commands import run_folder
 from frostline.commands.overrides import group_options
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
-from frostline.commands.schema.section import Section
+from frostline.config.commands import COMMANDS
+from frostline.config.key_text import fields_of, nested_section, type_text, value_text
+from frostline.config.section import Section
 
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "train": (

@@ -36,7 +36,7 @@ def main(command: str | None = None, arguments: Sequence[str] | None = None) -> 
 
 
 def _run(command: str | None, given: list[str]) -> None:
-    from frostline.commands.schema.commands import COMMANDS
+    from frostline.config.commands import COMMANDS
 
     if command is None:
         if not given or given[0] in ("--help", "-h", "help"):
@@ -53,7 +53,7 @@ def _run(command: str | None, given: list[str]) -> None:
         if command is None:
             return
         if command not in COMMANDS:
-            from frostline.commands.validation import unknown_choice
+            from frostline.config.validation import unknown_choice
 
             fail([unknown_choice("frostline", command, list(COMMANDS)).replace("frostline=", "frostline ")])
     if "--help" in given or "-h" in given:
@@ -80,7 +80,7 @@ def _completed_command(commands: Iterable[str]) -> str | None:
 
 def _refuse_option(message: str) -> NoReturn:
     """In place of argparse's report, which lists Hydra's options and no key."""
-    from frostline.commands.schema.guesses import GUESSES
+    from frostline.config.guesses import GUESSES
 
     words = message.removeprefix("unrecognized arguments: ").split()
     if not words[0].startswith("-"):
@@ -106,7 +106,7 @@ def run_hydra(command: str, given: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
     from omegaconf import DictConfig
 
-    from frostline.commands import run_folder, secret_values, sweep
+    from frostline.commands import run_folder, sweep
     from frostline.commands.imports import quick_imports
     from frostline.commands.overrides import (
         RUN_FOLDERS,
@@ -119,9 +119,10 @@ def run_hydra(command: str, given: list[str]) -> None:
     )
     from frostline.commands.quoting import override_text
     from frostline.commands.ranks import global_rank, launched_outside, outside_world
-    from frostline.commands.schema.commands import COMMANDS
-    from frostline.commands.schema.paths import absolute
-    from frostline.commands.validation import completed, validate
+    from frostline.config import secret_values
+    from frostline.config.commands import COMMANDS
+    from frostline.config.paths import absolute
+    from frostline.config.validation import completed, validate
     from frostline.storage.atomic import output_problem
 
     run_folder.register_resolvers()

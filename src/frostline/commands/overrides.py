@@ -18,13 +18,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from frostline.commands import secret_values
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
-from frostline.commands.schema.commands import COMMANDS, Command
-from frostline.commands.schema.guesses import WITHOUT_KEY
-from frostline.commands.schema.key_text import fields_of, value_text
-from frostline.commands.schema.paths import absolute
-from frostline.commands.validation import completed, unknown_choice, unknown_key, validate, with_type
+from frostline.config import secret_values
+from frostline.config.commands import COMMANDS, Command
+from frostline.config.guesses import WITHOUT_KEY
+from frostline.config.key_text import fields_of, value_text
+from frostline.config.paths import absolute
+from frostline.config.validation import completed, unknown_choice, unknown_key, validate, with_type
 from frostline.storage.yaml_file import alias_problem, read_mapping
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.

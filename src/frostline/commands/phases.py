@@ -11,9 +11,9 @@ from lightning import seed_everything
 from frostline.checkpoint import CHECKPOINT_KEY, TRUST, check_trust, read_checkpoint, reading_only
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, device_options
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.secret_values import refuse_hidden
-from frostline.commands.validation import stored_problems
+from frostline.config.commands import COMMANDS
+from frostline.config.secret_values import refuse_hidden
+from frostline.config.validation import stored_problems
 from frostline.data.build import build_datamodule
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.apply import apply_phase

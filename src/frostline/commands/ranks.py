@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from frostline.commands import secret_values
 from frostline.commands.command_line import for_workers
+from frostline.config import secret_values
 from frostline.data.cores import usable_cores
 
 READY_SECONDS = 300.0

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from frostline.commands.schema.key_text import value_text
-from frostline.commands.secret_values import hidden
+from frostline.config.key_text import value_text
+from frostline.config.secret_values import hidden
 
 Treatment = Literal["free", "applied", "refused"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands.command_line import command_to_go_on
-from frostline.commands.schema.paths import absolute
-from frostline.commands.secret_values import hidden, hide
+from frostline.config.paths import absolute
+from frostline.config.secret_values import hidden, hide
 from frostline.storage.atomic import write_text
 
 CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"

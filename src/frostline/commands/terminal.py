@@ -7,7 +7,7 @@ import io
 import sys
 from typing import Any, TextIO
 
-from frostline.commands.secret_values import hide
+from frostline.config.secret_values import hide
 from frostline.storage.names import printable
 
 

@@ -12,16 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from frostline.commands import ranks, resuming, run_folder, secret_values
+from frostline.commands import ranks, resuming, run_folder
 from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.command_line import command_line, command_to_go_on
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
 from frostline.commands.imports import quick_imports
 from frostline.commands.log_lines import PrintableFormatter, TerminalHandler
 from frostline.commands.overrides import Invocation, composed_here, run_folder_of
-from frostline.commands.rules import visible_gpus
-from frostline.commands.schema.paths import absolute
 from frostline.commands.terminal import shown
+from frostline.config import secret_values
+from frostline.config.paths import absolute
+from frostline.config.rules import visible_gpus
 from frostline.tracking.wandb_access import wandb_problem
 
 log = logging.getLogger("frostline")

@@ -22,9 +22,9 @@ if __name__ == "__main__":
     from frostline.commands.leaving import leaving_at_once
 
     with leaving_at_once():
-        from frostline.commands import secret_values
         from frostline.commands.terminal import show_only_printable
         from frostline.commands.train import train_in
+        from frostline.config import secret_values
 
         show_only_printable()
 

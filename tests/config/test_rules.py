@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from frostline.commands import rules
 from frostline.commands.help import default_config
-from frostline.commands.rules import broken_rules, visible_gpus
+from frostline.config import rules
+from frostline.config.rules import broken_rules, visible_gpus
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from frostline.commands import run_folder
 from frostline.commands.build import feature_cache
 from frostline.commands.help import default_config
 from frostline.commands.overrides import RUN_FOLDERS, Invocation, adapted, problems_of, run_folder_of
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.schema.key_text import fields_of, nested_section, type_text
-from frostline.commands.schema.paths import absolute
-from frostline.commands.schema.section import Section
-from frostline.commands.validation import completed
+from frostline.config.commands import COMMANDS
+from frostline.config.key_text import fields_of, nested_section, type_text
+from frostline.config.paths import absolute
+from frostline.config.section import Section
+from frostline.config.validation import completed
 from frostline.data.streaming import default_cache
 
 BIN = Path(sys.executable).parent

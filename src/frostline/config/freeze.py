@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from frostline.commands.schema.paths import PathText
-from frostline.commands.schema.section import Section
+from frostline.config.paths import PathText
+from frostline.config.section import Section
 
 Factor = Annotated[float, Field(gt=0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -8,8 +8,8 @@ from frostline.commands import run_folder
 from frostline.commands.help import default_config
 from frostline.commands.main import main
 from frostline.commands.overrides import Invocation, _keys, group_options, problems_of
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.schema.guesses import GUESSES, WITHOUT_KEY
+from frostline.config.commands import COMMANDS
+from frostline.config.guesses import GUESSES, WITHOUT_KEY
 
 
 def problems(command: str, *overrides: str) -> list[str]:

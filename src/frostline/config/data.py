@@ -6,8 +6,8 @@ from urllib.parse import urlparse
 
 from pydantic import Field, field_validator, model_validator
 
-from frostline.commands.schema.paths import PathText
-from frostline.commands.schema.section import OwnClass, Section
+from frostline.config.paths import PathText
+from frostline.config.section import OwnClass, Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Three = Annotated[list[float], Field(min_length=3, max_length=3)]

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from frostline.commands.schema.paths import PathText
-from frostline.commands.schema.section import FOLDER, Section
+from frostline.config.paths import PathText
+from frostline.config.section import FOLDER, Section
 
 SEED = "seed of weights, order and augmentation"
 CHECKPOINT = "frostline checkpoint whose network, data and policy are taken instead of those of this config"

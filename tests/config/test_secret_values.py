@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from frostline.commands import secret_values
-from frostline.commands.secret_values import hidden, hide, marked, refuse_hidden, remember, with_secrets
+from frostline.config import secret_values
+from frostline.config.secret_values import hidden, hide, marked, refuse_hidden, remember, with_secrets
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from frostline.commands.help import default_config
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.schema.section import Section
-from frostline.commands.validation import output_problems, stored_problems, unknown_choice, unknown_key, validate
+from frostline.config.commands import COMMANDS
+from frostline.config.section import Section
+from frostline.config.validation import output_problems, stored_problems, unknown_choice, unknown_key, validate
 
 TRAIN = COMMANDS["train"]
 

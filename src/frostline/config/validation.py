@@ -9,12 +9,12 @@ from typing import Any, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from frostline.commands.rules import broken_rules
-from frostline.commands.schema.commands import Command, Group, TrainKeys
-from frostline.commands.schema.guesses import guessed
-from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
-from frostline.commands.schema.section import FOLDER, OwnClass, Section
-from frostline.commands.secret_values import marked
+from frostline.config.commands import Command, Group, TrainKeys
+from frostline.config.guesses import guessed
+from frostline.config.key_text import fields_of, nested_section, type_text, value_text
+from frostline.config.rules import broken_rules
+from frostline.config.secret_values import marked
+from frostline.config.section import FOLDER, OwnClass, Section
 from frostline.storage.atomic import output_problem
 
 MISSING = "???"  # what Hydra's YAML files hold where the user must say

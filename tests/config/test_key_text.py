@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from pydantic import Field
 
-from frostline.commands.schema.commands import COMMANDS
-from frostline.commands.schema.key_text import fields_of, nested_section, type_text, value_text
-from frostline.commands.schema.section import OwnClass, Section
+from frostline.config.commands import COMMANDS
+from frostline.config.key_text import fields_of, nested_section, type_text, value_text
+from frostline.config.section import OwnClass, Section
 
 
 class Inner(Section):

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from frostline.commands.schema.augment import Augment
-from frostline.commands.schema.data import DATA, PILLOWS_LIMIT, Data, OwnSource, TorchvisionName
+from frostline.config.augment import Augment
+from frostline.config.data import DATA, PILLOWS_LIMIT, Data, OwnSource, TorchvisionName
 from frostline.data import decoding
 from frostline.data.build import SHARED_KEYS, SOURCES, source_class
 from frostline.data.torchvision_source import DATASETS
@@ -79,7 +79,7 @@ def test_the_schema_knows_what_the_code_supports():
 
 def test_validation_needs_no_torch():
     code = (
-        "import sys, frostline.commands.schema.data, frostline.commands.schema.augment; "
+        "import sys, frostline.config.data, frostline.config.augment; "
         "print([name for name in ('torch', 'lightning', 'torchvision', 'sklearn') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from frostline.commands.schema.paths import PathText
-from frostline.commands.schema.section import OwnClass, Section
+from frostline.config.paths import PathText
+from frostline.config.section import OwnClass, Section
 
 ResNetName = Literal[
     "resnet18",

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from frostline.commands.schema.paths import PathText
-from frostline.commands.schema.section import Section
+from frostline.config.paths import PathText
+from frostline.config.section import Section
 
 
 class Speed(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from frostline.commands.schema.section import OwnClass, Section
+from frostline.config.section import OwnClass, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

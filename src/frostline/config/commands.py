@@ -6,16 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from frostline.commands.schema.augment import Augment
-from frostline.commands.schema.data import DATA, OwnSource
-from frostline.commands.schema.freeze import FREEZE
-from frostline.commands.schema.model import HEADS, MODELS, OwnBackbone, OwnHead
-from frostline.commands.schema.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
-from frostline.commands.schema.paths import PathText
-from frostline.commands.schema.section import FILE, FOLDER, OwnClass, Section
-from frostline.commands.schema.seeing import TRUST_CHECKPOINT, GradientsKeys, GraphKeys, TourKeys
-from frostline.commands.schema.speed import Cache, Speed
-from frostline.commands.schema.training import LOSSES, PRECISION, Callbacks, Device, Loggers, Precision, TrainerSection
+from frostline.config.augment import Augment
+from frostline.config.autograd import TRUST_CHECKPOINT, GradientsKeys, GraphKeys, TourKeys
+from frostline.config.data import DATA, OwnSource
+from frostline.config.freeze import FREEZE
+from frostline.config.model import HEADS, MODELS, OwnBackbone, OwnHead
+from frostline.config.optimizer import OPTIMIZERS, SCHEDULERS, OwnOptimizer
+from frostline.config.paths import PathText
+from frostline.config.section import FILE, FOLDER, OwnClass, Section
+from frostline.config.speed import Cache, Speed
+from frostline.config.training import LOSSES, PRECISION, Callbacks, Device, Loggers, Precision, TrainerSection
 
 
 @dataclass(frozen=True, kw_only=True)

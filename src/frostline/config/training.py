@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from frostline.commands.schema.section import Section
+from frostline.config.section import Section
 
 
 class CrossEntropy(Section):

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from frostline.commands.schema.paths import PATH
-from frostline.commands.schema.section import Section
+from frostline.config.paths import PATH
+from frostline.config.section import Section
 
 NAMES = {bool: "true or false", int: "integer", float: "float", str: "text", type(None): "null", dict: "mapping"}
 SIGNS = {
