@@ -1,4 +1,4 @@
-"""The README's commands, as typed; trainings are cut short, and RUN stands for a run."""
+"""The commands of README.md and docs/, as typed; trainings are cut short, and RUN stands for a run."""
 
 import os
 import re
@@ -11,20 +11,16 @@ import pytest
 from PIL import Image
 
 from tests.integration.conftest import FROSTLINE, ROOT, SHORT, facts, only_run
+from tests.pages import PAGES, README, blocks, commands
+from tests.test_docs import PROGRAMS
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line and not line.startswith("#")
-]
-RUN_BY_CI = ("make train", "make test")
-RUN_IN_A_SHELL = 'eval "$(frostline -sc install=bash)"'  # by tests/commands/test_completion.py
-PROGRAMS = ("python train.py", "frostline ", "torchrun ")
+# Each once, in the order of the pages: some use what an earlier one wrote.
+COMMANDS = list(dict.fromkeys(line for page in PAGES for line in commands(page) if line.startswith(PROGRAMS)))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the commands find a run, photographs and a table of labels."""
+    """A folder in which the commands find a run, photos and a table of labels."""
     folder = tmp_path_factory.mktemp("home")
     lines = ["path,label"]
     for index in range(80):
@@ -34,6 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (60 + index, 50), (index, 40, 255 - index) if index % 2 else (255 - index, 40, 0)).save(photo)
         lines.append(f"photos/{name}/{index}.jpg,{name}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    (folder / "docs/figures").mkdir(parents=True)
     done = subprocess.run(
         [*FROSTLINE, "train", *SHORT, "data.batch_size=8"], cwd=folder, env={**os.environ, "RUN_ID": "RUN"},
         capture_output=True, text=True, check=False,
@@ -67,19 +64,8 @@ def as_run(command: str) -> list[str]:
     return [*words, *short]
 
 
-def test_the_two_commands_are_the_first_and_ci_types_them() -> None:
-    assert tuple(COMMANDS[:2]) == RUN_BY_CI
-    typed = (ROOT / ".ci/run").read_text().splitlines()
-    assert set(RUN_BY_CI) <= set(typed)
-
-
-def test_every_command_is_one_that_a_test_runs() -> None:
-    rest = [line for line in COMMANDS if not line.startswith((*PROGRAMS, *RUN_BY_CI, RUN_IN_A_SHELL, "sbatch "))]
-    assert rest == []
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith(PROGRAMS)])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_command(command: str, home: Path) -> None:
     done = subprocess.run(as_run(command), cwd=home, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
@@ -88,7 +74,7 @@ def test_command(command: str, home: Path) -> None:
 
 @pytest.mark.slow
 def test_the_five_lines_of_python_train_a_classifier(tmp_path: Path) -> None:
-    [lines] = [text for kind, text in BLOCKS if kind == "python" and "ImageDataModule" in text]
+    [lines] = [block.text for block in blocks(README, "python") if "ImageDataModule" in block.text]
     lines = lines.replace("max_epochs=1", "max_steps=2, limit_val_batches=1")
     done = subprocess.run(
         [sys.executable, "-c", lines + "\nprint('steps', classifier.trainer.global_step)"], cwd=tmp_path,
@@ -100,32 +86,13 @@ def test_the_five_lines_of_python_train_a_classifier(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_weights_of_a_run_load_into_plain_torchvision_as_shown(home: Path) -> None:
-    [lines] = [text for kind, text in BLOCKS if kind == "python" and "torchvision.models" in text]
+    [lines] = [block.text for block in blocks(README, "python") if "torchvision.models" in block.text]
     done = subprocess.run([sys.executable, "-c", lines], cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_every_source_file_is_named_in_one_line() -> None:
-    files = [path for top in ("src", "scripts") for path in (ROOT / top).rglob("*.py")]
-    missing = [str(path.relative_to(ROOT)) for path in files if f"`{path.relative_to(ROOT)}`: " not in README]
-    assert [name for name in missing if (ROOT / name).read_text().strip()] == []
-
-
-def test_the_generated_docs_are_up_to_date() -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/write_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_picture_and_every_file_that_the_readme_links_to_exist() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
 def test_the_run_folder_table_is_what_a_run_leaves(home: Path) -> None:
-    named = set(re.findall(r"^\| `([^|]*)` \|", README, re.MULTILINE))
+    named = set(re.findall(r"^\| `([^|]*)` \|", README.read_text(), re.MULTILINE))
     files = {name.strip("` ") for row in named for name in row.split(",")}
     assert {"config.yaml", "overrides.yaml", "metrics.csv", "facts.json", "train.log"} <= files
     assert all((home / "runs/RUN" / name).exists() for name in files - {"last.ckpt"})

@@ -1,0 +1,47 @@
+"""README.md and docs/: generated parts are current, links lead somewhere, every command is one that a test runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pages import PAGES, README, ROOT, commands, name_of
+
+RUN_BY_CI = ("make train", "make test")
+# Run by tests/integration/test_docs_commands.py.
+PROGRAMS = ("python train.py", "frostline ", "torchrun ")
+# Run elsewhere: by CI, tests/commands/test_completion.py, tests/integration/test_slurm.py and the tests of the scripts.
+ELSEWHERE = ("make ", 'eval "$(frostline -sc install=bash)"', "sbatch ", "OMP_NUM_THREADS=1 python scripts/")
+
+
+def test_the_readme_begins_with_the_two_commands_that_ci_runs_as_typed() -> None:
+    assert tuple(commands(README)[:2]) == RUN_BY_CI
+    assert set(RUN_BY_CI) <= set((ROOT / ".ci/run").read_text().splitlines())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_of_a_page_is_run_by_a_test(page: Path) -> None:
+    assert [line for line in commands(page) if not line.startswith((*PROGRAMS, *ELSEWHERE))] == []
+
+
+def test_every_script_in_a_command_exists() -> None:
+    scripts = {
+        word for page in PAGES for line in commands(page) for word in line.split() if word.startswith("scripts/")
+    }
+    assert scripts
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_generated_docs_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/write_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
