@@ -25,9 +25,10 @@ ARROWS: dict[str, set[str]] = {
     "data": {"prefix", "signatures", "storage"},
     "models": {"finite", "signatures", "storage"},
     "optim": {"freezing"},
+    "options": {"optim"},
     "autograd": {"finite", "freezing", "models", "storage"},
     "resume": {"data"},
-    "fast_path": {"data", "freezing", "prefix"},
+    "fast_path": {"data", "freezing", "options", "prefix"},
     "batch_of_one": {"freezing"},
     "checkpoint": {"finite", "models"},
     "classifier": {
@@ -42,6 +43,7 @@ ARROWS: dict[str, set[str]] = {
         "metrics",
         "models",
         "optim",
+        "options",
         "schedulers",
     },
     "tracking": {"freezing", "autograd", "data", "metrics", "models", "storage"},
@@ -53,12 +55,11 @@ ARROWS: dict[str, set[str]] = {
         "checkpoint",
         "classifier",
         "data",
-        "fast_path",
         "freezing",
         "losses",
         "metrics",
         "models",
-        "optim",
+        "options",
         "resume",
         "schedulers",
         "signatures",
@@ -207,6 +208,29 @@ def test_only_the_classifier_is_a_lightning_module() -> None:
         if isinstance(node, ast.ClassDef) and any("LightningModule" in ast.unparse(base) for base in node.bases)
     ]
     assert found == ["classifier.py:ImageClassifier"]
+
+
+def test_a_classifier_is_complete_once_it_is_constructed() -> None:
+    """The constructor is keyword-only, and no other module sets an attribute that it sets."""
+    [classifier] = [file for file in FILES if file.name == "classifier.py"]
+    [init] = [
+        node
+        for node in ast.walk(ast.parse(classifier.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    ]
+    assert [argument.arg for argument in init.args.args] == ["self"]
+    own = {node.attr for node in ast.walk(init) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    assert {"network", "policy", "settings", "compute_options"} <= own
+    set_from_outside = [
+        f"{named(file)}:{node.lineno} {ast.unparse(node)}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) != "self"
+        and (node.attr in own or ast.unparse(node.value).endswith(("classifier", "pl_module")))
+    ]
+    assert set_from_outside == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=named)

@@ -17,8 +17,8 @@ from frostline.classifier import ImageClassifier
 from frostline.data.datamodule import ImageDataModule, Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
-from frostline.fast_path import FeatureCache
 from frostline.freezing.policy import BatchNormMode, FreezePolicy
+from frostline.options import ComputeOptions, FeatureCache
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -49,13 +49,13 @@ def trained(
     policy: FreezePolicy, *, precision: Any, workers: int, cache: FeatureCache | None
 ) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
-    network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3).to(memory_format=torch.channels_last)
+    network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3)
     data = ImageDataModule(
         source=Synthetic(length=14, val_length=4, test_length=4, classes=3, image_size=32),
         image_size=32, batch_size=4, augment=Augmentation(name="none"), loading=Loading(workers=workers),
     )  # fmt: skip
-    classifier = ImageClassifier(network=network, images=data.describe(), policy=policy)
-    classifier.channels_last, classifier.feature_cache = True, cache
+    compute = ComputeOptions(channels_last=True, feature_cache=cache)
+    classifier = ImageClassifier(network=network, images=data.describe(), policy=policy, compute=compute)
     trainer = lightning.Trainer(
         max_epochs=2, accelerator="cpu", devices=1, precision=precision, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,

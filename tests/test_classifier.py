@@ -24,10 +24,12 @@ from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.schedule import FreezingSchedule
 from frostline.losses import CrossEntropy, SumOfDifferences
 from frostline.models.network import build_network
+from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
 from frostline.schedulers import constant
 
 CLASSES = [f"class {index}" for index in range(10)]
 IMAGES = {"classes": CLASSES, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "image_size": 32, "resize": 1.0}
+WITHOUT_BIASES = OptimizerOptions(exclude_from_decay=["bias"])
 RECIPE = {"model": {"name": "resnet18"}, "head": {"name": "linear", "dropout": 0.0}}
 
 pytestmark = [
@@ -77,8 +79,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageClassifier, 
     """A ResNet-18 after one step with only its head in training, and its checkpoint."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the marks above hold within tests only
-        classifier = resnet(policy=FreezePolicy.static("head"))
-        classifier.settings = {"seed": 3, "data": {"name": "digits"}}
+        settings = {"seed": 3, "data": {"name": "digits"}}
+        classifier = resnet(policy=FreezePolicy.static("head"), checkpoint_options=CheckpointOptions(settings=settings))
         trainer = fit(classifier, torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))
         path = tmp_path_factory.mktemp("classifier") / "last.ckpt"
         trainer.save_checkpoint(path)
@@ -101,11 +103,11 @@ def test_normalisation_by_hand() -> None:
 
 
 def test_channels_last_changes_the_layout_and_not_the_values() -> None:
-    classifier = small()
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
-    before = classifier.normalised(images)
-    classifier.channels_last = True
+    before = small().normalised(images)
+    classifier = small(compute=ComputeOptions(channels_last=True))
     after = classifier.normalised(images)
+    assert classifier.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert after.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(before, after)
 
@@ -160,11 +162,11 @@ def test_the_optimizer_holds_only_what_ever_trains() -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
 
 
-def test_optimizer_holds_frozen_holds_all_62_and_moves_2() -> None:
+def test_include_frozen_holds_all_62_and_moves_2() -> None:
     """Momentum and weight decay would move a parameter whose gradient is a tensor of zeros."""
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
-    classifier = resnet(policy=FreezePolicy.static("head"), optimizer=sgd)
-    classifier.optimizer_holds_frozen = True
+    options = OptimizerOptions(include_frozen=True)
+    classifier = resnet(policy=FreezePolicy.static("head"), optimizer=sgd, optimizer_options=options)
     before = {name: p.detach().clone() for name, p in classifier.network.named_parameters()}
     trainer = fit(classifier, torch.rand(8, 3, 32, 32), torch.arange(8))
     [optimizer] = trainer.optimizers
@@ -174,8 +176,8 @@ def test_optimizer_holds_frozen_holds_all_62_and_moves_2() -> None:
 
 
 def test_exclude_from_decay_reaches_the_parameter_groups() -> None:
-    classifier = small(optimizer=partial(torch.optim.SGD, lr=0.01, weight_decay=0.1))
-    classifier.exclude_from_decay = ["bias"]
+    sgd = partial(torch.optim.SGD, lr=0.01, weight_decay=0.1)
+    classifier = small(optimizer=sgd, optimizer_options=WITHOUT_BIASES)
     trainer = fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4))
     decay = {id(p): group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert {name: decay[id(p)] for name, p in classifier.network.named_parameters()} == {
@@ -215,18 +217,17 @@ BUILDERS: dict[str, tuple[Any, tuple[float, float]]] = {
 
 
 @pytest.mark.parametrize(("builder", "wanted"), BUILDERS.values(), ids=BUILDERS)
-@pytest.mark.parametrize("spared", [[], ["bias"]], ids=["", "spared"])
+@pytest.mark.parametrize("options", [OptimizerOptions(), WITHOUT_BIASES], ids=["", "without biases"])
 def test_an_optimizer_trains_with_its_own_rate_and_decay(
-    builder: Any, wanted: tuple[float, float], spared: list[Any]
+    builder: Any, wanted: tuple[float, float], options: OptimizerOptions
 ) -> None:
-    classifier = small(optimizer=builder)
-    classifier.exclude_from_decay = spared
+    classifier = small(optimizer=builder, optimizer_options=options)
     trainer = fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4))
     found = {
         (group["lr"], group["weight_decay"], group["name"].endswith("no_decay"))
         for group in trainer.optimizers[0].param_groups
     }
-    assert found == {(*wanted, False)} | ({(wanted[0], 0.0, True)} if spared else set())
+    assert found == {(*wanted, False)} | ({(wanted[0], 0.0, True)} if options == WITHOUT_BIASES else set())
 
 
 @pytest.mark.parametrize(
@@ -243,8 +244,7 @@ def test_an_optimizer_trains_with_its_own_rate_and_decay(
     ids=["infinite", "flat", "sparse", "groups"],
 )
 def test_an_optimizer_that_cannot_keep_its_promise_is_refused(builder: Any, message: str) -> None:
-    classifier = small(optimizer=builder)
-    classifier.exclude_from_decay = ["bias"]
+    classifier = small(optimizer=builder, optimizer_options=WITHOUT_BIASES)
     with pytest.raises(ValueError, match=message):
         classifier.build_optimizer()
 

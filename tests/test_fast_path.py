@@ -17,8 +17,9 @@ from frostline.classifier import ImageClassifier
 from frostline.data.datamodule import ImageDataModule, Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
-from frostline.fast_path import FeatureCache, why_not_kept
+from frostline.fast_path import why_not_kept
 from frostline.freezing.policy import FreezePolicy, Phase, Until
+from frostline.options import ComputeOptions, FeatureCache
 from frostline.resume import ExactResume
 
 pytestmark = [
@@ -63,6 +64,15 @@ def datamodule(*, augment: Augmentation = NONE, workers: int = 0, **options: Any
     )
 
 
+def classifier_of(data: ImageDataModule, *, cache: FeatureCache | None = None, **options: Any) -> ImageClassifier:
+    defaults = {
+        "network": network(),
+        "policy": FreezePolicy.static("2.*"),
+        "compute": ComputeOptions(feature_cache=cache),
+    }
+    return ImageClassifier(images=data.describe(), **{**defaults, **options})
+
+
 class Run:
     """A fit, and what came of it."""
 
@@ -79,8 +89,7 @@ class Run:
         **options: Any,
     ) -> None:
         self.data = data or datamodule()
-        self.classifier = ImageClassifier(network=network(), images=self.data.describe(), policy=policy)
-        self.classifier.feature_cache = cache
+        self.classifier = classifier_of(self.data, policy=policy, cache=cache)
         self.trainer = lightning.Trainer(
             max_epochs=epochs, accelerator="cpu", devices=1, precision=precision, logger=False, callbacks=[*callbacks],
             enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
@@ -141,11 +150,7 @@ def test_each_image_passes_the_frozen_part_once(cache: FeatureCache) -> None:
 def test_a_later_run_with_another_optimizer_computes_nothing(cache: FeatureCache) -> None:
     Run(cache=cache, epochs=8)
     data = datamodule()
-    classifier = ImageClassifier(
-        network=network(), images=data.describe(), policy=FreezePolicy.static("2.*"),
-        optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.1),
-    )  # fmt: skip
-    classifier.feature_cache = cache
+    classifier = classifier_of(data, cache=cache, optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.1))
     Counted.passed = 0
     trainer = lightning.Trainer(
         max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
@@ -215,8 +220,7 @@ def test_a_resumed_run_reads_on_and_ends_with_the_same_bits(cache: FeatureCache,
     first = Run(cache=cache, policy=GRADUAL, epochs=6, max_steps=13, callbacks=(ExactResume(),))
     first.trainer.save_checkpoint(tmp_path / "last.ckpt")
     data = datamodule()
-    classifier = ImageClassifier(network=network(), images=data.describe(), policy=GRADUAL)
-    classifier.feature_cache = cache
+    classifier = classifier_of(data, policy=GRADUAL, cache=cache)
     trainer = lightning.Trainer(
         max_epochs=6, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=[ExactResume()],
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
@@ -304,10 +308,7 @@ def test_averaged_weights_are_validated_as_they_are(cache: FeatureCache) -> None
 
 def test_without_a_datamodule_the_line_is_cut_and_nothing_is_kept(cache: FeatureCache) -> None:
     data = datamodule()
-    classifier = ImageClassifier(
-        network=network(), images=data.describe(), policy=FreezePolicy.static("2.*")
-    )  # fmt: skip
-    classifier.feature_cache = cache
+    classifier = classifier_of(data, cache=cache)
     trainer = lightning.Trainer(
         max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
@@ -317,15 +318,10 @@ def test_without_a_datamodule_the_line_is_cut_and_nothing_is_kept(cache: Feature
 
 
 def test_without_the_prefix_the_network_runs_whole_and_gives_the_same_bits() -> None:
-    class Whole(ImageClassifier):
-        def __init__(self, **options: Any) -> None:
-            super().__init__(**options)
-            self.frozen_prefix = False
-
     data = datamodule()
     states = []
-    for kind in (ImageClassifier, Whole):
-        classifier = kind(network=network(), images=data.describe(), policy=FreezePolicy.static("2.*"))
+    for options in (ComputeOptions(), ComputeOptions(frozen_prefix=False)):
+        classifier = classifier_of(data, compute=options)
         trainer = lightning.Trainer(
             max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
@@ -347,8 +343,7 @@ def test_a_network_of_unknown_order_runs_whole_and_is_told_where_something_is_fr
 ) -> None:
     caplog.set_level(logging.INFO)
     data = datamodule()
-    classifier = ImageClassifier(network=OwnForward(*network()), images=data.describe(), policy=policy)
-    classifier.feature_cache = cache
+    classifier = classifier_of(data, network=OwnForward(*network()), policy=policy, cache=cache)
     trainer = lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False,
@@ -362,8 +357,7 @@ def test_a_network_of_unknown_order_runs_whole_and_is_told_where_something_is_fr
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
 def test_a_user_s_hook_on_the_network_still_sees_every_batch(cache: FeatureCache, kind: str) -> None:
     data, seen = datamodule(), []
-    classifier = ImageClassifier(network=network(), images=data.describe(), policy=FreezePolicy.static("2.*"))
-    classifier.feature_cache = cache
+    classifier = classifier_of(data, cache=cache)
     getattr(classifier.network, kind)(lambda module, *_: seen.append(module.training))
     trainer = lightning.Trainer(
         max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,

@@ -66,9 +66,9 @@ def train(*, images: int, classes: int, workers: int, epochs: int) -> Point:
     from frostline.data.datamodule import ImageDataModule, Loading
     from frostline.data.synthetic import Synthetic
     from frostline.data.transforms import Augmentation
-    from frostline.fast_path import FeatureCache
     from frostline.freezing.policy import FreezePolicy
     from frostline.models.network import build_network
+    from frostline.options import ComputeOptions, FeatureCache
 
     class Fill(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
@@ -104,8 +104,10 @@ def train(*, images: int, classes: int, workers: int, epochs: int) -> Point:
             loading=Loading(workers=workers),
         )  # fmt: skip
         network, _ = build_network(model={"name": "resnet18"}, head={"name": "linear"}, classes=classes)
-        classifier = ImageClassifier(network=network, images=data.describe(), policy=FreezePolicy.static("head"))
-        classifier.feature_cache = FeatureCache(folder=folder)
+        compute = ComputeOptions(feature_cache=FeatureCache(folder=folder))
+        classifier = ImageClassifier(
+            network=network, images=data.describe(), policy=FreezePolicy.static("head"), compute=compute
+        )
         trainer = pl.Trainer(
             max_epochs=epochs, max_steps=limit, accelerator="cpu", devices=1, precision="bf16-mixed", logger=False,
             callbacks=[callback], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -40,8 +40,8 @@ from frostline.data.source import SPLITS, ArrayImages
 from frostline.data.streaming import Streaming
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
-from frostline.fast_path import FeatureCache
 from frostline.freezing.policy import FreezePolicy
+from frostline.options import ComputeOptions, FeatureCache
 from frostline.resume import ExactResume
 from frostline.tracking.checkpoints import WholeFileCheckpointIO, checkpoint_callbacks
 
@@ -190,12 +190,12 @@ def fit(case: Case, home: Path, folder: Path, *, place: str | None = None, resum
         source=source_of(case.source, home), image_size=SIZE, batch_size=BATCH, loading=Loading(workers=case.workers),
         augment=Augmentation(name="none" if case.cached else "standard"),
     )  # fmt: skip
+    cache = FeatureCache(folder=home / "features" / folder.name) if case.cached else None
     model = ImageClassifier(
         network=network(len(data.classes)), images=data.describe(), policy=POLICY,
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.01),
+        compute=ComputeOptions(feature_cache=cache),
     )  # fmt: skip
-    if case.cached:
-        model.feature_cache = FeatureCache(folder=home / "features" / folder.name)
     kept = checkpoint_callbacks(folder, monitor="val/loss", every_n_steps=1)
     trainer = lightning.Trainer(
         max_epochs=EPOCHS, accelerator="cpu", devices=case.ranks, strategy="ddp" if case.ranks > 1 else "auto",

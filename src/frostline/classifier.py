@@ -1,10 +1,10 @@
 """ImageClassifier: the LightningModule that trains a network under a freezing policy."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import lightning
 import torch
@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.batch_of_one import explained, refusal, single_valued, smallest_batch
 from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_trust, read_checkpoint
-from frostline.fast_path import FastPath, FeatureCache
+from frostline.fast_path import FastPath
 from frostline.finite import check_finite, diverged, diverged_tensors, not_finite
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
@@ -27,7 +27,8 @@ from frostline.freezing.schedule import FreezingSchedule
 from frostline.losses import CrossEntropy, build_loss, total_weight
 from frostline.metrics import Evaluation
 from frostline.models.network import build_network
-from frostline.optim import Spared, parameter_groups
+from frostline.optim import parameter_groups
+from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
 from frostline.prefix.keyed import KeyedBatch
 from frostline.schedulers import SchedulerBuilder, constant
 from frostline.step_mean import StepMean, scale_gradients
@@ -55,6 +56,11 @@ class ImageClassifier(lightning.LightningModule):
         must_train: names or globs of what trains whatever the policy says: a head that starts from random weights.
         recipe: plain values from which the network can be built again (`model`, `head`); None for a network that only
             you can build, whose checkpoint then holds its weights but cannot be opened by `load_classifier`.
+        compute: how the network is run: memory format, torch.compile, frozen layers without a graph, feature cache.
+        optimizer_options: what the optimizer's groups hold and what weight decay leaves out.
+        checkpoint_options: what checkpoints record, and what becomes of one with another policy.
+
+    Nothing is set after construction.
     """
 
     mean: Tensor
@@ -71,6 +77,9 @@ class ImageClassifier(lightning.LightningModule):
         scheduler: SchedulerBuilder | None = None,
         must_train: Sequence[str] = (),
         recipe: Mapping[str, Any] | None = None,
+        compute: ComputeOptions = ComputeOptions(),  # noqa: B008 - frozen
+        optimizer_options: OptimizerOptions = OptimizerOptions(),  # noqa: B008
+        checkpoint_options: CheckpointOptions = CheckpointOptions(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.network = network
@@ -80,14 +89,10 @@ class ImageClassifier(lightning.LightningModule):
         self.resolved = self.policy.resolve(network, must_train=self.must_train)
         self.loss = loss or CrossEntropy()
         self.recipe = None if recipe is None else dict(recipe)
-        self.settings: dict[str, Any] = {}  # the resolved config of the run, for its checkpoints
-        self.exclude_from_decay: Collection[Spared] = ()
-        self.optimizer_holds_frozen = False
-        self.channels_last = False
-        self.compiled = False
-        self.frozen_prefix = True
-        self.feature_cache: FeatureCache | None = None
-        self.on_policy_change: Literal["refuse", "restart"] = "refuse"  # see FreezingSchedule's `on_mismatch`
+        self.compute_options = compute
+        self.optimizer_options = optimizer_options
+        self.settings = dict(checkpoint_options.settings)
+        self._on_policy_change = checkpoint_options.on_policy_change
         self._schedule: FreezingSchedule | None = None
         self._fast_path: FastPath | None = None
         self._build_optimizer = optimizer or partial(torch.optim.SGD, lr=0.01, momentum=0.9)
@@ -101,6 +106,10 @@ class ImageClassifier(lightning.LightningModule):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(self.images[name]).view(1, 3, 1, 1), persistent=False)
         apply_phase(network, self.resolved.phases[0])
+        if compute.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if compute.compile:
+            network.compile()
 
     @property
     def classes(self) -> list[str]:
@@ -118,7 +127,7 @@ class ImageClassifier(lightning.LightningModule):
         """What the network takes: floats (batch, 3, height, width) of mean 0 and standard deviation 1 per channel."""
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images
         pixels = (pixels - self.mean) / self.std
-        return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
+        return pixels.contiguous(memory_format=torch.channels_last) if self.compute_options.channels_last else pixels
 
     def configure_callbacks(self) -> list[lightning.pytorch.callbacks.Callback]:
         """The policy's own callbacks, so that a Trainer built by hand obeys the policy too.
@@ -130,14 +139,17 @@ class ImageClassifier(lightning.LightningModule):
                 policy=self.policy,
                 attribute="network",
                 must_train=self.must_train,
-                on_mismatch=self.on_policy_change,
+                on_mismatch=self._on_policy_change,
                 inputs=lambda batch: self.normalised(batch[0]),
             )
-        if not self.frozen_prefix:
+        if not self.compute_options.frozen_prefix:
             return [self._schedule]
         if self._fast_path is None:
             self._fast_path = FastPath(
-                schedule=self._schedule, inputs=self.normalised, cache=self.feature_cache, compiled=self.compiled
+                schedule=self._schedule,
+                inputs=self.normalised,
+                cache=self.compute_options.feature_cache,
+                compiled=self.compute_options.compile,
             )
         return [self._schedule, self._fast_path]
 
@@ -151,9 +163,10 @@ class ImageClassifier(lightning.LightningModule):
         Raises:
             ValueError: it takes no groups, a rate is not finite, or weight decay reaches what is excluded from it.
         """
-        groups = parameter_groups(self.network, resolved=self.resolved, exclude_from_decay=self.exclude_from_decay)
+        options = self.optimizer_options
+        groups = parameter_groups(self.network, resolved=self.resolved, exclude_from_decay=options.exclude_from_decay)
         spared = {id(entry) for group in groups if "weight_decay" in group for entry in group["params"]}
-        if self.optimizer_holds_frozen and self.resolved.never_trained:
+        if options.include_frozen and self.resolved.never_trained:
             frozen = [self.network.get_parameter(name) for name in self.resolved.never_trained]
             groups.append({"params": frozen, "name": "frozen"})
         try:
@@ -404,9 +417,11 @@ def load_classifier(
         network.load_state_dict(checkpoint["state_dict"])
         policy = FreezePolicy.from_dict(described["policy"])
         loss = build_loss(**described["loss"]) if described.get("loss") else None
-        classifier = ImageClassifier(network=network, images=images, policy=policy, loss=loss, recipe=recipe)
+        classifier = ImageClassifier(
+            network=network, images=images, policy=policy, loss=loss, recipe=recipe,
+            checkpoint_options=CheckpointOptions(settings=described["settings"]),
+        )  # fmt: skip
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{path}: its classifier cannot be built from what it says of it ({told})") from error
-    classifier.settings = described["settings"]
     return classifier.to(device).eval()

@@ -7,8 +7,6 @@ and the image is not even decoded. It follows the phases of a `FreezingSchedule`
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -25,27 +23,13 @@ from frostline.freezing.audit import is_sharded
 from frostline.freezing.averaging import averages_weights
 from frostline.freezing.resolved import ResolvedPhase
 from frostline.freezing.schedule import FreezingSchedule
+from frostline.options import FeatureCache
 from frostline.prefix.division import FrostLine, chain_of, divide
 from frostline.prefix.key import feature_key, prefix_digest
 from frostline.prefix.keyed import KeyedBatch
 from frostline.prefix.store import FORMAT, FeatureStore, Rows, gigabytes, open_store
 
 log = logging.getLogger("frostline.fast_path")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureCache:
-    """Where features are kept.
-
-    Attributes:
-        folder: of all stores; processes and runs may share it.
-        limit_bytes: of all stores together; the least recently used ones make room.
-        views: fixed augmented views kept of each training image; 0: training images that are augmented are not kept.
-    """
-
-    folder: Path
-    limit_bytes: int = 20 * 10**9
-    views: int = 0
 
 
 class FastPath(pl.Callback):

@@ -113,10 +113,10 @@ def test_a_classifier_is_built_from_a_config() -> None:
     assert [module.out_features for module in classifier.network.fc if isinstance(module, nn.Linear)] == [256, 10]
     training = {name.partition(".")[0] for name, p in classifier.network.named_parameters() if p.requires_grad}
     assert training == {"layer4", "fc"}
-    assert classifier.exclude_from_decay == ["bias"]
+    assert classifier.optimizer_options.exclude_from_decay == ["bias"]
     assert {group["lr"] for group in classifier.build_optimizer().param_groups} == {0.001}
     assert classifier.settings == settings
-    assert classifier.channels_last
+    assert classifier.compute_options.channels_last
     assert classifier.images["image_size"] == 16
     assert classifier.recipe == {
         "model": {"name": "resnet18"},

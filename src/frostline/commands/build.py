@@ -27,12 +27,12 @@ from frostline.config.paths import absolute
 from frostline.config.rules import SMALLEST_BF16_ON_CPU
 from frostline.config.secret_values import hidden
 from frostline.data.datamodule import ImageDataModule
-from frostline.fast_path import FeatureCache
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.network import build_network
 from frostline.models.saved_file import read_plain
 from frostline.models.weights import LoadedWeights
+from frostline.options import CheckpointOptions, ComputeOptions, FeatureCache, OptimizerOptions
 from frostline.resume import ExactResume
 from frostline.schedulers import SCHEDULERS
 from frostline.signatures import check_signature, find_class
@@ -82,20 +82,20 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
         optimizer=optimizer_builder(settings["optimizer"], fused=wants_fused(settings)),
         scheduler=SCHEDULERS[settings["scheduler"]["name"]](**_without(settings["scheduler"], "name")),
         recipe=hidden(recipe),
+        compute=ComputeOptions(
+            channels_last=settings["trainer"]["channels_last"],
+            compile=settings["trainer"]["compile"],
+            frozen_prefix=settings["speed"]["frozen_prefix"],
+            feature_cache=feature_cache(settings["cache"]) if settings["speed"]["feature_cache"] else None,
+        ),
+        optimizer_options=OptimizerOptions(
+            exclude_from_decay=settings["optimizer"].get("exclude_from_decay", []),
+            include_frozen=settings["optimizer"].get("include_frozen", False),
+        ),
+        checkpoint_options=CheckpointOptions(
+            settings=hidden(settings), on_policy_change=settings.get("on_policy_change", "refuse")
+        ),
     )
-    classifier.exclude_from_decay = settings["optimizer"].get("exclude_from_decay", [])
-    classifier.optimizer_holds_frozen = settings["optimizer"].get("include_frozen", False)
-    classifier.on_policy_change = settings.get("on_policy_change", "refuse")
-    classifier.settings = hidden(settings)
-    if settings["trainer"]["channels_last"]:
-        classifier.channels_last = True
-        network.to(memory_format=torch.channels_last)
-    if settings["trainer"]["compile"]:
-        classifier.compiled = True
-        network.compile()
-    classifier.frozen_prefix = settings["speed"]["frozen_prefix"]
-    if settings["speed"]["feature_cache"]:
-        classifier.feature_cache = feature_cache(settings["cache"])
     return classifier, loaded
 
 
