@@ -15,6 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ARROWS: dict[str, set[str]] = {
     "freezing": {"storage"},
     "storage": set(),
+    "tables": set(),
     "signatures": set(),
     "finite": set(),
     "step_mean": set(),
@@ -26,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"finite", "signatures", "storage"},
     "optim": {"freezing"},
     "options": {"optim"},
-    "autograd": {"finite", "freezing", "models", "storage"},
+    "autograd": {"finite", "freezing", "models", "storage", "tables"},
     "resume": {"data"},
     "fast_path": {"data", "freezing", "options", "prefix"},
     "batch_of_one": {"freezing"},
@@ -46,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
         "options",
         "schedulers",
     },
-    "tracking": {"freezing", "autograd", "data", "metrics", "models", "storage"},
+    "tracking": {"freezing", "autograd", "data", "metrics", "models", "storage", "tables"},
     "config": {"storage"},
     "commands": {
         "config",

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from frostline.autograd import draw, draw_operations, draw_stages
-from frostline.autograd.svg import count, size
 
 from .networks import observed, resnet
 
@@ -74,23 +73,3 @@ def test_a_fully_frozen_network_is_refused():
     network = resnet()
     with pytest.raises(ValueError, match="Every one of the network's 62 parameters is frozen"):
         draw(network(torch.rand(1, 3, 64, 64)).sum(), network=network)
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "0.977 KiB"),
-        (204_900, "200 KiB"),
-        (3_663_460, "3.49 MiB"),
-        (5 << 30, "5 GiB"),
-    ],
-)
-def test_sizes_are_binary(number, text):
-    assert size(number) == text
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0"), (12, "12"), (10_240, "10.2 k"), (67_108_864, "67.1 M")])
-def test_counts_are_decimal(number, text):
-    assert count(number) == text

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 
 from frostline.autograd.flow import by_stage
 from frostline.autograd.gradient_flow import measure_gradients
-from frostline.autograd.gradient_table import gradient_text
+from frostline.autograd.gradient_table import gradient_table
+from frostline.tables import as_text
 
 from .networks import IMAGES, TARGETS, resnet
 
@@ -19,7 +20,7 @@ def stages():
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_and_has_a_row_and_a_sentence_for_each_stage(stages, width):
-    text = gradient_text(stages, width=width)
+    text = as_text(gradient_table(stages), width=width)
     lines = text.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width
     assert lines[0].split() == ["stage", "trains", "norm", "mean", "|g|", "max", "|g|", "zeros", "Δw/w", "noise"]

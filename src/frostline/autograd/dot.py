@@ -10,7 +10,8 @@ from frostline.autograd.blocks import Block
 from frostline.autograd.graph import Graph
 from frostline.autograd.operation_view import label, leaf_label
 from frostline.autograd.stage_view import caption, lowest_reached
-from frostline.autograd.svg import ICE, ICE_LINE, INK, PAPER, WARM, WARM_LINE, size
+from frostline.autograd.svg import ICE, ICE_LINE, INK, PAPER, WARM, WARM_LINE
+from frostline.tables import size
 
 HEADER = 'digraph autograd {\n  node [shape=box style="rounded,filled" fontname="DejaVu Sans Mono" fontsize=11];\n'
 FROZEN = f'style="rounded,filled,dashed" fillcolor="{ICE}" color="{ICE_LINE}"'

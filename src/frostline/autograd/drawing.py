@@ -14,8 +14,8 @@ from frostline.autograd.graph import Graph, walk
 from frostline.autograd.observe import Observation
 from frostline.autograd.operation_view import operation_svg
 from frostline.autograd.stage_view import stage_svg
-from frostline.autograd.svg import size
 from frostline.storage.atomic import atomically, write_text
+from frostline.tables import size
 
 FORMATS = (".svg", ".html", ".dot", ".png")
 

@@ -17,10 +17,9 @@ from frostline.autograd.svg import (
     WARM_INK,
     WARM_LINE,
     Canvas,
-    shape_text,
-    size,
     text_width,
 )
+from frostline.tables import shape_text, size
 
 MARGIN, HEAD = 40.0, 132.0  # px
 PAD, CHIP, CHIP_GAP, LINK = 10.0, 20.0, 4.0, 20.0  # px; a chip is the small box of a leaf beside its operation

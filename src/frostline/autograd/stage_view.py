@@ -14,10 +14,8 @@ from frostline.autograd.svg import (
     WARM_INK,
     WARM_LINE,
     Canvas,
-    count,
-    shape_text,
-    size,
 )
+from frostline.tables import count, shape_text, size
 
 WIDTH = 1200.0
 LEFT, RIGHT = 130.0, 1050.0  # px, of the column of blocks

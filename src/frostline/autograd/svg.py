@@ -91,23 +91,3 @@ class Canvas:
             f"<title>{escape(self.title)}</title><defs>{markers}</defs>"
             f'<rect width="100%" height="100%" fill="{PAPER}"/>' + "\n".join(self.parts) + "</svg>\n"
         )
-
-
-def count(number: float, unit: str = "") -> str:
-    """1234567 -> "1.23 M": three significant digits with the prefixes of the SI."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.3g} {prefix}{unit}"
-    return f"{number:.3g} {unit}".rstrip()
-
-
-def size(number: int) -> str:
-    """Bytes with binary prefixes: 204900 -> "200 KiB"."""
-    value, prefixes = float(number), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1000 and len(prefixes) > 1:
-        value, prefixes = value / 1024, prefixes[1:]
-    return f"{value:.3g} {prefixes[0]}"
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    return "×".join(str(extent) for extent in shape) or "scalar"

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +16,7 @@ from frostline.freezing.progress import Span, misfits, timeline
 from frostline.freezing.report import StageRow, freezing_table, total
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.storage.atomic import atomically
+from frostline.tables import as_text, new_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +112,8 @@ def backward_cost(network: nn.Module, images: Tensor) -> tuple[int, int]:
 
 def plan_table(planned: Plan) -> str:
     """A row a phase: when, what trains, at which rates, and what it saves against full fine-tuning."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("phase", "steps", "epochs", "trains", "parameters", "learning rate", "backward saved", "memory saved"):
-        table.add_column(name, justify="left" if name in ("phase", "trains") else "right")
+    columns = ("phase", "steps", "epochs", "trains", "parameters", "learning rate", "backward saved", "memory saved")
+    table = new_table(*columns, left=("trains",))
     for phase in planned.phases:
         whole = total(phase.rows)
         training = [row.stage for row in phase.rows if row.trainable_tensors]
@@ -133,9 +130,7 @@ def plan_table(planned: Plan) -> str:
             _saved(phase.backward_flops, planned.full_backward_flops),
             _saved(phase.kept_bytes, planned.full_kept_bytes),
         )
-    text = StringIO()
-    Console(file=text, width=120, color_system=None, markup=False).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    return as_text(table)
 
 
 def draw_plan(planned: Plan, path: Path, *, title: str) -> None:

@@ -1,17 +1,15 @@
 """What a run tells its user: before the first step what will train, and at the end what came of it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.metrics import per_class
 from frostline.storage.names import printable_name
+from frostline.tables import as_text, new_table
 
 # Names of the evaluation metrics as a table shows them, and whether they are shares.
 METRICS: Mapping[str, tuple[str, bool]] = {
@@ -51,7 +49,7 @@ def evaluation_facts(results: Mapping[str, float], confusion: Tensor | None, cla
 def evaluation_text(facts: Mapping[str, Any]) -> str:
     """The tables of `evaluation_facts`."""
     parts = [metrics_table(facts["results"]), class_table(facts.get("per_class", ()))]
-    return "\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in parts if part)
 
 
 def places_text(folder: Path, best: str) -> str:
@@ -81,11 +79,7 @@ def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rendered(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    table = Table()
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+    table = new_table(*columns)
     for row in rows:
         table.add_row(*map(printable_name, row))
-    text = StringIO()
-    Console(file=text, width=100, color_system=None, markup=False, emoji=False).print(table)
-    return text.getvalue().rstrip()
+    return as_text(table, width=100)
