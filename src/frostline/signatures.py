@@ -1,10 +1,11 @@
 """Classes that a user names in YAML: found by their path and checked against their signature before they are called."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+from frostline.nearest import nearest
 
 T = TypeVar("T")
 
@@ -28,8 +29,8 @@ def find_class(path: str, *, subclass_of: type, what: str) -> type:
         ) from error
     found = getattr(module, class_name, None)
     if found is None:
-        near = difflib.get_close_matches(class_name, dir(module), n=1) if module else []
-        hint = f" Did you mean `{module_name}.{near[0]}`?" if near else ""
+        near = nearest(class_name, dir(module)) if module else None
+        hint = f" Did you mean `{module_name}.{near}`?" if near else ""
         raise ValueError(f"{what}: there is no class at `_target_: {path}`.{hint}")
     if not (inspect.isclass(found) and issubclass(found, subclass_of)):
         expected = f"subclass of {subclass_of.__module__}.{subclass_of.__qualname__}"
@@ -65,8 +66,8 @@ def check_signature(
     for option in options:
         if option in named or (open_ended and option not in given):
             continue
-        near = difflib.get_close_matches(option, named, n=1)
-        hint = f"Did you mean `{near[0]}`?" if near else f"It takes: {', '.join(named) or 'nothing'}"
+        near = nearest(option, named)
+        hint = f"Did you mean `{near}`?" if near else f"It takes: {', '.join(named) or 'nothing'}"
         problems.append(f"{what}.{option}: `{name}` takes no such argument. {hint}")
     for key in named:
         if key not in options and parameters[key].default is inspect.Parameter.empty:

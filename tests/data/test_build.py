@@ -68,7 +68,7 @@ def test_own_class(own):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "digit"}, "Unknown data source 'digit'. Did you mean 'digits'"),
+        ({"name": "digit"}, "Unknown data source 'digit'. Did you mean `digits`"),
         ({}, "either name"),
         ({"name": "digits", "_target_": "x.Y"}, "either name"),
         ({"name": "digits", "val_fractoin": 0.1}, r"data\.val_fractoin: `Digits` .*Did you mean `val_fr"),

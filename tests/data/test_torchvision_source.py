@@ -96,7 +96,7 @@ def test_labels_without_an_attribute_are_read():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset": "CIFAR11"}, "is not supported. Did you mean CIFAR10"),
+        ({"dataset": "CIFAR11"}, "is not supported. Did you mean `CIFAR10`"),
         ({"dataset": "CocoDetection"}, "is in torchvision, but not as one label per image"),
         ({"dataset": "FakeData", "options": {"siez": 3}}, r"data\.options\.siez: FakeData has no such option.*size"),
         ({"dataset": "CIFAR10", "options": {"train": True}}, r"data\.options\.train"),

@@ -1,6 +1,5 @@
 """Check a composed config against the schema: every problem at once, each with what was meant."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from frostline.config.key_text import fields_of, nested_section, type_text, valu
 from frostline.config.rules import broken_rules
 from frostline.config.secret_values import marked
 from frostline.config.section import FOLDER, OwnClass, Section
+from frostline.nearest import nearest
 from frostline.storage.atomic import output_problem
 
 MISSING = "???"  # what Hydra's YAML files hold where the user must say
@@ -159,18 +159,18 @@ def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -
     elsewhere = [other for other in known if other.endswith(f".{name}")]
     if guess := guessed(name, tops) or (elsewhere[0] if len(elsewhere) == 1 else None):
         return f"{key}: unknown key. Did you mean {guess}?"
-    if near := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
-        return f"{key}: unknown key. Did you mean {beside[names.index(near[0])]}?"
-    if not beside and (near := difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)):
-        return f"{key}: unknown key. Did you mean {near[0]}?"
+    if near := nearest(name, names):
+        return f"{key}: unknown key. Did you mean {beside[names.index(near)]}?"
+    if not beside and (near := nearest(key, known, cutoff=0.75)):
+        return f"{key}: unknown key. Did you mean {near}?"
     listed = f" The keys of {parent} are: {', '.join(names)}." if parent and names else " See --help for all keys."
     return f"{key}: unknown key.{listed}"
 
 
 def unknown_choice(key: str, choice: str, choices: Mapping[str, Any] | list[str]) -> str:
     """Names the nearest choice and lists all of them."""
-    near = difflib.get_close_matches(choice, list(choices), n=1, cutoff=0.5)
-    hint = f"Did you mean {key}={near[0]}? " if near else ""
+    near = nearest(choice, choices, cutoff=0.5)
+    hint = f"Did you mean {key}={near}? " if near else ""
     return f"{key}={choice}: unknown option. {hint}The choices are: {', '.join(choices)}."
 
 

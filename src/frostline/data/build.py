@@ -1,13 +1,13 @@
 """From the `data` and `augment` sections of a config to a source and a datamodule: by name, or a user's own class."""
 
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from frostline.data.datamodule import ImageDataModule, Loading
 from frostline.data.source import ImageSource
 from frostline.data.transforms import Augmentation
+from frostline.nearest import suggest
 from frostline.signatures import construct, find_class
 
 # Imported when chosen: scikit-learn and torchvision's datasets are slow to import.
@@ -49,7 +49,7 @@ def source_class(config: Mapping[str, Any]) -> type:
     if "name" in config:
         name = str(config["name"])
         if name not in SOURCES:
-            raise ValueError(f"Unknown data source {name!r}.{_meant(name, SOURCES)}")
+            raise ValueError(f"Unknown data source {name!r}.{suggest(name, SOURCES)} Choices: {', '.join(SOURCES)}.")
         target = SOURCES[name]
     else:
         target = str(config["_target_"])
@@ -100,9 +100,3 @@ def build_datamodule(*, data: Mapping[str, Any], augment: Mapping[str, Any], see
         loading=Loading(workers=None if workers == "auto" else workers, timeout=shared["loader_timeout"]),
         seed=seed,
     )
-
-
-def _meant(word: str, choices: Iterable[str]) -> str:
-    names = list(choices)
-    close = difflib.get_close_matches(word, names, n=1)
-    return f" Did you mean {close[0]!r}? Choices: {', '.join(names)}." if close else f" Choices: {', '.join(names)}."

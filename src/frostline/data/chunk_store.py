@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from frostline.data.chunk_folder import MANIFEST, ChunkEntry, ChunkError
-from frostline.prefix.waiting import locked
+from frostline.storage.locks import locked
 
 GIB = 2**30
 TRIES = 3
@@ -177,7 +177,7 @@ class ChunkCache:
         try:
             while (fd := _whole(path, entry.bytes)) is None:
                 # A fixed few, since a lock's file must not be removed: whoever waits for it would not notice.
-                with locked(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}", way_out=WAY_OUT):
+                with locked(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}", advice=WAY_OUT):
                     if not path.exists() or path.stat().st_size != entry.bytes:
                         self._fetched(path, entry, fetch, where)
             return fd
@@ -187,7 +187,7 @@ class ChunkCache:
 
     def _fetched(self, path: Path, entry: ChunkEntry, fetch: Callable[[IO[bytes]], None], where: str) -> None:
         unfinished = path.with_suffix(".part")
-        with locked(self.folder / ".lock", way_out=WAY_OUT):
+        with locked(self.folder / ".lock", advice=WAY_OUT):
             self._make_room(entry.bytes)
             with unfinished.open("wb") as file:
                 file.truncate(entry.bytes)  # so that others count it from now on

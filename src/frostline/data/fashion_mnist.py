@@ -11,7 +11,7 @@ import torch
 
 from frostline.data.source import ArrayImages, LabelledImages
 from frostline.data.splitting import stratified_subset
-from frostline.prefix.waiting import locked
+from frostline.storage.locks import locked
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CACHE_FOLDER = Path("~/.cache/frostline/fashion_mnist")
@@ -149,7 +149,7 @@ def _folder(path: Path | None, download: bool) -> Path:
     target = path or CACHE_FOLDER.expanduser()
     target.mkdir(parents=True, exist_ok=True)
     # Several ranks of one machine start at the same time.
-    with locked(target / ".download.lock", way_out="type data.path=ANOTHER_FOLDER"):
+    with locked(target / ".download.lock", advice="type data.path=ANOTHER_FOLDER"):
         try:
             Downloader(str(target), download=True)
         except Exception as error:

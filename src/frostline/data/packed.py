@@ -23,7 +23,7 @@ import xxhash
 from PIL import Image
 
 from frostline.data.source import LabelledImage, LabelledImages
-from frostline.prefix.waiting import locked, told
+from frostline.storage.locks import locked, reported_wait
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class PackedFile:
     def _open(self) -> None:
         self._writable = os.access(self.path, os.W_OK)
         self._fd = os.open(self.path, os.O_RDWR if self._writable else os.O_RDONLY)
-        with told(self.path, way_out=WAY_OUT):
+        with reported_wait(self.path, advice=WAY_OUT):
             _lock(self._fd)
         magic, count, expected = HEADER.unpack(os.pread(self._fd, HEADER.size, 0).ljust(HEADER.size, b"\0"))
         tables = os.pread(self._fd, 8 * count + 8 * count + 8, HEADER.size) if magic == MAGIC else b""
@@ -184,7 +184,7 @@ def open_packed(packing: Packing, *, key: str, sizes: Callable[[], Sequence[Size
     path = packing.folder / f"{key}.packed"
     try:
         # One process of several makes the file, the others wait for it.
-        with locked(packing.folder / ".lock", way_out=WAY_OUT):
+        with locked(packing.folder / ".lock", advice=WAY_OUT):
             opened = _existing(path)
             if opened is None:
                 opened = _made(path, packing, sizes())

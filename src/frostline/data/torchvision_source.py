@@ -1,6 +1,5 @@
 """torchvision's classification datasets by name, with the three splits that training needs made out of theirs."""
 
-import difflib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from frostline.data.files import MOST_BROKEN, listed
 from frostline.data.folders import BROKEN
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.data.splitting import rare_notes, stratified_split
-from frostline.prefix.waiting import locked
+from frostline.nearest import suggest
+from frostline.storage.locks import locked
 
 Splits = Mapping[str, Mapping[str, Any]]
 
@@ -173,10 +173,10 @@ def labels_of(images: Any) -> list[int]:
 def _supported(name: str) -> Any:
     if name in DATASETS:
         return getattr(datasets, name)
-    close = difflib.get_close_matches(name, DATASETS, n=1)
-    meant = f" Did you mean {close[0]}?" if close else ""
     exists = "is in torchvision, but not as one label per image" if name in datasets.__all__ else "is not supported"
-    raise ValueError(f"data.dataset={name} {exists}.{meant} Supported: {', '.join(sorted(DATASETS))}.")
+    raise ValueError(
+        f"data.dataset={name} {exists}.{suggest(name, DATASETS)} Supported: {', '.join(sorted(DATASETS))}."
+    )
 
 
 def _arguments(cls: Any, *, root: str, download: bool, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _open(cls: Any, arguments: Mapping[str, Any]) -> Any:
         root = Path(arguments["root"])
         root.mkdir(parents=True, exist_ok=True)
         # Several ranks of one machine start at the same time.
-        with locked(root / ".download.lock", way_out="type data.root=ANOTHER_FOLDER"):
+        with locked(root / ".download.lock", advice="type data.root=ANOTHER_FOLDER"):
             return cls(**arguments)
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from frostline.freezing.plain import suggest
 from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.freezing.stages import bare
+from frostline.nearest import suggest
 
 
 def find_network(module: nn.Module, attribute: str | None) -> nn.Module:

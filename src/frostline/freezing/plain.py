@@ -1,14 +1,9 @@
 """Plain values into a policy: every key read, every mistake named."""
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-
-def suggest(word: str, choices: Iterable[str]) -> str:
-    """` Did you mean …?` where something close exists, else nothing."""
-    close = difflib.get_close_matches(word, sorted(set(choices)), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else ""
+from frostline.nearest import suggest
 
 
 def check_keys(plain: object, allowed: Sequence[str], where: str) -> Mapping[str, object]:

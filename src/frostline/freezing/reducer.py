@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import (
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from frostline.freezing.plain import suggest
+from frostline.nearest import suggest
 
 
 def check_strategy(trainer: "pl.Trainer", *, phases: int) -> None:

@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from frostline.freezing.plain import suggest
 from frostline.freezing.stages import in_stage
+from frostline.nearest import suggest
 
 EVERY = ("all", "*")
 

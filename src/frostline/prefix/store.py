@@ -27,7 +27,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from frostline.prefix.waiting import locked
+from frostline.storage.locks import locked
 
 FORMAT = 2
 ABOUT, FEATURES, CHECKSUMS, IN_USE = "about.json", "features", "checksums", "in_use"
@@ -182,8 +182,8 @@ def open_store(root: Path, *, key: str, rows: Rows, limit_bytes: int, about: Map
         OSError: the folder cannot be written to.
     """
     folder = root / key
-    way_out = "type cache.folder=ANOTHER_FOLDER or speed.feature_cache=false"
-    with locked(root / ".lock", way_out=way_out, limit=LOCK_LIMIT):
+    advice = "type cache.folder=ANOTHER_FOLDER or speed.feature_cache=false"
+    with locked(root / ".lock", advice=advice, limit=LOCK_LIMIT):
         store = _existing(folder, rows)
         if store is None:
             _make_room(root, rows.total_bytes, limit_bytes=limit_bytes)
