@@ -33,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "fast_path": {"data", "freezing", "options", "prefix"},
     "batch_of_one": {"freezing"},
     "checkpoint": {"finite", "models"},
+    "loading": {"checkpoint", "freezing", "losses", "models", "options"},
     "classifier": {
         "checkpoint",
         "batch_of_one",
@@ -41,9 +42,9 @@ ARROWS: dict[str, set[str]] = {
         "fast_path",
         "prefix",
         "freezing",
+        "loading",
         "losses",
         "metrics",
-        "models",
         "optim",
         "options",
         "schedulers",
@@ -254,6 +255,9 @@ def test_importing_frostline_imports_no_torch() -> None:
 def test_the_public_names_are_there() -> None:
     import frostline
 
+    [typed] = [node for node in ast.parse((SOURCE / "__init__.py").read_text()).body if isinstance(node, ast.If)]
+    assert sorted(statement.names[0].asname for statement in typed.body) == frostline.__all__  # type: ignore[attr-defined]
+    assert set(frostline.__all__) <= set(dir(frostline))
     assert all(getattr(frostline, name).__name__ == name for name in frostline.__all__)
     with pytest.raises(AttributeError, match="module 'frostline' has no attribute 'Policy'"):
         frostline.Policy  # noqa: B018 - the access is the test

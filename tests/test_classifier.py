@@ -329,9 +329,58 @@ def test_load_classifier_gives_the_same_logits(trained: tuple[ImageClassifier, P
     loaded = load_classifier(path)
     assert not any(module.training for module in loaded.modules())
     assert loaded.classes == CLASSES
+    assert loaded.settings == classifier.settings
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         assert torch.equal(loaded(images), classifier(images))
+
+
+class Subclass(ImageClassifier):
+    """A user's own."""
+
+
+def test_load_from_checkpoint_gives_a_classifier_that_trains_on(trained: tuple[ImageClassifier, Path]) -> None:
+    classifier, path = trained
+    loaded = Subclass.load_from_checkpoint(str(path), optimizer=partial(torch.optim.SGD, lr=0.5))
+    assert isinstance(loaded, Subclass)
+    assert (loaded.policy, loaded.recipe, loaded.classes) == (classifier.policy, classifier.recipe, CLASSES)
+    assert {"fc": loaded.network.fc.training, "bn1": loaded.network.bn1.training} == {"fc": True, "bn1": False}
+    assert all(map(torch.equal, loaded.network.state_dict().values(), classifier.network.state_dict().values()))
+    assert moved(loaded) == ["fc.weight", "fc.bias"]
+    assert loaded.trainer.optimizers[0].param_groups[0]["lr"] == 0.5
+
+
+def test_load_from_checkpoint_takes_other_constructor_arguments(trained: tuple[ImageClassifier, Path]) -> None:
+    everything = ImageClassifier.load_from_checkpoint(trained[1], policy=FreezePolicy.static("all"))
+    assert all(parameter.requires_grad for parameter in everything.parameters())
+    with pytest.raises(ValueError, match=r"cannot be built from what it says of it .*unexpected keyword.*`?polcy"):
+        ImageClassifier.load_from_checkpoint(trained[1], polcy=None)
+    with pytest.raises(ValueError, match="weights_only=False would run the code that a file names"):
+        ImageClassifier.load_from_checkpoint(trained[1], weights_only=False)
+
+
+def test_load_from_checkpoint_checks_every_tensor_unless_it_is_not_strict(
+    trained: tuple[ImageClassifier, Path],
+) -> None:
+    network = torchvision.models.resnet18(num_classes=10)
+    network.layer4.own = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"Missing key\(s\) in state_dict: .*own\.weight"):
+        ImageClassifier.load_from_checkpoint(trained[1], network=network)
+    loaded = ImageClassifier.load_from_checkpoint(trained[1], network=network, strict=False)
+    assert loaded.network.fc.weight.equal(trained[0].network.fc.weight)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_trainer_predicts_probabilities_and_classes(trained: tuple[ImageClassifier, Path], labelled: bool) -> None:
+    classifier = ImageClassifier.load_from_checkpoint(trained[1])
+    images = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    data = TensorDataset(images, torch.arange(6)) if labelled else images
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    batches = trainer.predict(classifier, dataloaders=DataLoader(data, batch_size=4))
+    assert [(b["probabilities"].shape, b["classes"].shape) for b in batches] == [((4, 10), (4,)), ((2, 10), (2,))]
+    probabilities = torch.cat([batch["probabilities"] for batch in batches])
+    assert torch.allclose(probabilities, trained[0].probabilities(images), atol=1e-6)
+    assert torch.cat([batch["classes"] for batch in batches]).equal(probabilities.argmax(dim=1))
 
 
 class Learned(nn.Module):
@@ -417,12 +466,14 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         load_classifier(path)
 
 
-def test_a_network_built_by_hand_can_only_be_loaded_by_hand(tmp_path: Path) -> None:
+def test_the_network_of_a_checkpoint_without_a_recipe_is_given(tmp_path: Path) -> None:
     classifier = small()
     path = tmp_path / "by_hand.ckpt"
     fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4)).save_checkpoint(path)
-    with pytest.raises(ValueError, match="made from a network built by hand"):
+    with pytest.raises(ValueError, match=r"made from a network built by hand.*load_from_checkpoint\(path, network=…"):
         load_classifier(path)
+    loaded = ImageClassifier.load_from_checkpoint(path, network=small().network)
+    assert loaded.network.fc.weight.equal(classifier.network.fc.weight)
 
 
 def test_the_verdict_of_a_fit_outlives_a_test(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import lightning
 import torch
@@ -17,21 +17,24 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.batch_of_one import explained, refusal, single_valued, smallest_batch
-from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_trust, read_checkpoint
+from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 from frostline.fast_path import FastPath
 from frostline.finite import check_finite, diverged, diverged_tensors, not_finite
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.reducer import accumulates, steps_per_epoch
 from frostline.freezing.schedule import FreezingSchedule
-from frostline.losses import CrossEntropy, build_loss, total_weight
+from frostline.loading import from_checkpoint
+from frostline.losses import CrossEntropy, total_weight
 from frostline.metrics import Evaluation
-from frostline.models.network import build_network
 from frostline.optim import parameter_groups
 from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
 from frostline.prefix.keyed import KeyedBatch
 from frostline.schedulers import SchedulerBuilder, constant
 from frostline.step_mean import StepMean, scale_gradients
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PREFIX = "network."
 CHECK_EVERY_N_BATCHES = 50
@@ -110,6 +113,40 @@ class ImageClassifier(lightning.LightningModule):
             network.to(memory_format=torch.channels_last)
         if compute.compile:
             network.compile()
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: str | torch.device | None = None,
+        *,
+        strict: bool = True,
+        weights_only: Literal[True] = True,
+        trust_checkpoint: bool = False,
+        **arguments: Any,
+    ) -> "Self":
+        """The classifier in a checkpoint, from the file alone, in the modes of its policy's first phase.
+
+        Optimizer, scheduler, `must_train` and how to compute are not in the file.
+
+        Args:
+            map_location: the device; None for the CPU.
+            strict: the network must have all of the checkpoint's tensors, and no others.
+            weights_only: the file is never read otherwise.
+            trust_checkpoint: import the classes of your own model or head that the file names, which runs their code.
+            arguments: of the constructor; they take the place of the checkpoint's. `network` is needed where the
+                checkpoint has no recipe.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is corrupt, no frostline checkpoint, names classes to be imported, or does not fit.
+        """
+        if not weights_only:
+            raise ValueError("weights_only=False would run the code that a file names; frostline's need it for nothing")
+        classifier = from_checkpoint(
+            cls, checkpoint_path, arguments=arguments, strict=strict, trust_checkpoint=trust_checkpoint
+        )
+        return classifier.to(map_location or "cpu")
 
     @property
     def classes(self) -> list[str]:
@@ -283,6 +320,16 @@ class ImageClassifier(lightning.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("test", batch, batch_idx)
 
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """`probabilities` (n, classes), float32, and the most probable `classes`, int64 (n,), of a batch of n images.
+
+        Args:
+            batch: images (n, 3, height, width), uint8 or floats in [0, 1], or a sequence that begins with them.
+        """
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        probabilities = self(images).float().softmax(dim=1)
+        return {"probabilities": probabilities, "classes": probabilities.argmax(dim=1)}
+
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities (batch, classes), on the CPU, of images (batch, 3, height, width) on any device."""
@@ -392,36 +439,5 @@ def _of_images(loss: Tensor, weight: Tensor | int | None, count: int) -> tuple[T
 def load_classifier(
     path: str | Path, *, device: str | torch.device = "cpu", trust_checkpoint: bool = False
 ) -> ImageClassifier:
-    """The classifier in a frostline checkpoint, in eval mode: from the file alone.
-
-    Args:
-        trust_checkpoint: import the classes of a model or head of your own that the file names. Their modules' code
-            runs; hence not without your word.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, is not a frostline checkpoint that says how its network is built, or names
-            classes to be imported.
-    """
-    checkpoint = read_checkpoint(path)
-    described = checkpoint[CHECKPOINT_KEY]
-    if described["recipe"] is None:
-        raise ValueError(
-            f"{path}: this checkpoint was made from a network built by hand, so it can only be loaded by hand"
-        )
-    recipe, images = described["recipe"], described["images"]
-    if not trust_checkpoint:
-        check_trust(path, recipe)
-    try:
-        network, _ = build_network(model=recipe["model"], head=recipe["head"], classes=len(images["classes"]))
-        network.load_state_dict(checkpoint["state_dict"])
-        policy = FreezePolicy.from_dict(described["policy"])
-        loss = build_loss(**described["loss"]) if described.get("loss") else None
-        classifier = ImageClassifier(
-            network=network, images=images, policy=policy, loss=loss, recipe=recipe,
-            checkpoint_options=CheckpointOptions(settings=described["settings"]),
-        )  # fmt: skip
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{path}: its classifier cannot be built from what it says of it ({told})") from error
-    return classifier.to(device).eval()
+    """`ImageClassifier.load_from_checkpoint`, on a device and in eval mode."""
+    return ImageClassifier.load_from_checkpoint(path, device, trust_checkpoint=trust_checkpoint).eval()

@@ -1,5 +1,6 @@
 """The commands of README.md and docs/, as typed; trainings are cut short, and RUN stands for a run."""
 
+import csv
 import os
 import re
 import shlex
@@ -73,7 +74,7 @@ def test_command(command: str, home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_five_lines_of_python_train_a_classifier(tmp_path: Path) -> None:
+def test_the_python_example_writes_a_checkpoint_that_predict_reads(home: Path, tmp_path: Path) -> None:
     [lines] = [block.text for block in blocks(README, "python") if "ImageDataModule" in block.text]
     lines = lines.replace("max_epochs=1", "max_steps=2, limit_val_batches=1")
     done = subprocess.run(
@@ -82,6 +83,14 @@ def test_the_five_lines_of_python_train_a_classifier(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "steps 2" in done.stdout
+    command = "frostline predict checkpoint=digits.ckpt inputs=photos"
+    assert f"`{command}`" in README.read_text()
+    (tmp_path / "photos").symlink_to(home / "photos")
+    done = subprocess.run(as_run(command), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "80 images predicted: " in done.stdout
+    table = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert {row["class"] for row in table} <= {str(digit) for digit in range(10)}
 
 
 @pytest.mark.slow
