@@ -20,8 +20,8 @@ from frostline.commands.help import default_config
 from frostline.config.optimizer import OPTIMIZERS
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise
+from frostline.freezing.callback import FreezingSchedule
 from frostline.freezing.policy import FreezePolicy
-from frostline.freezing.schedule import FreezingSchedule
 from frostline.losses import CrossEntropy, SumOfDifferences
 from frostline.models.network import build_network
 from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions

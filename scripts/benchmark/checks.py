@@ -16,7 +16,7 @@ from torch import nn
 
 from frostline.data.files import FileImages, LabelledFile
 from frostline.freezing import FreezePolicy, apply_phase
-from frostline.freezing.audit import fingerprints
+from frostline.freezing.checks import fingerprints
 from frostline.prefix.store import Rows, open_store
 
 

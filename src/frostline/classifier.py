@@ -21,9 +21,9 @@ from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 from frostline.fast_path import FastPath
 from frostline.finite import check_finite, diverged, diverged_tensors, not_finite
 from frostline.freezing.apply import apply_phase
+from frostline.freezing.callback import FreezingSchedule
+from frostline.freezing.lightning_internals import accumulates, steps_per_epoch
 from frostline.freezing.policy import FreezePolicy
-from frostline.freezing.reducer import accumulates, steps_per_epoch
-from frostline.freezing.schedule import FreezingSchedule
 from frostline.loading import from_checkpoint
 from frostline.losses import CrossEntropy, total_weight
 from frostline.metrics import Evaluation
@@ -89,7 +89,7 @@ class ImageClassifier(lightning.LightningModule):
         self.images = dict(images)
         self.policy = policy or FreezePolicy.static("all")
         self.must_train = tuple(must_train)
-        self.resolved = self.policy.resolve(network, must_train=self.must_train)
+        self.resolved = self.policy.resolve(network, always_trainable=self.must_train)
         self.loss = loss or CrossEntropy()
         self.recipe = None if recipe is None else dict(recipe)
         self.compute_options = compute
@@ -173,9 +173,8 @@ class ImageClassifier(lightning.LightningModule):
         """
         if self._schedule is None:
             self._schedule = FreezingSchedule(
-                policy=self.policy,
+                policy=self.resolved,
                 attribute="network",
-                must_train=self.must_train,
                 on_mismatch=self._on_policy_change,
                 inputs=lambda batch: self.normalised(batch[0]),
             )

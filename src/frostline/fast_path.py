@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.keyed import KeyedImages
 from frostline.data.waiting import bounded
-from frostline.freezing.audit import is_sharded
-from frostline.freezing.averaging import averages_weights
+from frostline.freezing.callback import FreezingSchedule
+from frostline.freezing.checks import is_sharded
+from frostline.freezing.lightning_internals import averages_weights
 from frostline.freezing.resolved import ResolvedPhase
-from frostline.freezing.schedule import FreezingSchedule
 from frostline.options import FeatureCache
 from frostline.prefix.division import FrostLine, chain_of, divide
 from frostline.prefix.key import feature_key, prefix_digest

@@ -1,8 +1,8 @@
-"""Parameter groups for an optimizer that lives through every phase of a freezing policy.
+"""Parameter groups for one optimizer over all phases of a freezing policy.
 
-The groups are fixed and named from the first step and hold every parameter that trains in any phase. A frozen
-parameter has no gradient, costs neither time nor optimizer state, and is skipped. Nothing is ever added later:
-LambdaLR, OneCycleLR and others break when a group appears, and a checkpoint would no longer fit.
+The groups are fixed and named from the first step and contain every parameter that trains in any phase. A frozen
+parameter has no gradient, costs neither time nor optimizer state, and is skipped. No group is added later: LambdaLR,
+OneCycleLR and others fail when a group appears, and a checkpoint would no longer fit.
 """
 
 from collections.abc import Collection
@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from frostline.freezing.resolved import ResolvedPolicy
-from frostline.freezing.stages import bare, stage_of
+from frostline.freezing.selectors import bare, stage_of
 
-Spared = Literal["bias", "norm"]
+DecayExclusion = Literal["bias", "norm"]
 
 
 def parameter_groups(
@@ -22,59 +22,58 @@ def parameter_groups(
     resolved: ResolvedPolicy,
     lr: float | None = None,
     weight_decay: float | None = None,
-    exclude_from_decay: Collection[Spared] = (),
+    exclude_from_decay: Collection[DecayExclusion] = (),
 ) -> list[dict[str, Any]]:
-    """One group per stage, split in two where biases and norms are left out of weight decay.
+    """One group per stage, split in two if biases or norms are excluded from weight decay.
 
     A stage whose parameters differ within some phase (one trains and another does not, or at another rate) has one
-    group for each kind, so that within a group all train together, at one rate, in every phase. Groups are named after
-    their stage (`layer4`, `layer4/no_decay`, `layer4/2`) and come in execution order.
+    group for each kind, so that all parameters of a group train together, at one rate, in every phase. Groups are named
+    after their stage (`layer4`, `layer4/no_decay`, `layer4/2`), in execution order.
 
     Factors of stages and phases are not in the groups: `FreezingSchedule` applies them around each optimizer step, so
     that schedulers never see them.
 
     Args:
         lr, weight_decay: of every group; None leaves them to the optimizer that is built from the groups.
-        exclude_from_decay: what weight decay leaves out: `bias` (every bias), `norm` (scale and shift of
-            normalisation layers, whose biases are biases, too).
+        exclude_from_decay: `bias` (every bias), `norm` (scale and shift of normalisation layers, whose biases are
+            biases, too).
 
     Raises:
-        ValueError: the policy was resolved for another network, or `exclude_from_decay` has another word.
+        ValueError: the policy was resolved for another network, or `exclude_from_decay` has another value.
     """
-    if unknown := set(exclude_from_decay) - set(get_args(Spared)):
-        raise ValueError(f"`exclude_from_decay` knows {', '.join(get_args(Spared))}; got {sorted(unknown)}.")
+    if unknown := set(exclude_from_decay) - set(get_args(DecayExclusion)):
+        raise ValueError(f"`exclude_from_decay` knows {', '.join(get_args(DecayExclusion))}; got {sorted(unknown)}.")
     own = dict(bare(network).named_parameters())
     if foreign := sorted(resolved.trainable - own.keys()):
         raise ValueError(f"The policy was resolved for another network: this one has no parameter `{foreign[0]}`.")
     groups: dict[tuple[str, bool, tuple[float | None, ...]], dict[str, Any]] = {}
-    stages, without_decay = list(resolved.stages), _spared(network, exclude_from_decay)
+    stages, excluded = list(resolved.stages), _excluded(network, exclude_from_decay)
     order = sorted(
         (name for name in own if name in resolved.trainable),
-        key=lambda name: (stages.index(stage_of(name, resolved.stages)), name in without_decay),
+        key=lambda name: (stages.index(stage_of(name, resolved.stages)), name in excluded),
     )
     for name in order:
-        stage, spared = stage_of(name, resolved.stages), name in without_decay
-        # None where it is frozen: parameters that thaw at different times warm up at different times.
+        # None in a phase that freezes it: parameters that are unfrozen at different times warm up at different times.
         factors = tuple(phase.lr[name] if name in phase.trainable else None for phase in resolved.phases)
-        group = groups.setdefault((stage, spared, factors), {"params": []})
+        group = groups.setdefault((stage_of(name, resolved.stages), name in excluded, factors), {"params": []})
         group["params"].append(own[name])
     taken: dict[str, int] = {}
-    for (stage, spared, _), group in groups.items():
-        label = f"{stage}/no_decay" if spared else stage
+    for (stage, no_decay, _), group in groups.items():
+        label = f"{stage}/no_decay" if no_decay else stage
         taken[label] = taken.get(label, 0) + 1
         group["name"] = label if taken[label] == 1 else f"{label}/{taken[label]}"
         # A value in a group overrides the optimizer's own: only what is given goes in.
         group.update({} if lr is None else {"lr": lr})
-        if spared or weight_decay is not None:
-            group["weight_decay"] = 0.0 if spared else weight_decay
+        if no_decay or weight_decay is not None:
+            group["weight_decay"] = 0.0 if no_decay else weight_decay
     partition = [id(parameter) for group in groups.values() for parameter in group["params"]]
     assert sorted(partition) == sorted(id(own[name]) for name in resolved.trainable), "not an exact partition"
     return list(groups.values())
 
 
-def _spared(network: nn.Module, exclude_from_decay: Collection[Spared]) -> set[str]:
-    """Names of the parameters that weight decay leaves out."""
-    spared: set[str] = set()
+def _excluded(network: nn.Module, exclude_from_decay: Collection[DecayExclusion]) -> set[str]:
+    """Names of the parameters without weight decay."""
+    excluded: set[str] = set()
     for name, module in bare(network).named_modules():
         for own, _ in module.named_parameters(recurse=False):
             # `bias`, and multi-head attention's `in_proj_bias`.
@@ -82,5 +81,5 @@ def _spared(network: nn.Module, exclude_from_decay: Collection[Spared]) -> set[s
             # By class name: norms have no common class in torch (LayerNorm, GroupNorm, RMSNorm, _BatchNorm …).
             is_norm = any("Norm" in cls.__name__ for cls in type(module).__mro__)
             if ("bias" in exclude_from_decay and is_bias) or ("norm" in exclude_from_decay and is_norm):
-                spared.add(f"{name}.{own}" if name else own)
-    return spared
+                excluded.add(f"{name}.{own}" if name else own)
+    return excluded

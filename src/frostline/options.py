@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from frostline.optim import Spared
+from frostline.optim import DecayExclusion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class OptimizerOptions:
         include_frozen: a group of the parameters that never train; they have no gradient, so nothing moves them.
     """
 
-    exclude_from_decay: Collection[Spared] = ()
+    exclude_from_decay: Collection[DecayExclusion] = ()
     include_frozen: bool = False
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from frostline.commands import train
-from frostline.freezing.audit import FrozenTensorMoved
-from frostline.freezing.gradients import GradientCheckFailed
+from frostline.freezing.checks import FrozenTensorChanged, GradientCheckFailed
 
 SETTINGS = {"speed": {"allocator": False}}
 
@@ -23,7 +22,7 @@ def ending(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> o
     return ended.value.code
 
 
-@pytest.mark.parametrize("kind", [FrozenTensorMoved, GradientCheckFailed, FloatingPointError])
+@pytest.mark.parametrize("kind", [FrozenTensorChanged, GradientCheckFailed, FloatingPointError])
 def test_a_failed_check_of_the_policy_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[Exception]
 ) -> None:

@@ -21,9 +21,8 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.utils.data import DataLoader, Subset
 
-from frostline.freezing import FreezePolicy, FreezingSchedule
-from frostline.freezing import schedule as schedule_module
-from frostline.freezing.gradients import GradientCheckFailed
+from frostline.freezing import FreezePolicy, FreezingSchedule, lightning_internals
+from frostline.freezing.checks import GradientCheckFailed
 
 WORLD, LOCAL, BATCHES = 2, 4, 4
 
@@ -214,15 +213,15 @@ def run(
 
 
 def unreduced(rank: int) -> dict[str, Any]:
-    """The same without wrapping the module anew at the thaw, as Lightning's own callback does it."""
-    rebuild = schedule_module.rebuild_reducer
-    schedule_module.rebuild_reducer = lambda trainer: False
+    """The same without wrapping the module again when parameters are unfrozen, as in Lightning's own callback."""
+    rebuild = lightning_internals.rebuild_reducer
+    lightning_internals.rebuild_reducer = lambda trainer: None
     try:
         run(CASES["steps"], rank)
     except GradientCheckFailed as error:
         return {"error": str(error)}
     finally:
-        schedule_module.rebuild_reducer = rebuild
+        lightning_internals.rebuild_reducer = rebuild
     return {"error": None}
 
 

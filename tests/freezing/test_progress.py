@@ -5,7 +5,7 @@ import re
 import pytest
 
 from frostline.freezing import FreezePolicy
-from frostline.freezing.progress import Progress, fraction_steps, long_warmups, misfits, timeline
+from frostline.freezing.progress import Progress, fraction_steps, schedule_warnings, timeline, warmup_warnings
 
 
 def policy(*untils):
@@ -36,13 +36,13 @@ def test_after_a_metric_phase_only_the_latest_step_is_known():
     assert [(span.first_step, span.latest) for span in spans] == [(0, False), (30, True), (35, True)]
     assert (
         "at the latest after 30 steps, but the run has 30"
-        in misfits(policy(waiting), steps_per_epoch=10, total_steps=30)[0]
+        in schedule_warnings(policy(waiting), steps_per_epoch=10, total_steps=30)[0]
     )
 
 
 def test_a_policy_that_fits_says_nothing():
-    assert misfits(policy({"epochs": 1}), steps_per_epoch=10, total_steps=11) == []
-    assert len(misfits(policy({"epochs": 1}), steps_per_epoch=10, total_steps=10)) == 1
+    assert schedule_warnings(policy({"epochs": 1}), steps_per_epoch=10, total_steps=11) == []
+    assert len(schedule_warnings(policy({"epochs": 1}), steps_per_epoch=10, total_steps=10)) == 1
 
 
 def test_a_share_of_the_run_is_at_least_one_step():
@@ -65,19 +65,19 @@ def test_an_evaluation_counts_once_per_step():
     ("until", "warmups", "told"),
     [
         ({"steps": 8}, (8, 32), []),
-        ({"steps": 8}, (9, 0), ["`p0` lasts 8 steps, fewer than its warmup_steps=9: .* reaches 89% of"]),
-        ({"steps": 8}, (0, 33), ["`last` lasts 32 steps, fewer than its warmup_steps=33: .* reaches 97% of"]),
+        ({"steps": 8}, (9, 0), ["`p0` lasts 8 steps, fewer than its warmup_steps=9: .* reach 89% of"]),
+        ({"steps": 8}, (0, 33), ["`last` lasts 32 steps, fewer than its warmup_steps=33: .* reach 97% of"]),
         (
             {"fraction": 0.2},
             (20, 64),
-            ["`p0` lasts 8 steps, .* reaches 40% of", "`last` lasts 32 steps, .* reaches 50% of"],
+            ["`p0` lasts 8 steps, .* reach 40% of", "`last` lasts 32 steps, .* reach 50% of"],
         ),
         (
             {"metric": "m", "mode": "min", "patience": 1, "max_epochs": 2},
             (40, 0),
-            ["`p0` lasts 20 steps at most, .* reaches 50% of"],
+            ["`p0` lasts 20 steps at most, .* reach 50% of"],
         ),
-        ({"steps": 40}, (0, 5), []),  # it never begins, which `misfits` says
+        ({"steps": 40}, (0, 5), []),  # it never begins, which `schedule_warnings` says
     ],
     ids=str,
 )
@@ -85,7 +85,7 @@ def test_a_warm_up_that_is_longer_than_its_phase_is_told(until, warmups, told):
     plain = policy(until).to_dict()
     for phase, steps in zip(plain["phases"], warmups, strict=True):
         phase["warmup_steps"] = steps
-    found = long_warmups(FreezePolicy.from_dict(plain), steps_per_epoch=10, total_steps=40)
+    found = warmup_warnings(FreezePolicy.from_dict(plain), steps_per_epoch=10, total_steps=40)
     assert len(found) == len(told)
     for message, pattern in zip(found, told, strict=True):
         assert re.search(pattern, message)

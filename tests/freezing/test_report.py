@@ -1,10 +1,9 @@
 """The table, with the numbers of a ResNet-18 with 10 classes."""
 
-import torch
 import torchvision
 
 from frostline.freezing import FreezePolicy, as_text, freezing_table
-from frostline.freezing.report import learning_rates_of, total
+from frostline.freezing.report import total
 
 NET = torchvision.models.resnet18(num_classes=10)
 PARAMETERS = {"stem": 9536, "layer1": 147968, "layer2": 525568, "layer3": 2099712, "layer4": 8393728, "head": 5130}
@@ -35,16 +34,16 @@ def test_batch_norm_modes():
     assert total(table("head", batch_norm="drift")).batch_norm == "train"
 
 
-def test_learning_rates_of_an_optimizer():
-    optimizer = torch.optim.SGD([{"params": [NET.fc.weight], "lr": 0.1}, {"params": [NET.fc.bias], "lr": 0.2}])
-    rows = table("head", learning_rates=learning_rates_of(NET, optimizer))
+def test_learning_rates():
+    rows = table("head", learning_rates={"fc.weight": 0.1, "fc.bias": 0.2})
     assert rows[-1].lr == (0.1, 0.2)
     assert rows[0].lr is None
+    assert as_text(rows).splitlines()[-1].endswith("0.1 to 0.2")
 
 
 def test_as_text():
     lines = as_text(table("head", learning_rates={"fc.weight": 0.01, "fc.bias": 0.01})).splitlines()
-    assert lines[0].split("  ")[0] == "stage"
-    assert lines[2] == "stem    frozen          9,536      0/3  eval                    -"
-    assert lines[7] == "head     5,130          5,130      2/2  -                    0.01"
-    assert lines[8] == "total    5,130     11,181,642     2/62  eval                 0.01"
+    assert lines[0] == "stage   trains  of parameters  tensors  batch norm  learning rate"
+    assert lines[1] == "stem    frozen          9,536      0/3  eval                    -"
+    assert lines[6] == "head     5,130          5,130      2/2  -                    0.01"
+    assert lines[7] == "total    5,130     11,181,642     2/62  eval                 0.01"

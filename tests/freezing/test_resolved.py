@@ -58,10 +58,10 @@ def test_a_new_head_trains_in_every_phase_and_that_is_said():
     policy = FreezePolicy.from_dict(
         {"phases": [{"name": "a", "train": ["layer4"], "until": {"epochs": 1}}, {"name": "b", "train": ["all"]}]}
     )
-    resolved = policy.resolve(NET, must_train=("fc.*",))
+    resolved = policy.resolve(NET, always_trainable=("fc.*",))
     assert {"fc.weight", "fc.bias"} <= resolved.phases[0].trainable
-    assert resolved.phases[0].added == {"fc.weight", "fc.bias"}
-    assert resolved.phases[1].added == frozenset()
+    assert resolved.phases[0].forced == {"fc.weight", "fc.bias"}
+    assert resolved.phases[1].forced == frozenset()
     assert any("Phase `a` also trains `fc.bias`, `fc.weight`" in note for note in resolved.notes)
 
 

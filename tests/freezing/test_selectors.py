@@ -4,8 +4,7 @@ import pytest
 import torchvision
 from torch import nn
 
-from frostline.freezing.selectors import class_names, match, select
-from frostline.freezing.stages import stages_of
+from frostline.freezing.selectors import class_names, match, select, stages_of
 
 NET = torchvision.models.resnet18(num_classes=10)
 STAGES = stages_of(NET)
@@ -65,8 +64,8 @@ def test_layer1_is_not_layer10():
         (["layer1*.weights"], "matches no parameter"),
         (["@BatchNorm3d"], "matches no module.*BatchNorm2d.*Did you mean `@BatchNorm2d`"),
         (["none"], "leave nothing to train"),
-        (["!head"], "takes nothing away.*write \\[all, '!head'\\]"),
-        (["layer1", "!layer2"], "`!layer2` takes nothing away"),
+        (["!head"], "removes nothing.*write \\[all, '!head'\\]"),
+        (["layer1", "!layer2"], "`!layer2` removes nothing"),
         (["all", "!nowhere"], "`nowhere` matches no parameter"),
     ],
     ids=str,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from frostline.autograd.observe import LOSS, Observation
-from frostline.freezing.stages import in_stage, stage_of, stages_of
+from frostline.freezing.selectors import in_stage, stage_of, stages_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import reduce
 
 from torch import nn
 
-from frostline.freezing.stages import stage_of, stages_of
+from frostline.freezing.selectors import stage_of, stages_of
 
 
 @dataclass(frozen=True)

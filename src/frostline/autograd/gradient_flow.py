@@ -13,7 +13,7 @@ from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.measurement import Measurement, Moments
 from frostline.autograd.reading import findings_of
 from frostline.finite import diverged
-from frostline.freezing.stages import bare
+from frostline.freezing.selectors import bare
 
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 

@@ -18,7 +18,7 @@ from frostline.autograd.reading import findings_of
 from frostline.commands.failures import explained
 from frostline.commands.phases import set_scene
 from frostline.commands.train import quiet_libraries
-from frostline.freezing.stages import in_stage, stages_of
+from frostline.freezing.selectors import in_stage, stages_of
 from frostline.storage.atomic import atomically
 from frostline.storage.names import cell
 

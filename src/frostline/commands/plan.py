@@ -12,8 +12,8 @@ from frostline.commands.failures import explained
 from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.train import quiet_libraries
 from frostline.data.build import build_datamodule
-from frostline.freezing.policy_file import write_policy
-from frostline.freezing.progress import long_warmups
+from frostline.freezing.policy import write_policy
+from frostline.freezing.progress import warmup_warnings
 from frostline.storage.atomic import atomically
 from frostline.tracking.plan import draw_plan, plan, plan_table
 
@@ -39,7 +39,7 @@ def run(settings: Mapping[str, Any]) -> None:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
-    long = long_warmups(classifier.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    long = warmup_warnings(classifier.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     for note in (*classifier.resolved.notes, *long):
         print(note)
     print(plan_table(planned))

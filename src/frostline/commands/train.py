@@ -129,8 +129,7 @@ def _nothing_left() -> Iterator[None]:
 @_nothing_left()
 def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
     """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback."""
-    from frostline.freezing.audit import FrozenTensorMoved
-    from frostline.freezing.gradients import GradientCheckFailed
+    from frostline.freezing.checks import FrozenTensorChanged, GradientCheckFailed
     from frostline.tracking.checkpoints import Interrupted
 
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
@@ -147,7 +146,7 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
         _end_loggers(code)
         raise SystemExit(code) from None
     # The policy's own checks fail where a network of the user's writes to what is frozen, or leaves parameters unused.
-    except (*USER_MISTAKES, FrozenTensorMoved, GradientCheckFailed) as error:
+    except (*USER_MISTAKES, FrozenTensorChanged, GradientCheckFailed) as error:
         _explain(error, folder, rank)
         _end_loggers(USER_ERROR)
         raise SystemExit(USER_ERROR) from None
@@ -171,7 +170,7 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
 
     from frostline.commands.build import build_classifier, build_trainer
     from frostline.data.build import build_datamodule
-    from frostline.freezing.schedule import FreezingSchedule
+    from frostline.freezing.callback import FreezingSchedule
     from frostline.tracking.facts import environment_facts
     from frostline.tracking.report import evaluation_facts, evaluation_text, places_text, plan_text
     from frostline.tracking.throughput import Throughput, data_advice_for, speed_text

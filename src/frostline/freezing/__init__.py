@@ -1,4 +1,4 @@
-"""What trains in which phase of a run, made to happen and proven to have held.
+"""What trains in which phase of a run: a policy, its application to a network, and the proof that it held.
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 
@@ -9,14 +9,13 @@ trainer = Trainer(callbacks=[FreezingSchedule(policy=policy, attribute="net")])
 from typing import TYPE_CHECKING, Any
 
 from frostline.freezing.apply import apply_phase, hold_modes, release_modes, set_modes
-from frostline.freezing.policy import FreezePolicy, Phase, Until
-from frostline.freezing.policy_file import read_policy, write_policy
+from frostline.freezing.policy import FreezePolicy, Phase, Until, read_policy, write_policy
 from frostline.freezing.report import as_text, freezing_table
 from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy
-from frostline.freezing.stages import stages_of
+from frostline.freezing.selectors import stages_of
 
 if TYPE_CHECKING:
-    from frostline.freezing.schedule import FreezingSchedule
+    from frostline.freezing.callback import FreezingSchedule
 
 __all__ = [
     "FreezePolicy",
@@ -40,7 +39,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The callback needs Lightning, a slow import; a policy does not.
     if name == "FreezingSchedule":
-        from frostline.freezing.schedule import FreezingSchedule
+        from frostline.freezing.callback import FreezingSchedule
 
         return FreezingSchedule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""Where a run stands in its policy, and when the next phase is due. Plain numbers; knows no trainer."""
+"""The progress of a run through its policy, and when the next phase is due. Plain numbers, without a trainer."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from frostline.freezing.policy import FreezePolicy, Until
@@ -9,12 +10,12 @@ from frostline.freezing.policy import FreezePolicy, Until
 
 @dataclass(kw_only=True)
 class Progress:
-    """The current phase, and what decides when it ends.
+    """The current phase, and the counters that decide when it ends.
 
     index: the current phase's place in the policy.
     starts: for each phase entered so far, the optimizer step and the epoch at which it began.
     best, stale: best value of the phase's metric so far, and evaluations in a row that did not improve on it.
-    evaluated_at: optimizer step of the last evaluation counted, so that none counts twice after a resume.
+    evaluated_at: optimizer step of the last counted evaluation, so that none counts twice after a resume.
     """
 
     index: int = 0
@@ -34,7 +35,7 @@ class Progress:
 
         Args:
             step: optimizer steps done.
-            epoch: the epoch about to go on.
+            epoch: the current epoch.
             total_steps: optimizer steps of the whole run; fractions are of those from the first phase's start on.
         """
         until = policy.phases[self.index].until
@@ -57,14 +58,12 @@ class Progress:
         return None
 
     def evaluate(self, until: Until, value: float, *, step: int) -> None:
-        """Count one evaluation of the phase's metric; a value that is no number is no improvement."""
+        """Count one evaluation of the phase's metric; NaN is no improvement."""
         if step == self.evaluated_at:
             return
         self.evaluated_at = step
-        if self.best is None and value == value:
-            better = True
-        elif self.best is None:
-            better = False
+        if self.best is None:
+            better = not math.isnan(value)
         elif until.mode == "min":
             better = value < self.best - until.min_delta
         else:
@@ -75,13 +74,7 @@ class Progress:
             self.stale += 1
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "index": self.index,
-            "starts": [list(start) for start in self.starts],
-            "best": self.best,
-            "stale": self.stale,
-            "evaluated_at": self.evaluated_at,
-        }
+        return {**asdict(self), "starts": [list(start) for start in self.starts]}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Progress":
@@ -90,7 +83,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """When a phase begins in a run, in optimizer steps; `latest` where an earlier phase waits for a metric."""
+    """When a phase begins in a run, in optimizer steps; at the `latest`, if an earlier phase waits for a metric."""
 
     name: str
     first_step: int
@@ -98,8 +91,7 @@ class Span:
 
 
 def timeline(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[Span]:
-    """When each phase begins, as far as it can be known beforehand; one that begins at `total_steps` or later never
-    does.
+    """When each phase begins, as far as it can be known before the run. One due at `total_steps` or later never begins.
 
     Args:
         start: the step at which the first phase begins; fractions are of the steps from there on.
@@ -121,8 +113,8 @@ def timeline(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, st
     return spans
 
 
-def misfits(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[str]:
-    """What to tell a user whose policy is longer than the run, or than what is left of it from `start` on."""
+def schedule_warnings(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[str]:
+    """A message for each phase that begins after the end of the run, or of the part of it from `start` on."""
     found = []
     for span in timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps, start=start):
         if span.first_step >= total_steps:
@@ -134,8 +126,8 @@ def misfits(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, sta
     return found
 
 
-def long_warmups(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[str]:
-    """What to tell a user whose phases are shorter than their warm-ups."""
+def warmup_warnings(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[str]:
+    """A message for each phase that is shorter than its warm-up."""
     found = []
     spans = timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps, start=start)
     ends = [*(span.first_step for span in spans[1:]), total_steps]
@@ -145,7 +137,7 @@ def long_warmups(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int
             most = " at most" if phase.until is not None and phase.until.metric is not None else ""
             found.append(
                 f"Phase `{phase.name}` lasts {steps} steps{most}, fewer than its warmup_steps={phase.warmup_steps}: in "
-                f"it, what has just thawed reaches {steps / phase.warmup_steps:.0%} of its learning rate."
+                f"it, newly unfrozen parameters reach {steps / phase.warmup_steps:.0%} of their learning rate."
             )
     return found
 
@@ -154,11 +146,11 @@ def fraction_steps(fraction: float, total_steps: float) -> int:
     """A share of the run in whole optimizer steps, at least one.
 
     Raises:
-        ValueError: nobody knows how long the run is.
+        ValueError: the length of the run is unknown.
     """
     if not 0 < total_steps < float("inf"):
         raise ValueError(
             "A phase lasts a fraction of the run, but the run's length is unknown (max_epochs=-1, or a loader without "
-            "length): say `steps` or `epochs`, or give the trainer max_steps."
+            "length): use `steps` or `epochs`, or give the trainer max_steps."
         )
     return max(1, round(fraction * total_steps))

@@ -1,13 +1,20 @@
-"""What a phase freezes, as a table: one row per stage."""
+"""What a phase freezes: a table with one row per stage in the log, numbers in every logger, a record for the facts."""
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.optim import Optimizer
 
+from frostline import tables
 from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy, is_batch_norm
-from frostline.freezing.stages import bare, stage_of
+from frostline.freezing.selectors import bare, in_stage, stage_of
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+log = logging.getLogger("frostline.freezing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +22,8 @@ class StageRow:
     """One stage in one phase.
 
     parameters, tensors: all of the stage's; trainable_…: those that train.
-    batch_norm: what its batch norms do (`eval`, `train`, `mixed`; empty without any).
-    lr: lowest and highest learning rate among what trains; None where nothing trains or no rates were given.
+    batch_norm: mode of its batch norms (`eval`, `train`, `mixed`; empty without any).
+    lr: lowest and highest learning rate of its trainable parameters; None if there are none or no rates were given.
     """
 
     stage: str
@@ -38,15 +45,20 @@ def freezing_table(
     """One row per stage in execution order. Counts numbers and tensors, a shared tensor once.
 
     Args:
-        learning_rates: parameter name -> learning rate, for instance from `learning_rates_of`.
+        learning_rates: parameter name -> learning rate.
     """
     network, rates = bare(network), learning_rates or {}
-    homes = {name: stage_of(name, resolved.stages) for name, _ in network.named_parameters()}
     rows = []
-    for stage in resolved.stages:
-        inside = {name: parameter for name, parameter in network.named_parameters() if homes[name] == stage}
-        training = {name: parameter for name, parameter in inside.items() if name in phase.trainable}
+    for stage, modules in resolved.stages.items():
+        inside = {name: entry for name, entry in network.named_parameters() if in_stage(name, modules)}
+        training = {name: entry for name, entry in inside.items() if name in phase.trainable}
         given = [rates[name] for name in training if name in rates]
+        # One without parameters lies in a stage, too, unless it is outside all of them.
+        norms = {
+            "eval" if name in phase.held else "train"
+            for name, module in network.named_modules()
+            if in_stage(name, modules) and is_batch_norm(module)
+        }
         rows.append(
             StageRow(
                 stage=stage,
@@ -54,23 +66,16 @@ def freezing_table(
                 tensors=len(inside),
                 trainable_parameters=sum(parameter.numel() for parameter in training.values()),
                 trainable_tensors=len(training),
-                batch_norm=_batch_norm_mode(network, resolved, phase, stage),
+                batch_norm=_one_of(norms),
                 lr=(min(given), max(given)) if given else None,
             )
         )
     return rows
 
 
-def learning_rates_of(network: nn.Module, optimizer: Optimizer) -> dict[str, float]:
-    """Parameter name -> the learning rate its group in an optimizer holds, for what the optimizer holds at all."""
-    rate = {id(parameter): float(group["lr"]) for group in optimizer.param_groups for parameter in group["params"]}
-    return {name: rate[id(tensor)] for name, tensor in bare(network).named_parameters() if id(tensor) in rate}
-
-
 def total(rows: Iterable[StageRow]) -> StageRow:
-    """The rows summed up."""
+    """The rows added up."""
     rows = list(rows)
-    modes = {row.batch_norm for row in rows if row.batch_norm}
     rates = [rate for row in rows if row.lr is not None for rate in row.lr]
     return StageRow(
         stage="total",
@@ -78,7 +83,7 @@ def total(rows: Iterable[StageRow]) -> StageRow:
         tensors=sum(row.tensors for row in rows),
         trainable_parameters=sum(row.trainable_parameters for row in rows),
         trainable_tensors=sum(row.trainable_tensors for row in rows),
-        batch_norm=modes.pop() if len(modes) == 1 else "mixed" if modes else "",
+        batch_norm=_one_of({row.batch_norm for row in rows if row.batch_norm}),
         lr=(min(rates), max(rates)) if rates else None,
     )
 
@@ -86,39 +91,83 @@ def total(rows: Iterable[StageRow]) -> StageRow:
 def as_text(rows: Iterable[StageRow]) -> str:
     """The table with its totals as plain text, for a log."""
     rows = list(rows)
-    lines = [("stage", "trains", "of parameters", "tensors", "batch norm", "learning rate")]
+    table = tables.new_table(
+        "stage", "trains", "of parameters", "tensors", "batch norm", "learning rate", left=["batch norm"]
+    )
     for row in [*rows, total(rows)]:
-        lines.append(
-            (
-                row.stage,
-                f"{row.trainable_parameters:,}" if row.trainable_parameters else "frozen",
-                f"{row.parameters:,}",
-                f"{row.trainable_tensors}/{row.tensors}",
-                row.batch_norm or "-",
-                _rate(row.lr),
-            )
+        low, high = row.lr or (None, None)
+        table.add_row(
+            row.stage,
+            f"{row.trainable_parameters:,}" if row.trainable_parameters else "frozen",
+            f"{row.parameters:,}",
+            f"{row.trainable_tensors}/{row.tensors}",
+            row.batch_norm or "-",
+            "-" if low is None else f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}",
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    right = (False, True, True, True, False, True)
-    text = [
-        "  ".join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in cells).rstrip()
-        for cells in (list(zip(line, widths, right, strict=True)) for line in lines)
-    ]
-    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
+    return tables.as_text(table)
 
 
-def _rate(lr: tuple[float, float] | None) -> str:
-    if lr is None:
-        return "-"
-    low, high = lr
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+def lr_scalars(resolved: ResolvedPolicy, learning_rates: Mapping[str, float]) -> dict[str, float]:
+    """`freezing/lr/<stage>`: the highest learning rate in each stage; 0 in a frozen one."""
+    highest = dict.fromkeys(resolved.stages, 0.0)
+    for name, rate in learning_rates.items():
+        stage = stage_of(name, resolved.stages)
+        highest[stage] = max(highest[stage], rate)
+    return {f"freezing/lr/{stage}": rate for stage, rate in highest.items()}
 
 
-def _batch_norm_mode(network: nn.Module, resolved: ResolvedPolicy, phase: ResolvedPhase, stage: str) -> str:
-    modes = set()
-    for name, module in network.named_modules():
-        # One without parameters lies in a stage, too, unless it is outside all of them.
-        inside = any(name == part or name.startswith(f"{part}.") for part in resolved.stages[stage])
-        if inside and is_batch_norm(module):
-            modes.add("eval" if name in phase.held else "train")
-    return modes.pop() if len(modes) == 1 else "mixed" if modes else ""
+def phase_scalars(resolved: ResolvedPolicy, phase: ResolvedPhase, rows: Sequence[StageRow]) -> dict[str, float]:
+    """Under stable names: the phase, the frost line (completely frozen stages, counted from the input), and how many
+    numbers train and are frozen, in all and per stage."""
+    whole = total(rows)
+    scalars: dict[str, float] = {
+        "freezing/phase": phase.index,
+        "freezing/frost_line": resolved.frost_line(phase),
+        "freezing/trainable_parameters": whole.trainable_parameters,
+        "freezing/frozen_parameters": whole.parameters - whole.trainable_parameters,
+    }
+    for row in rows:
+        scalars[f"freezing/trainable/{row.stage}"] = row.trainable_parameters
+        scalars[f"freezing/frozen/{row.stage}"] = row.parameters - row.trainable_parameters
+    return scalars
+
+
+def log_once(trainer: "pl.Trainer", message: str) -> None:
+    """Log a message on the first rank only."""
+    if trainer.is_global_zero:
+        log.info("%s", message)
+
+
+def log_phase(
+    trainer: "pl.Trainer",
+    network: nn.Module,
+    resolved: ResolvedPolicy,
+    phase: ResolvedPhase,
+    *,
+    reason: str,
+    learning_rates: Mapping[str, float],
+) -> dict[str, Any]:
+    """Report the begin of a phase to the log and to every logger.
+
+    Returns:
+        The same as a record of plain values.
+    """
+    rows = freezing_table(network, resolved, phase, learning_rates=learning_rates)
+    scalars = {**phase_scalars(resolved, phase, rows), **lr_scalars(resolved, learning_rates)}
+    step, count = trainer.global_step, f"{phase.index + 1} of {len(resolved.phases)}"
+    log_once(trainer, f"Phase {count}, `{phase.name}`, at step {step}: {reason}.\n{as_text(rows)}")
+    for logger in trainer.loggers:
+        logger.log_metrics(scalars, step=step)
+    numbers = {key.removeprefix("freezing/"): value for key, value in scalars.items() if key != "freezing/phase"}
+    return {
+        "phase": phase.name,
+        "index": phase.index,
+        "step": step,
+        "epoch": trainer.current_epoch,
+        "reason": reason,
+        **numbers,
+    }
+
+
+def _one_of(modes: set[str]) -> str:
+    return next(iter(modes)) if len(modes) == 1 else "mixed" if modes else ""

@@ -1,8 +1,10 @@
-"""A policy read against a network: for each phase the exact names of what trains and of what is held in eval mode.
+"""A policy read against a network: for each phase the exact names of the parameters that train and of the modules that
+stay in eval mode.
 
 Names only, never module references: converting to SyncBatchNorm makes new modules under the old names.
 """
 
+import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from frostline.freezing.selectors import match, select
-from frostline.freezing.stages import bare, in_stage, stage_of, stages_of
+from frostline.freezing.selectors import bare, in_stage, match, select, stage_of, stages_of
+from frostline.nearest import suggest
 
 if TYPE_CHECKING:
-    from frostline.freezing.policy import FreezePolicy, Phase
+    from frostline.freezing.policy import FreezePolicy, Phase, Until
 
 
 def is_batch_norm(module: nn.Module) -> bool:
@@ -29,25 +31,23 @@ def is_batch_norm(module: nn.Module) -> bool:
 class ResolvedPhase:
     """One phase on one network.
 
+    name, until, warmup_steps: as in the policy's phase.
     trainable: names of the parameters that train, each under its first name.
-    held: names of the modules kept in eval mode, however often somebody calls `train()`.
-    frozen_batch_norms: names of the batch norms in the frozen region, to which the policy's `batch_norm` applies.
+    held: names of the modules that stay in eval mode, also after a call of `train()`.
+    frozen_batch_norms: names of the batch norms in the frozen part, to which the policy's `batch_norm` applies.
     lr: learning-rate factor of each trainable parameter.
-    added: parameters that train because the caller said they must, not because the phase names them.
+    forced: parameters that train because of `always_trainable`, not because the phase selects them.
     """
 
     index: int
-    phase: "Phase"
-    batch_norm: str
+    name: str
+    until: "Until | None"
+    warmup_steps: int
     trainable: frozenset[str]
     held: frozenset[str]
     frozen_batch_norms: frozenset[str]
     lr: Mapping[str, float]
-    added: frozenset[str]
-
-    @property
-    def name(self) -> str:
-        return self.phase.name
+    forced: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class ResolvedPolicy:
 
     stages: stage name -> module names, in execution order.
     never_trained: parameters that train in no phase.
-    notes: what a user should be told: parameters added, shared, never trained.
+    notes: messages for the user: parameters that are forced, shared, never trained.
     """
 
     policy: "FreezePolicy"
@@ -67,11 +67,11 @@ class ResolvedPolicy:
 
     @property
     def trainable(self) -> frozenset[str]:
-        """Every parameter that trains in at least one phase: what the optimizer must hold from the first step."""
+        """Every parameter that trains in at least one phase; the optimizer must have them all from the first step."""
         return frozenset().union(*(phase.trainable for phase in self.phases))
 
     def frost_line(self, phase: ResolvedPhase) -> int:
-        """How many stages, counted from the input, are frozen whole in a phase; 0 when the first one trains."""
+        """How many stages, counted from the input, are completely frozen in a phase; 0 when the first one trains."""
         training = {stage_of(name, self.stages) for name in phase.trainable}
         return next(index for index, stage in enumerate(self.stages) if stage in training)
 
@@ -81,13 +81,13 @@ def resolve(
     network: nn.Module,
     *,
     stages: Mapping[str, Sequence[str]] | None = None,
-    must_train: Sequence[str] = (),
+    always_trainable: Sequence[str] = (),
 ) -> ResolvedPolicy:
     """Read a policy against a network.
 
     Args:
         stages: stage name -> module names, in execution order; found by `stages_of` when not given.
-        must_train: selectors of what trains in every phase whatever the policy says, such as a new head.
+        always_trainable: selectors of parameters that train in every phase, whatever the policy says: a new head.
 
     Raises:
         ValueError: a selector matches nothing, a phase trains nothing, or a learning-rate factor is given for what
@@ -96,7 +96,7 @@ def resolve(
     network = bare(network)
     view = {stage: tuple(names) for stage, names in (stages or stages_of(network)).items()}
     first = first_names(network)
-    forced = {first[name] for name in select(network, must_train, stages=view)} if must_train else set()
+    forced = {first[name] for name in select(network, always_trainable, stages=view)}
     phases = tuple(
         _resolve_phase(policy, index, network, view=view, forced=forced) for index in range(len(policy.phases))
     )
@@ -105,6 +105,39 @@ def resolve(
     return ResolvedPolicy(
         policy=policy, stages=view, phases=phases, never_trained=never, notes=tuple(_notes(phases, never, first))
     )
+
+
+def find_network(module: nn.Module, attribute: str | None) -> nn.Module:
+    """The network that a module holds under an attribute (`net`, `model.backbone`); None: the module itself.
+
+    Raises:
+        ValueError: there is no such attribute, or it is no module.
+    """
+    if attribute is None:
+        return bare(module)
+    kind = type(module).__name__
+    try:
+        network = operator.attrgetter(attribute)(module)
+    except AttributeError:
+        names = [name for name, _ in module.named_modules() if name and name.count(".") < 2]
+        raise ValueError(f"{kind} has no attribute `{attribute}`.{suggest(attribute, names)}") from None
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"`{attribute}` of {kind} is no module, but {network!r}.")
+    return bare(network)
+
+
+def resolve_in_module(
+    policy: "FreezePolicy", network: nn.Module, *, attribute: str | None, always_trainable: Sequence[str]
+) -> ResolvedPolicy:
+    """`resolve`, whose error names the attribute of a LightningModule that FreezingSchedule was not given."""
+    try:
+        return resolve(policy, network, always_trainable=always_trainable)
+    except ValueError as error:
+        holders = [name for name, child in network.named_children() if next(child.parameters(), None) is not None]
+        if attribute is None and len(holders) == 1:
+            hint = f"The network is `{holders[0]}`: give FreezingSchedule attribute={holders[0]!r}."
+            raise ValueError(f"{error} {hint}") from None
+        raise
 
 
 def first_names(network: nn.Module) -> dict[str, str]:
@@ -130,7 +163,6 @@ def _resolve_phase(
                 "every name is selected; it trains under all of them.",
                 stacklevel=4,
             )
-    added = frozenset(forced - chosen)
     selected = frozenset(chosen | forced)
     if not selected:
         raise ValueError(f"Phase `{phase.name}`: train: [{', '.join(phase.train)}] leaves nothing to train.")
@@ -148,22 +180,23 @@ def _resolve_phase(
     frozen = frozen_modules(network, selected, view) - norms if policy.dropout == "frozen" else frozenset()
     return ResolvedPhase(
         index=index,
-        phase=phase,
-        batch_norm=policy.batch_norm,
+        name=phase.name,
+        until=phase.until,
+        warmup_steps=phase.warmup_steps,
         trainable=frozenset(trainable),
         held=frozenset(frozen if policy.batch_norm in ("drift", "train") else frozen | norms),
         frozen_batch_norms=norms,
         lr=_factors(phase, network, trainable, view),
-        added=added,
+        forced=frozenset(forced - chosen),
     )
 
 
 def is_frozen_norm(
     name: str, module: nn.Module, network: nn.Module, selected: frozenset[str], view: Mapping[str, tuple[str, ...]]
 ) -> bool:
-    """Whether a batch norm lies in the frozen region: not all of its own parameters were selected.
+    """Whether a batch norm lies in the frozen part: not all of its own parameters were selected.
 
-    So `*.bias` alone leaves the statistics where they are. One without parameters follows the module around it.
+    So `*.bias` alone leaves the statistics unchanged. One without parameters follows the module around it.
     """
     own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
     if own:
@@ -221,8 +254,8 @@ def _factors(
 
 def _notes(phases: Sequence[ResolvedPhase], never: Sequence[str], first: Mapping[str, str]) -> Iterable[str]:
     for phase in phases:
-        if phase.added:
-            yield f"Phase `{phase.name}` also trains {_short(sorted(phase.added))}: new, so it must."
+        if phase.forced:
+            yield f"Phase `{phase.name}` also trains {_short(sorted(phase.forced))}, which always trains."
     shared = [f"`{alias}` = `{name}`" for alias, name in first.items() if alias != name]
     if shared:
         yield f"Shared tensors: {', '.join(shared)}."

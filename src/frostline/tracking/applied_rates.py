@@ -6,7 +6,7 @@ import lightning
 from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.optim import Optimizer
 
-from frostline.freezing.schedule import FreezingSchedule
+from frostline.freezing.callback import FreezingSchedule
 
 
 class AppliedRates(LearningRateMonitor):
@@ -27,7 +27,7 @@ class AppliedRates(LearningRateMonitor):
         [schedule] = [found for found in trainer.callbacks if isinstance(found, FreezingSchedule)]  # type: ignore[attr-defined]
         own = [group["lr"] for group in optimizer.param_groups]
         try:
-            for group, rate in zip(optimizer.param_groups, schedule.applied_rates(trainer), strict=True):
+            for group, rate in zip(optimizer.param_groups, schedule.applied_rates(), strict=True):
                 group["lr"] = rate
             super().on_train_batch_start(trainer)
         finally:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from frostline.autograd.observe import observe
 from frostline.autograd.svg import ICE, ICE_LINE, INK, WARM, WARM_LINE
 from frostline.freezing.apply import apply_phase
-from frostline.freezing.progress import Span, misfits, timeline
+from frostline.freezing.progress import Span, schedule_warnings, timeline
 from frostline.freezing.report import StageRow, freezing_table, total
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.storage.atomic import atomically
@@ -66,7 +66,7 @@ def plan(
     Raises:
         ValueError: a phase would never begin.
     """
-    if impossible := misfits(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps):
+    if impossible := schedule_warnings(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps):
         raise ValueError("\n".join(impossible))
     spans = timeline(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     ends = [*(span.first_step - 1 for span in spans[1:]), total_steps - 1]

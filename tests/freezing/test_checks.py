@@ -1,10 +1,11 @@
-"""Fingerprints: equal for equal bytes, different for any other."""
+"""Checks of a fit: fingerprints and their comparison, gradients."""
 
 import pytest
 import torch
 from freezing.tiny import seeded_net
 
-from frostline.freezing.audit import Audit, fingerprint, fingerprints, moved
+from frostline.freezing import FreezePolicy, apply_phase
+from frostline.freezing.checks import Audit, GradientCheckFailed, check_gradients, fingerprint, fingerprints
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -128,39 +129,74 @@ def test_views_and_memory_formats():
     assert fingerprint(torch.randn(0, 3)) != fingerprint(torch.randn(3, 0))
 
 
-def test_fingerprints_of_another_kind_are_not_compared():
+@pytest.fixture
+def audited():
+    """A network, its policy (conv1 and bn1 are frozen: 7 tensors) and the audit of its phase."""
     net, audit = seeded_net(), Audit()
-    audit.begin(net, ["conv1.weight"])
+    resolved = FreezePolicy.static("conv2", "bn2", "head").resolve(net)
+    apply_phase(net, resolved.phases[0])
+    audit.begin(net, resolved.phases[0])
+    return net, resolved, audit
+
+
+def test_fingerprints_of_another_kind_are_not_compared(audited):
+    _, _, audit = audited
     state = audit.state_dict()
     del state["kind"]
     audit.load_state_dict(state)
     assert not audit.has_begun
 
 
-def test_a_tensor_that_is_gone_has_moved():
-    net, audit = seeded_net(), Audit()
-    audit.begin(net, ["conv1.weight", "bn1.running_var"])
-    del net.bn1
-    assert audit.compare(net, phase="a", reason="end of fit", step=1) == ["bn1.running_var"]
+def test_a_missing_tensor_has_changed(audited):
+    net, resolved, audit = audited
+    del net.bn1.running_var
+    assert audit.compare(net, resolved, resolved.phases[0], reason="end of fit", step=1) == ["bn1.running_var"]
 
 
-def test_the_minutes():
-    net, audit = seeded_net(), Audit()
-    names = [name for name in net.state_dict() if name.startswith(("conv1", "bn1"))]
-    audit.begin(net, names)
+def test_audit_records_each_comparison(audited):
+    net, resolved, audit = audited
+    [phase] = resolved.phases
+    before = fingerprints(net, ["bn1.running_var"])
     assert audit.verdict()["held"] is False, "nothing was compared yet"
-    assert audit.compare(net, phase="a", reason="phase change", step=3) == []
+    assert audit.compare(net, resolved, phase, reason="phase change", step=3) == []
     assert audit.verdict()["held"] is True
     with torch.no_grad():
         net.bn1.running_var[2] += 1e-6
-    assert audit.compare(net, phase="a", reason="end of fit", step=5, except_for=["conv1.bias"]) == ["bn1.running_var"]
+    assert audit.compare(net, resolved, phase, reason="end of fit", step=5) == ["bn1.running_var"]
     assert audit.verdict() == {
         "held": False,
         "tensors_compared": 14,
         "audits": [
-            {"phase": "a", "reason": "phase change", "step": 3, "tensors": 7, "moved": []},
-            {"phase": "a", "reason": "end of fit", "step": 5, "tensors": 7, "moved": ["bn1.running_var"]},
+            {"phase": "static", "reason": "phase change", "step": 3, "tensors": 7, "moved": []},
+            {"phase": "static", "reason": "end of fit", "step": 5, "tensors": 7, "moved": ["bn1.running_var"]},
         ],
     }
-    audit.put_buffers_back(net)
-    assert moved(audit.state_dict()["marks"], fingerprints(net, names)) == []
+    audit.restore_buffers(net)
+    assert fingerprints(net, ["bn1.running_var"]) == before
+
+
+def test_averages_of_tensors_that_an_earlier_phase_trained_are_no_change():
+    net, audit = seeded_net(), Audit()
+    phases = [{"name": "a", "train": ["conv2"], "until": {"steps": 1}}, {"name": "b", "train": ["head"]}]
+    resolved = FreezePolicy.from_dict({"phases": phases}).resolve(net)
+    audit.begin(net, resolved.phases[1])
+    with torch.no_grad():
+        net.conv1.bias += 1
+        net.conv2.bias += 1
+    for averaged, changed in ((False, ["conv1.bias", "conv2.bias"]), (True, ["conv1.bias"])):
+        found = audit.compare(net, resolved, resolved.phases[1], reason="end of fit", step=1, averaged=averaged)
+        assert found == changed
+
+
+def test_gradients_are_checked_by_name(audited):
+    net, resolved, _ = audited
+    [phase] = resolved.phases
+    net(torch.randn(4, 3, 8, 8)).sum().backward()
+    check_gradients(net, phase)
+    net.conv2.bias.grad = None
+    with pytest.raises(GradientCheckFailed, match=r"Phase `static`: conv2.bias: in training, but without"):
+        check_gradients(net, phase)
+    check_gradients(net, phase, allow_unused=["conv2.bias"])
+    net.bn1.weight.grad = torch.zeros(4)
+    with pytest.raises(GradientCheckFailed, match=r"bn1.weight: frozen, but with a gradient"):
+        check_gradients(net, phase, allow_unused=["conv2.bias"])

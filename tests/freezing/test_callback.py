@@ -16,8 +16,8 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from torch import nn
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
-from frostline.freezing.audit import FrozenTensorMoved
-from frostline.freezing.reducer import check_strategy
+from frostline.freezing.checks import FrozenTensorChanged
+from frostline.freezing.lightning_internals import check_strategy
 
 pytestmark = [
     *LIGHTNING_WARNINGS,
@@ -155,7 +155,7 @@ def test_a_metric_that_has_stopped_improving_ends_a_phase(until, values, begins,
 
 def test_a_metric_that_nobody_logs_is_an_error_that_helps():
     with pytest.raises(
-        ValueError, match=r"Phase `middle` waits for `val/los`, which nobody logged.*Did you mean `val/loss`"
+        ValueError, match=r"Phase `middle` waits for `val/los`, which was not logged.*Did you mean `val/loss`"
     ):
         fit(phases(until=metric(metric="val/los"), count=2), max_epochs=7)
 
@@ -419,7 +419,7 @@ def test_a_checkpoint_whose_frozen_tensors_were_tampered_with_is_refused(tmp_pat
     content = torch.load(path, weights_only=True)
     content["state_dict"]["net.conv1.weight"][0] += 1
     torch.save(content, path)
-    with pytest.raises(RuntimeError, match=r"froze what has moved since it began \(resume, step 5\): conv1.weight"):
+    with pytest.raises(RuntimeError, match=r"changed since phase `static` began \(resume, step 5\): conv1.weight"):
         resume(path, FreezePolicy.static("head"))
 
 
@@ -512,7 +512,7 @@ def test_a_write_in_any_hook_is_noticed(hook, where):
     module = WritesItself(hook) if where == "module" else TinyModule()
     # An odd number of writes: two would undo each other.
     ours = trainer(callbacks, max_epochs=1, limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=0)
-    with pytest.raises(FrozenTensorMoved, match=r"conv1\.weight"):
+    with pytest.raises(FrozenTensorChanged, match=r"conv1\.weight"):
         ours.fit(module, loader(1), loader(1))
     verdict = schedule.verdict()
     assert not verdict["held"]

@@ -10,8 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
-from frostline.freezing.recalibration import first_input
-from frostline.freezing.statistics import recalibrate
+from frostline.freezing.batch_norm import first_input, recalibrate
 
 pytestmark = LIGHTNING_WARNINGS
 

@@ -9,7 +9,7 @@ from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, loader, seeded_net, tr
 from torch.optim import SGD, lr_scheduler
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
-from frostline.freezing.rates import GroupRates, RateLayer, by_group, warmup_factor
+from frostline.freezing.learning_rates import GroupFactors, PhaseLRMultiplier, by_group, warmup_factor
 from frostline.optim import parameter_groups
 
 pytestmark = LIGHTNING_WARNINGS
@@ -121,10 +121,10 @@ def test_a_warmup_goes_on_through_the_next_phase():
     net = seeded_net()
     resolved = policy.resolve(net)
     groups = parameter_groups(net, resolved=resolved, lr=1.0)
-    rates = GroupRates(network=net, groups=groups, resolved=resolved)
+    factors = GroupFactors(network=net, groups=groups, resolved=resolved)
     assert [group["name"] for group in groups] == ["conv2", "head"]
-    assert rates.factors(0, [(0, 0)], 1) == [1.0, 2 / 8]
-    assert rates.factors(1, [(0, 0), (2, 0)], 3) == [1.0, 4 / 8]
+    assert factors.at(0, [(0, 0)], 1) == [1.0, 2 / 8]
+    assert factors.at(1, [(0, 0), (2, 0)], 3) == [1.0, 4 / 8]
 
 
 def test_what_is_frozen_again_warms_up_again_when_it_thaws():
@@ -140,7 +140,7 @@ def test_what_is_frozen_again_warms_up_again_when_it_thaws():
     net = seeded_net()
     resolved = policy.resolve(net)
     groups = parameter_groups(net, resolved=resolved, lr=1.0)
-    factors = GroupRates(network=net, groups=groups, resolved=resolved).factors(2, [(0, 0), (20, 0), (40, 0)], 40)
+    factors = GroupFactors(network=net, groups=groups, resolved=resolved).at(2, [(0, 0), (20, 0), (40, 0)], 40)
     assert dict(zip((group["name"] for group in groups), factors, strict=True))["head"] == 1.0
     assert dict(zip((group["name"] for group in groups), factors, strict=True))["conv1"] == 0.1
 
@@ -149,16 +149,16 @@ def test_one_group_for_all_is_fine_until_rates_differ():
     net = seeded_net()
     groups = SGD(net.parameters(), lr=0.1).param_groups
     plain = FreezePolicy.from_dict({"train": ["conv2", "head"], "lr": {"conv2": 0.5, "head": 0.5}}).resolve(net)
-    assert GroupRates(network=net, groups=groups, resolved=plain).factors(0, [(0, 0)], 0) == [0.5]
+    assert GroupFactors(network=net, groups=groups, resolved=plain).at(0, [(0, 0)], 0) == [0.5]
     with pytest.raises(ValueError, match=r"holds `conv2.weight` and `head.weight`.*frostline.optim.parameter_groups"):
-        GroupRates(network=net, groups=groups, resolved=POLICY.resolve(net))
+        GroupFactors(network=net, groups=groups, resolved=POLICY.resolve(net))
     assert by_group(net, groups, {}) == [None]
 
 
 def test_an_error_within_a_step_leaves_the_schedulers_rate_to_be_saved():
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer = SGD([parameter], lr=0.1)
-    layer = RateLayer(optimizer=optimizer, factors=lambda: [0.5])
+    layer = PhaseLRMultiplier(optimizer=optimizer, factors=lambda: [0.5])
     seen = []
 
     def closure() -> Any:
@@ -182,7 +182,7 @@ def test_a_tensor_learning_rate_is_put_back_as_the_same_object():
     parameter = torch.nn.Parameter(torch.ones(1))
     rate = torch.tensor(0.1)
     optimizer = torch.optim.Adam([parameter], lr=rate, foreach=False)
-    RateLayer(optimizer=optimizer, factors=lambda: [0.5])
+    PhaseLRMultiplier(optimizer=optimizer, factors=lambda: [0.5])
     parameter.grad = torch.ones(1)
     optimizer.step()
     assert optimizer.param_groups[0]["lr"] is rate

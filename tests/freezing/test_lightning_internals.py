@@ -3,7 +3,7 @@
 import torch
 from torch.optim.swa_utils import get_ema_avg_fn
 
-from frostline.freezing.averaging import ExactAverage
+from frostline.freezing.lightning_internals import ExactAverage
 
 
 def test_the_average_of_equal_numbers_is_that_number():

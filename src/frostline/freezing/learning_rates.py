@@ -1,7 +1,7 @@
-"""Learning rates across phases: rate = what the scheduler says x the phase's factor x the warm-up since the thaw.
+"""Learning rates across phases: the scheduler's rate x the phase's factor x the warm-up since unfreezing.
 
 The scheduler's own rate stays in the parameter groups; the factors are multiplied in for the duration of one optimizer
-step and taken out again. So every scheduler works, also those that compute the next rate from the last one
+step and removed again. So every scheduler works, also those that compute the next rate from the last one
 (ExponentialLR, ReduceLROnPlateau) and those that set it outright (OneCycleLR), and a checkpoint holds the scheduler's
 rates.
 """
@@ -12,22 +12,22 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from frostline.freezing.resolved import ResolvedPolicy
-from frostline.freezing.stages import bare
+from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy
+from frostline.freezing.selectors import bare
 
 Value = TypeVar("Value")
 
 
-def thaw_phase(resolved: ResolvedPolicy, name: str, index: int) -> int:
+def unfrozen_since(resolved: ResolvedPolicy, name: str, index: int) -> int:
     """The phase since which a parameter that trains in phase `index` has trained without a break."""
     while index > 0 and name in resolved.phases[index - 1].trainable:
         index -= 1
     return index
 
 
-def warmup_factor(steps_since_thaw: int, warmup_steps: int) -> float:
+def warmup_factor(steps_since_unfreezing: int, warmup_steps: int) -> float:
     """Rises linearly from 1/warmup_steps at the first step to 1 at step `warmup_steps - 1`, and stays there."""
-    return min(1.0, (steps_since_thaw + 1) / warmup_steps) if warmup_steps else 1.0
+    return min(1.0, (steps_since_unfreezing + 1) / warmup_steps) if warmup_steps else 1.0
 
 
 def by_group(
@@ -39,7 +39,7 @@ def by_group(
         values: parameter name -> value.
 
     Raises:
-        ValueError: parameters of one group have different values, which one learning rate cannot serve.
+        ValueError: parameters of one group have different values, but a group has one learning rate.
     """
     names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
     found: list[Value | None] = []
@@ -49,29 +49,28 @@ def by_group(
             if values[name] != values[inside[0]]:
                 raise ValueError(
                     f"Parameter group {group.get('name', index)!r} holds `{inside[0]}` and `{name}`, which train at "
-                    "different learning rates (factor, or warm-up since the thaw); a group has one. Build the "
+                    "different learning rates (factor, or warm-up since unfreezing); a group has one. Build the "
                     "optimizer from frostline.optim.parameter_groups(network, resolved=policy.resolve(network), lr=…)."
                 )
         found.append(values[inside[0]] if inside else None)
     return found
 
 
-class GroupRates:
+class GroupFactors:
     """The factor of each parameter group of one optimizer, in any phase at any step."""
 
     def __init__(self, *, network: nn.Module, groups: Sequence[Mapping[str, Any]], resolved: ResolvedPolicy) -> None:
         self._resolved = resolved
         self._table = []
         for phase in resolved.phases:
-            thaws = {name: thaw_phase(resolved, name, phase.index) for name in phase.trainable}
-            # Without a warm-up it does not matter when something thawed.
-            values = {
-                name: (phase.lr[name], thaw if resolved.phases[thaw].phase.warmup_steps else -1)
-                for name, thaw in thaws.items()
-            }
+            values = {}
+            for name in phase.trainable:
+                since = unfrozen_since(resolved, name, phase.index)
+                # Without a warm-up it does not matter when a parameter was unfrozen.
+                values[name] = phase.lr[name], since if resolved.phases[since].warmup_steps else -1
             self._table.append(by_group(network, groups, values))
 
-    def factors(self, index: int, starts: Sequence[tuple[int, int]], step: int) -> list[float]:
+    def at(self, index: int, starts: Sequence[tuple[int, int]], step: int) -> list[float]:
         """One factor per group; 1 for a group in which nothing trains.
 
         Args:
@@ -81,18 +80,18 @@ class GroupRates:
         """
         factors = []
         for entry in self._table[index]:
-            factor, thaw = entry or (1.0, -1)
-            if thaw >= 0:
-                factor *= warmup_factor(step - starts[thaw][0], self._resolved.phases[thaw].phase.warmup_steps)
+            factor, since = entry or (1.0, -1)
+            if since >= 0:
+                factor *= warmup_factor(step - starts[since][0], self._resolved.phases[since].warmup_steps)
             factors.append(factor)
         return factors
 
 
-class RateLayer:
+class PhaseLRMultiplier:
     """Multiplies an optimizer's learning rates for the duration of each step.
 
-    An error inside a step leaves the factors in; they are taken out before the next step, and before anybody reads the
-    optimizer's state for a checkpoint.
+    An error inside a step leaves the factors in; they are removed before the next step, and before the optimizer's
+    state is read for a checkpoint.
     """
 
     def __init__(self, *, optimizer: Optimizer, factors: Callable[[], list[float]]) -> None:
@@ -110,15 +109,24 @@ class RateLayer:
         """The scheduler's own rates, also while the factors are multiplied in."""
         return [group["lr"] for group in self._optimizer.param_groups] if self._own is None else list(self._own)
 
+    def rates(self, network: nn.Module, phase: ResolvedPhase) -> list[dict[str, float]]:
+        """For each parameter group: trainable parameter -> the learning rate at which it trains in this step."""
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        found: list[dict[str, float]] = []
+        for group, lr, factor in zip(self._optimizer.param_groups, self.scheduled, self._factors(), strict=True):
+            inside = [names.get(id(parameter)) for parameter in group["params"]]
+            found.append({name: float(lr) * factor for name in inside if name is not None and name in phase.trainable})
+        return found
+
     def restore(self) -> None:
-        """Put the scheduler's own rates back."""
+        """Write the scheduler's own rates back."""
         if self._own is not None:
             for group, lr in zip(self._optimizer.param_groups, self._own, strict=True):
                 group["lr"] = lr
             self._own = None
 
     def remove(self) -> None:
-        """Restore, and leave the optimizer alone from now on."""
+        """Restore the rates and remove the hooks from the optimizer."""
         self.restore()
         for handle in self._handles:
             handle.remove()
