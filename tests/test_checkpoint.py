@@ -112,7 +112,7 @@ def test_a_class_that_a_checkpoint_names_is_not_imported(
     for part in ("head", "model"):
         content = whole()
         content["frostline"]["recipe"][part] = {"_target_": target}
-        with pytest.raises(ValueError, match=rf"import {target} \({part}\._target_\).*trust_checkpoint=true"):
+        with pytest.raises(ValueError, match=rf"import {target} \({part}\._target_\).*trust_checkpoint=True"):
             load_classifier(saved(tmp_path / "a.ckpt", content))
     with pytest.raises((SystemExit, ValueError), match=r"ran|cannot import|no class|not a subclass|named by"):
         load_classifier(tmp_path / "a.ckpt", trust_checkpoint=True)
@@ -134,7 +134,7 @@ def test_classes_are_found_wherever_a_config_names_them(place: str) -> None:
     ],
 )
 def test_an_address_that_a_checkpoint_names_is_not_contacted(data: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"contact .*://.* \(data\..*trust_checkpoint=true; or name the data yourself"):
+    with pytest.raises(ValueError, match=r"contact .*://.* \(data\..*trust_checkpoint=True; or name the data yourself"):
         check_trust("a.ckpt", {"data": data})
 
 
@@ -147,7 +147,7 @@ def test_data_of_a_checkpoint_only_reads() -> None:
 def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:
     content = whole()
     content["frostline"]["recipe"]["model"]["weights"] = "DEFAULT"
-    with pytest.raises(ValueError, match=r"model\.weights: goes to"):
+    with pytest.raises(ValueError, match=r"weights: goes to"):
         load_classifier(saved(tmp_path / "a.ckpt", content))
 
 

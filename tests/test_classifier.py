@@ -233,12 +233,12 @@ def test_an_optimizer_trains_with_its_own_rate_and_decay(
 @pytest.mark.parametrize(
     ("builder", "message"),
     [
-        (partial(torch.optim.SGD, lr=float("inf")), r"optimizer\.lr: must be finite; SGD has inf"),
+        (partial(torch.optim.SGD, lr=float("inf")), r"^lr: must be finite; SGD has inf"),
         (
             lambda groups: torch.optim.AdamW([p for group in groups for p in group["params"]]),
-            r"exclude_from_decay: AdamW decays what is excluded",
+            r"^exclude_from_decay: AdamW decays what is excluded",
         ),
-        (torch.optim.SparseAdam, r"SparseAdam is not supported.*optimizer=adamw"),
+        (torch.optim.SparseAdam, r"SparseAdam is not supported.*such as AdamW"),
         (torch.optim.LBFGS, "optimizer: LBFGS doesn't support per-parameter options"),
     ],
     ids=["infinite", "flat", "sparse", "groups"],
@@ -452,10 +452,10 @@ def test_a_cut_off_checkpoint_is_refused(trained: tuple[ImageClassifier, Path], 
         load_classifier(path)
 
 
-def test_a_plain_state_dict_is_refused_with_the_key_to_use_it(tmp_path: Path) -> None:
+def test_a_plain_state_dict_is_refused_with_the_argument_to_use_it(tmp_path: Path) -> None:
     path = tmp_path / "plain.pth"
     torch.save(torchvision.models.resnet18().state_dict(), path)
-    with pytest.raises(ValueError, match=rf"is not a frostline checkpoint.*model\.weights={path}"):
+    with pytest.raises(ValueError, match=rf"is not a frostline checkpoint.* weights={path}"):
         load_classifier(path)
 
 
@@ -509,12 +509,12 @@ def test_every_optimizer_in_its_fused_form_trains_with_clipped_gradients(name: s
     assert max(norms) == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_a_fused_optimizer_whose_gradients_are_scaled_is_refused_with_the_key() -> None:
+def test_a_fused_optimizer_whose_gradients_are_scaled_is_refused_with_the_argument() -> None:
     classifier = small(optimizer=partial(torch.optim.SGD, lr=0.1, fused=True))
     classifier.trainer = lightning.Trainer(accelerator="cpu", logger=False)  # type: ignore[assignment]
     scaler = torch.amp.GradScaler("cpu")
     classifier.trainer.strategy.precision_plugin = MixedPrecision("16-mixed", device="cpu", scaler=scaler)
-    with pytest.raises(ValueError, match=r"trainer\.gradient_clip_norm: .*speed\.fused_optimizer=false"):
+    with pytest.raises(ValueError, match=r"^gradient_clip_val: .*fused=False or precision='bf16-mixed'"):
         classifier.configure_gradient_clipping(classifier.build_optimizer(), 1.0, "norm")
 
 
@@ -549,7 +549,7 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_not_loaded(
     for load in (load_classifier, read_checkpoint):
         with pytest.raises(ValueError, match=r"nan\.ckpt: holds NaN or infinity in fc\.bias\."):
             load(path)
-    with pytest.raises(ValueError, match=r"model\.weights: `.*nan\.ckpt`: holds NaN or infinity in fc\.bias\."):
+    with pytest.raises(ValueError, match=r"^weights: `.*nan\.ckpt`: holds NaN or infinity in fc\.bias\."):
         build_network(**RECIPE, classes=10, weights=str(path))
     trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
     images = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), batch_size=4)

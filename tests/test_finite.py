@@ -38,7 +38,7 @@ def test_a_file_is_refused_with_its_name_and_its_tensors() -> None:
 def test_the_message_says_whether_the_images_or_the_training_are_to_blame() -> None:
     images = torch.zeros(4, 3, 2, 2)
     text = "The loss became nan at step 7 (epoch 1). "
-    advice = "The last checkpoint, if any, is from before. A smaller optimizer.lr, trainer.gradient_clip_norm=1 or "
+    advice = "The last checkpoint, if any, is from before. A smaller learning rate (lr=…), gradient_clip_val=1 or "
     assert str(diverged("The loss became nan", step=7, epoch=1, images=images)).startswith(text + advice)
     assert str(diverged("The loss became nan", step=7, epoch=1)).startswith(text + advice)
     images[1, 0, 0, 0], images[3] = NAN, INF

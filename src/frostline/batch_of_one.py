@@ -68,11 +68,10 @@ def refusal(names: list[str], *, processes: int) -> ValueError:
     which = f"`{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else "one"
     least = 2 * processes
     return ValueError(
-        f"data.batch_size: a batch norm that trains ({which}) would see one value per channel in a batch of one image, "
-        f"which has no variance. Use data.batch_size={least} or more"
-        f"{f' ({processes} processes share it)' if processes > 1 else ''}; trainer.accumulate_grad_batches does not "
-        "help. Or train on larger images (data.image_size), or freeze the batch norms (freeze=head, "
-        "freeze.batch_norm=frozen)"
+        f"batch_size: a batch norm that trains ({which}) would see one value per channel in a batch of one image, "
+        f"which has no variance. Use batch_size={least} or more"
+        f"{f' ({processes} processes share it)' if processes > 1 else ''}; accumulating gradients does not help. Or "
+        "train on larger images (image_size=…), or freeze the batch norms (batch_norm='frozen' in the freezing policy)"
     )
 
 

@@ -15,7 +15,6 @@ CHECKPOINT_KEY = "frostline"
 CHECKPOINT_FORMAT = 1
 # Modules whose classes a checkpoint may name: their imports and constructors write and contact nothing.
 OWN_MODULES = ("frostline", "torch.nn", "torch.optim", "torchvision.models")
-TRUST = "trust_checkpoint=true"
 # Pixels on a side, resized: more than Pillow opens (179 million pixels), so that no larger ones can be meant.
 LARGEST_SIDE = 2**14
 
@@ -112,7 +111,7 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
         ) from error
     if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get(CHECKPOINT_KEY), dict)):
         raise ValueError(
-            f"{path}: is not a frostline checkpoint. To start from another program's weights: model.weights={path}"
+            f"{path}: is not a frostline checkpoint. To start from another program's state dict: weights={path}"
         )
     version = checkpoint[CHECKPOINT_KEY].get("format")
     if version != CHECKPOINT_FORMAT:
@@ -220,7 +219,7 @@ def addresses_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"{key}.{inner}", address) for inner, address in addresses_named(value))
 
 
-def check_trust(path: str | Path, sections: Mapping[str, Any], *, how: str = TRUST) -> None:
+def check_trust(path: str | Path, sections: Mapping[str, Any], *, how: str = "trust_checkpoint=True") -> None:
     """Refuse to obey a checkpoint: config sections out of it may name no class of others and no address.
 
     Args:

@@ -213,15 +213,15 @@ class ImageClassifier(lightning.LightningModule):
         if isinstance(optimizer, UNSUPPORTED_OPTIMIZERS):
             raise ValueError(
                 f"optimizer: {kind} is not supported: LBFGS takes no groups of parameters, SparseAdam sparse gradients "
-                "only. Use another, as optimizer=adamw"
+                "only. Use another, such as AdamW"
             )
         for group in optimizer.param_groups:
             for key in ("lr", "weight_decay"):
                 if not math.isfinite(group.get(key, 0.0)):
-                    raise ValueError(f"optimizer.{key}: must be finite; {kind} has {group[key]}")
+                    raise ValueError(f"{key}: must be finite; {kind} has {group[key]}")
             if group.get("weight_decay") and any(id(entry) in spared for entry in group["params"]):
                 raise ValueError(
-                    f"optimizer.exclude_from_decay: {kind} decays what is excluded, as it was not built from the "
+                    f"exclude_from_decay: {kind} decays what is excluded, as it was not built from the "
                     "groups that it was given"
                 )
         return optimizer
@@ -285,8 +285,8 @@ class ImageClassifier(lightning.LightningModule):
         if gradient_clip_val and isinstance(precision, MixedPrecision):
             if precision.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
                 raise ValueError(
-                    "trainer.gradient_clip_norm: in 16-mixed a fused optimizer cannot be clipped. Use "
-                    "speed.fused_optimizer=false (optimizer.fused=false for a class of your own) or bf16-mixed"
+                    "gradient_clip_val: in 16-mixed a fused optimizer cannot be clipped. Use fused=False or "
+                    "precision='bf16-mixed'"
                 )
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             Precision.clip_gradients(precision, optimizer, gradient_clip_val, algorithm)

@@ -316,7 +316,7 @@ def why_not_kept(data: ImageDataModule, split: str, *, views: int) -> str | None
         return "mixup and CutMix make new images of them in each batch"
     if is_augmented(data) and not views:
         return (
-            f"augment={data.augment.name} makes them anew in each epoch (augment=none, or cache.views=4 for four fixed "
-            "views of each, would let them be)"
+            f"augment={data.augment.name} makes new ones in each epoch (to store them: augment=none, or views=4 for "
+            "four fixed views of each)"
         )
     return None

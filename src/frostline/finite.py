@@ -50,8 +50,8 @@ def diverged(what: str, *, step: int, epoch: int, images: Tensor | None = None) 
         reason = f"Images of the batch that hold NaN or infinity: {broken}. Correct them or leave them out"
     else:
         reason = (
-            "The last checkpoint, if any, is from before. A smaller optimizer.lr, trainer.gradient_clip_norm=1 or "
-            "trainer.precision=32-true may help"
+            "The last checkpoint, if any, is from before. A smaller learning rate (lr=…), gradient_clip_val=1 or "
+            "precision='32-true' may help"
         )
     return FloatingPointError(f"{what} at step {step} (epoch {epoch}). {reason}")
 

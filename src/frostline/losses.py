@@ -76,5 +76,5 @@ def build_loss(name: str, **options: Any) -> nn.Module:
         ValueError: there is none.
     """
     if name not in LOSSES:
-        raise ValueError(f"loss.name: unknown loss `{name}`. The choices are: {', '.join(LOSSES)}")
+        raise ValueError(f"loss: unknown loss `{name}`. The choices are: {', '.join(LOSSES)}")
     return LOSSES[name](**options)

@@ -87,9 +87,9 @@ SCHEDULERS: dict[str, Callable[..., SchedulerBuilder]] = {
 
 
 def _check(name: str, value: float, holds: bool) -> None:
-    """NaN and infinity hold nowhere, as the ranges are those of the schema."""
+    """NaN and infinity are out of every range."""
     if not holds:
-        raise ValueError(f"scheduler.{name}={value} is out of range; see docs/configuration.md.")
+        raise ValueError(f"{name}={value} is out of range; see docs/configuration.md.")
 
 
 def _rise(now: int, rising: int) -> float:

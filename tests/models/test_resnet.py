@@ -55,7 +55,7 @@ def test_further_keys_go_to_torchvisions_builder() -> None:
 
 
 def test_an_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"model\.name: unknown network `resnet19`\. The choices are: resnet18, "):
+    with pytest.raises(ValueError, match=r"^model: unknown network `resnet19`\. The choices are: resnet18, "):
         build_backbone({"name": "resnet19"})
 
 

@@ -147,7 +147,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str) -> None:
     file, state = tmp_path / f"damaged.{suffix}", Tiny().state_dict()
     (torch.save if suffix == "pth" else safetensors.torch.save_file)(state, file)
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=rf"model\.weights: `{file}`"):
+    with pytest.raises(ValueError, match=rf"^weights: `{file}`"):
         read_state(str(file))
 
 
@@ -232,8 +232,7 @@ def test_shape_and_key_mismatches_are_listed_by_name() -> None:
     with pytest.raises(ValueError, match="does not fit") as caught:
         load_weights(network, InitialState(source="x.pth", state=state))
     assert str(caught.value).splitlines() == [
-        "model.weights: `x.pth` does not fit the network (4 tensors differ). "
-        "Is it from another architecture (model=…)?",
+        "weights: `x.pth` does not fit the network (4 tensors differ). Is it from another architecture (model=…)?",
         "  conv1.weight: (6, 3, 1, 1) in the file, (4, 3, 1, 1) in the network",
         "  conv2.weight: not in the network",
         "  bn1.weight: not in the file",
@@ -329,7 +328,7 @@ def test_imagenet_offline_and_not_cached_names_the_three_ways_out(offline: None,
     message = caught.value.strerror
     assert "resnet18 are not in torch hub's cache" in message
     assert "Name or service not known" in message
-    for way in ("copy resnet18-f37072fd.pth there", "(model.weights=PATH)", "(model.weights=none)"):
+    for way in ("copy resnet18-f37072fd.pth there", "(weights=PATH)", "(weights=none)"):
         assert way in message
 
 
@@ -337,7 +336,7 @@ def test_auto_offline_starts_from_random_weights_with_a_warning(offline: None, h
     initial = find_weights("auto", name="resnet18")
     assert (initial.source, initial.state) == ("none (random)", None)
     assert initial.warning is not None
-    assert initial.warning.startswith("model.weights=auto: training starts from RANDOM weights. The ImageNet weights")
+    assert initial.warning.startswith("weights=auto: training starts from RANDOM weights. The ImageNet weights")
     loaded = load_weights(Tiny(), initial)
     assert loaded.warning == initial.warning  # from where it goes into the run's facts
     assert loaded.initialised == ("conv1.weight", "fc.weight", "fc.bias")

@@ -22,6 +22,7 @@ from torch import nn
 from frostline.autograd.gradient_flow import GradientFlow
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier, OptimizerBuilder
+from frostline.commands.arguments import with_keys
 from frostline.commands.ranks import launched_outside
 from frostline.config.paths import absolute
 from frostline.config.rules import SMALLEST_BF16_ON_CPU
@@ -70,6 +71,8 @@ def build_classifier(settings: Mapping[str, Any], data: ImageDataModule) -> tupl
     network, loaded = build_network(
         model=recipe["model"], head=recipe["head"], classes=len(data.classes), weights=weights, same_classes=same
     )
+    if loaded.warning:
+        loaded = replace(loaded, warning=with_keys(loaded.warning))
     if others:
         loaded = replace(loaded, warning=f"the head starts from RANDOM weights, as its classes are others: {others}")
     policy = FreezePolicy.from_dict(_without(settings["freeze"], "name"))

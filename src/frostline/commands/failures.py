@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from frostline.commands.arguments import with_keys
 from frostline.commands.terminal import shown
 
 USER_ERROR = 2
@@ -19,13 +20,13 @@ Run = Callable[[Mapping[str, Any]], None]
 
 
 def message_of(error: Exception) -> str:
-    """The error's message without the number that an OSError puts before it."""
+    """The error's message, with keys for arguments and without the number that an OSError puts before it."""
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_directory():
         return "The working directory has been removed. Go to another one: cd DIR"
     if isinstance(error, OSError) and error.strerror:
         name = f": {error.filename}" if error.filename is not None else ""
-        return shown(f"{error.strerror}{name}")
-    return shown(str(error))
+        return shown(with_keys(f"{error.strerror}{name}"))
+    return shown(with_keys(str(error)))
 
 
 def _has_working_directory() -> bool:

@@ -4,14 +4,16 @@ import logging
 import sys
 from typing import TextIO
 
+from frostline.commands.arguments import with_keys
 from frostline.commands.terminal import shown
 
 
 class PrintableFormatter(logging.Formatter):
-    """A formatter whose lines, tracebacks among them, are printable."""
+    """A formatter whose lines, tracebacks among them, are printable; the library's name keys in place of arguments."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
+        line = super().format(record)
+        return shown(with_keys(line) if record.name.startswith("frostline.") else line)
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning import seed_everything
 
-from frostline.checkpoint import CHECKPOINT_KEY, TRUST, check_trust, read_checkpoint, reading_only
+from frostline.checkpoint import CHECKPOINT_KEY, check_trust, read_checkpoint, reading_only
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, device_options
 from frostline.config.commands import COMMANDS
@@ -145,7 +145,7 @@ def unobeyed(checkpoint: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     check_trust(checkpoint, sections)
     quiet = reading_only(sections.get("data") or {})
     for key in quiet:
-        print(f"note: data.{key} of the checkpoint is left out, as it writes files; {TRUST} takes it")
+        print(f"note: data.{key} of the checkpoint is left out, as it writes files; trust_checkpoint=true takes it")
     return quiet
 
 

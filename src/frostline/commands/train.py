@@ -316,8 +316,7 @@ def _explain(error: Exception, folder: Path, rank: int) -> None:
         if rank == 0:
             print(f"frostline: {folder}: the run folder is gone; it was removed or moved in mid-run.", file=sys.stderr)
         return
-    # The callback speaks to users of its Python interface; here the same wish is a key.
-    message = message_of(error).replace("on_mismatch='restart'", "on_policy_change=restart")
+    message = message_of(error)
     with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # a full disk
         file.write(shown("".join(traceback.format_exception(error))))
         file.write(f"frostline: {shown(' '.join(message.split()))}\n")

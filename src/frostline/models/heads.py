@@ -45,5 +45,5 @@ def build_head(config: Mapping[str, Any], *, features: int, classes: int) -> nn.
         assert isinstance(head, nn.Module)
         return head
     if config["name"] not in HEADS:
-        raise ValueError(f"head.name: unknown head `{config['name']}`. The choices are: {', '.join(HEADS)}, pretrained")
+        raise ValueError(f"head: unknown head `{config['name']}`. The choices are: {', '.join(HEADS)}, pretrained")
     return construct(HEADS[config["name"]], {**sizes, **options}, what="head")

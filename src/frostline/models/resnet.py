@@ -42,9 +42,9 @@ def build_backbone(config: Mapping[str, Any]) -> nn.Module:
             )
         return network
     if config["name"] not in RESNETS:
-        raise ValueError(f"model.name: unknown network `{config['name']}`. The choices are: {', '.join(RESNETS)}")
+        raise ValueError(f"model: unknown network `{config['name']}`. The choices are: {', '.join(RESNETS)}")
     if "weights" in options:  # torchvision would download them, from a checkpoint's word alone
-        raise ValueError("model.weights: goes to `build_network(weights=…)`, not into the network's own keys")
+        raise ValueError("weights: goes to `build_network(weights=…)`, not into `model`")
     from torchvision import models  # 2 s of imports, needed only here
 
     built: nn.Module = construct(getattr(models, config["name"]), {"weights": None, **options}, what="model")

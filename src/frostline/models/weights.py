@@ -65,7 +65,7 @@ class InitialState:
         try:
             prefix = prefix_of(self.state, [name for name in network.state_dict() if not name.startswith("fc.")])
         except ValueError as error:
-            raise ValueError(f"model.weights: `{self.source}`: {error}. {conversion(self.source)}") from error
+            raise ValueError(f"weights: `{self.source}`: {error}. {conversion(self.source)}") from error
         inside = {name.removeprefix(prefix): t for name, t in self.state.items() if name.startswith(prefix)}
         outside = tuple(name for name in self.state if not name.startswith(prefix))
         return replace(self, state=inside, prefix=prefix, outside=outside)
@@ -90,7 +90,7 @@ def find_weights(weights: str, *, name: str | None = None) -> InitialState:
         if weights == "imagenet":
             raise
         reason = error.strerror if isinstance(error, FileNotFoundError) else error
-        warning = f"model.weights=auto: training starts from RANDOM weights. {reason}"
+        warning = f"weights=auto: training starts from RANDOM weights. {reason}"
         return InitialState(source="none (random)", state=None, warning=warning)
     return InitialState(source="imagenet", state=state)
 
@@ -122,11 +122,11 @@ def load_weights(network: nn.Module, initial: InitialState, *, classifier: bool 
         foreign = "" if set(state) & set(own) else f" It knows no name of the network's. {conversion(initial.source)}"
         more = f"\n  … and {len(lines) - 8} more" if len(lines) > 8 else ""
         raise ValueError(
-            f"model.weights: `{initial.source}` does not fit the network ({len(lines)} tensors differ"
+            f"weights: `{initial.source}` does not fit the network ({len(lines)} tensors differ"
             f"{f' after its prefix `{initial.prefix}`' if initial.prefix else ''}). "
             f"Is it from another architecture (model=…)?{foreign}\n" + "\n".join(lines[:8]) + more
         )
-    check_finite(f"model.weights: `{initial.source}`", usable)
+    check_finite(f"weights: `{initial.source}`", usable)
     network.load_state_dict(usable, strict=False)
     skipped = (*skipped, *initial.outside)
     return LoadedWeights(source=initial.source, loaded=tuple(usable), skipped=skipped, initialised=initialised)
@@ -142,7 +142,7 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
     from torchvision import models
 
     if name is None:
-        raise ValueError("There are no ImageNet weights for a network of your own: give a path, or model.weights=none")
+        raise ValueError("There are no ImageNet weights for a network of your own: give a path, or weights=none")
     enum = models.get_model_weights(name).DEFAULT
     cached = _cache() / Path(urllib.parse.urlparse(enum.url).path).name
     if not cached.exists():
@@ -157,8 +157,8 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
                 errno.ENOENT,
                 f"The ImageNet weights of {name} are not in torch hub's cache ({cached}) and cannot be downloaded "
                 f"({getattr(error, 'reason', error)}). Three ways out: copy {cached.name} there from a machine that "
-                "has it; give the path of a state dict (model.weights=PATH); or start from random weights "
-                "(model.weights=none)",
+                "has it; give the path of a state dict (weights=PATH); or start from random weights "
+                "(weights=none)",
             ) from error
     # torch.hub checks what it downloads, not what it finds. The file's name ends in the first digits of its hash.
     wanted = cached.stem.rpartition("-")[2]
@@ -185,7 +185,7 @@ def read_state(source: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(
             errno.ENOENT,
-            f"model.weights: there is no file `{source}`. The choices are: auto, imagenet, none, or the path or URL of "
+            f"weights: there is no file `{source}`. The choices are: auto, imagenet, none, or the path or URL of "
             "a torchvision state dict, a safetensors file or a frostline checkpoint",
         )
     if path.suffix == ".safetensors":
@@ -195,15 +195,15 @@ def read_state(source: str) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except SafetensorError as error:
-            raise ValueError(f"model.weights: `{source}` is not a safetensors file ({error})") from error
+            raise ValueError(f"weights: `{source}` is not a safetensors file ({error})") from error
     try:
         content = read_plain(path)
     except ValueError as error:
-        raise ValueError(f"model.weights: `{source}` cannot be read as a state dict: {error}") from error
+        raise ValueError(f"weights: `{source}` cannot be read as a state dict: {error}") from error
     found = unwrapped(content)
     if found is None:
         keys = f"; its keys are: {_listed(tuple(map(str, content)))}" if isinstance(content, Mapping) else ""
-        raise ValueError(f"model.weights: `{source}` holds no state dict (names of tensors){keys}")
+        raise ValueError(f"weights: `{source}` holds no state dict (names of tensors){keys}")
     return found[0]
 
 
@@ -212,7 +212,7 @@ def conversion(source: str) -> str:
     return (
         "To rename them: python -c \"import torch; state = torch.load('"
         f"{source}', weights_only=True); torch.save({{k.removeprefix('PREFIX'): v for k, v in state.items() "
-        "if k.startswith('PREFIX')}, 'renamed.pth')\", and model.weights=renamed.pth."
+        "if k.startswith('PREFIX')}, 'renamed.pth')\", and weights=renamed.pth."
     )
 
 
@@ -241,7 +241,7 @@ def _download(url: str) -> Path:
             _fetch(url, path)
         except OSError as error:
             raise FileNotFoundError(
-                errno.ENOENT, f"model.weights: cannot download {url} ({getattr(error, 'reason', error)})"
+                errno.ENOENT, f"weights: cannot download {url} ({getattr(error, 'reason', error)})"
             ) from error
     return path
 

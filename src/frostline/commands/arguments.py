@@ -1,0 +1,56 @@
+"""The library's messages name Python arguments; here they become the keys that a user types."""
+
+import re
+from collections.abc import Mapping
+
+# Argument of a class or function of frostline's, or of Lightning's Trainer -> key.
+KEYS: Mapping[str, str] = {
+    # ImageDataModule
+    "image_size": "data.image_size",
+    "batch_size": "data.batch_size",
+    "sampling": "data.sampling",
+    # build_network
+    "weights": "model.weights",
+    # the optimizer and its OptimizerOptions
+    "lr": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "fused": "optimizer.fused",
+    "exclude_from_decay": "optimizer.exclude_from_decay",
+    # schedules
+    **{
+        name: f"scheduler.{name}"
+        for name in ("warmup", "min_factor", "step_size", "gamma", "div_factor", "final_div_factor")
+    },
+    # CrossEntropy
+    "label_smoothing": "loss.label_smoothing",
+    "class_weights": "loss.class_weights",
+    # FreezePolicy, FreezingSchedule
+    "batch_norm": "freeze.batch_norm",
+    "on_mismatch": "on_policy_change",
+    # ComputeOptions, FeatureCache
+    "frozen_prefix": "speed.frozen_prefix",
+    "feature_cache": "speed.feature_cache",
+    "views": "cache.views",
+    # load_from_checkpoint
+    "trust_checkpoint": "trust_checkpoint",
+    # Trainer
+    "precision": "trainer.precision",
+    "gradient_clip_val": "trainer.gradient_clip_norm",
+}
+# `name=value` anywhere, and `name:` where a message begins.
+_NAMED = re.compile(
+    rf"(?:\A|(?<=[\s(]))(?P<name>{'|'.join(KEYS)})(?:(?P<colon>:)|=(?P<value>'[^']*'|(?:True|False|None)\b)?)"
+)
+_VALUES = {"True": "true", "False": "false", "None": "null"}
+
+
+def with_keys(message: str) -> str:
+    """The message with `data.batch_size=3` for `batch_size=3`, and values as YAML has them."""
+
+    def key(found: re.Match[str]) -> str:
+        if found["colon"]:
+            return found[0] if found.start() else f"{KEYS[found['name']]}:"
+        value = found["value"] or ""
+        return f"{KEYS[found['name']]}={_VALUES.get(value, value.strip(chr(39)))}"
+
+    return _NAMED.sub(key, message)
