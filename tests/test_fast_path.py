@@ -170,13 +170,13 @@ def test_a_later_phase_with_the_same_line_reads_what_the_first_one_wrote(cache: 
     )
     run = Run(cache=cache, policy=policy, epochs=8)
     assert run.passed == IMAGES + VAL + 8
-    assert len(list(cache.folder.glob("*/features"))) == 2
+    assert len(list(cache.folder.glob("*.features"))) == 2
 
 
 def test_a_refrozen_part_that_moved_is_computed_anew(cache: FeatureCache) -> None:
     run = Run(cache=cache, policy=GRADUAL, epochs=6)
     # Train and val before `2` with the first weights, before `1`, and before `2` with what it became.
-    assert len(list(cache.folder.glob("*/features"))) == 6
+    assert len(list(cache.folder.glob("*.features"))) == 6
     assert same(run, Run(cache=None, policy=GRADUAL, epochs=6))
 
 
@@ -230,9 +230,9 @@ def test_a_resumed_run_reads_on_and_ends_with_the_same_bits(cache: FeatureCache,
         assert torch.equal(tensor, classifier.network.state_dict()[name]), name
 
 
-def test_torn_rows_are_computed_again(cache: FeatureCache) -> None:
+def test_corrupt_rows_are_computed_again(cache: FeatureCache) -> None:
     first = Run(cache=cache)
-    for features in cache.folder.glob("*/features"):
+    for features in cache.folder.glob("*.features"):
         size = features.stat().st_size
         with features.open("r+b") as file:
             file.seek(size // 2)
@@ -270,11 +270,11 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(
 
 
 def test_what_exceeds_the_limit_is_said_with_its_size(cache: FeatureCache, caplog: pytest.LogCaptureFixture) -> None:
-    little = FeatureCache(folder=cache.folder, limit_bytes=2000)
+    little = FeatureCache(folder=cache.folder, limit_bytes=3000)
     kept = Run(cache=little)
-    # A row is 8 channels of 2 x 2 in float32 and a checksum: 136 bytes.
+    # A row is 8 channels of 2 x 2 in float32 and a checksum: 144 bytes.
     assert "Features of the train images are not kept" in caplog.text
-    assert "they would take 2.7 kB, more than the limit of 2.0 kB" in caplog.text
+    assert "they would take 3.4 kB, more than the limit of 3.0 kB" in caplog.text
     assert "val" in kept.classifier.feature_facts()
     assert same(kept, Run(cache=None))
 

@@ -27,9 +27,9 @@ from torchvision import transforms as tutorial
 from torchvision.transforms import v2
 
 from frostline.data.batches import EvaluationImages, TrainingImages, stack
+from frostline.data.decoded_cache import decoded_cache
 from frostline.data.files import FileImages, LabelledFile
 from frostline.data.order import Draw
-from frostline.data.packed import packing
 from frostline.data.source import LabelledImages
 from frostline.data.transforms import (
     IMAGENET_MEAN,
@@ -101,7 +101,7 @@ def measured(files: list[LabelledFile], folder: Path, *, rounds: int) -> dict[st
         augment = None if crop == "centre" else Augmentation(name="standard")
         needed = shorter_side(image_size=SIZE, resize=RESIZE, augment=augment)
         scaled = FileImages(files, scaled_decoding=True)
-        kept = FileImages(files, scaled_decoding=True, packing=packing(folder / "packed", limit=50))
+        kept = FileImages(files, scaled_decoding=True, cache=decoded_cache(folder / "packed", limit=50))
         ways = {
             "tutorial": tutorials(files, crop=crop),
             "frostline, scaled_decoding=false": frostlines(whole, crop=crop),

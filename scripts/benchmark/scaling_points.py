@@ -165,6 +165,7 @@ def reading(*, shape: list[int], rows: int, batches: int) -> Point:
     """Random batches from a full store in the page cache."""
     from frostline.commands.allocator import keep_freed_memory
     from frostline.prefix.store import FeatureStore, Rows, open_store
+    from frostline.storage.record_file import RecordFile
 
     keep_freed_memory()
     strides = torch.empty(shape, device="meta").stride()
@@ -181,7 +182,7 @@ def reading(*, shape: list[int], rows: int, batches: int) -> Point:
             (Path(folder) / "write_s").write_text(str(time.process_time() - start_s))
 
         aside(fill)
-        store = FeatureStore(Path(folder) / "rows")
+        store = FeatureStore(RecordFile(Path(folder) / "rows.features", advice=""))
         random = np.random.default_rng(0)
         places = [random.integers(0, rows, BATCH) for _ in range(batches)]
         times = []

@@ -27,7 +27,8 @@ from frostline.options import FeatureCache
 from frostline.prefix.division import FrostLine, chain_of, divide
 from frostline.prefix.key import feature_key, prefix_digest
 from frostline.prefix.keyed import KeyedBatch
-from frostline.prefix.store import FORMAT, FeatureStore, Rows, gigabytes, open_store
+from frostline.prefix.store import FORMAT, FeatureStore, Rows, open_store
+from frostline.storage.lru import gigabytes
 
 log = logging.getLogger("frostline.fast_path")
 
@@ -223,7 +224,7 @@ class FastPath(pl.Callback):
             log.warning("Features of the %s images are not kept in %s: %s.", split, self.cache.folder, error)
             return
         dataset.slot.put(store)
-        self._counts.setdefault(split, {"computed": 0, "read": 0}).update(store=str(store.folder), rows=rows.count)
+        self._counts.setdefault(split, {"computed": 0, "read": 0}).update(store=str(store.path), rows=rows.count)
         if trainer.is_global_zero:
             log.info(
                 "Features of the %s images before `%s` are kept: %s rows of %s in %s, %s of them already there.",
@@ -231,7 +232,7 @@ class FastPath(pl.Callback):
                 about["before"],
                 f"{rows.count:,}",
                 gigabytes(rows.row_bytes),
-                store.folder,
+                store.path,
                 f"{store.written():,}",
             )
 
@@ -252,7 +253,7 @@ class FastPath(pl.Callback):
         try:
             store.write(rows, features)
         except OSError as error:
-            log.warning("Features are no longer kept: %s cannot be written to (%s).", store.folder, error)
+            log.warning("Features are no longer kept: %s cannot be written to (%s).", store.path, error)
             for dataset in self._keyed.values():
                 dataset.slot.put(None)
 

@@ -1,4 +1,4 @@
-"""The local cache of chunks: one process fetches, the others wait; the longest unused go first."""
+"""The local cache of chunks: one process fetches, the others wait; the least recently used are evicted."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from frostline.data.chunk_folder import ChunkEntry, ChunkError
-from frostline.data.chunk_store import ABANDONED, ChunkCache
+from frostline.data.chunk_store import ChunkCache
 
 CONTENT = bytes(range(100))
 
@@ -41,12 +41,12 @@ def test_a_chunk_is_fetched_once(tmp_path):
     assert fetched == ["a.bin"]
 
 
-def test_the_longest_unused_is_removed_for_a_new_one(tmp_path):
+def test_the_least_recently_used_is_evicted(tmp_path):
     cache, fetched = ChunkCache(tmp_path, limit=300), []
     for number, name in enumerate(("a.bin", "b.bin", "c.bin")):
         opened(cache, name, fetched=fetched)
         os.utime(tmp_path / name, (number, number))
-    opened(cache, "a.bin", fetched=fetched)  # used: b is now the longest unused
+    opened(cache, "a.bin", fetched=fetched)  # used: b is now the least recently used
     opened(cache, "d.bin", fetched=fetched)
     assert kept(tmp_path) == ["a.bin", "c.bin", "d.bin"]
     opened(cache, "b.bin", fetched=fetched)
@@ -54,7 +54,7 @@ def test_the_longest_unused_is_removed_for_a_new_one(tmp_path):
     assert kept(tmp_path) == ["a.bin", "b.bin", "d.bin"]
 
 
-def test_a_chunk_that_is_removed_while_it_is_open_can_still_be_read(tmp_path):
+def test_a_chunk_that_is_evicted_while_open_can_still_be_read(tmp_path):
     cache = ChunkCache(tmp_path, limit=100)
     fd = cache.open("a.bin", entry(), fetch=lambda file: file.write(CONTENT), where="a")
     opened(cache, "b.bin")
@@ -63,7 +63,7 @@ def test_a_chunk_that_is_removed_while_it_is_open_can_still_be_read(tmp_path):
     os.close(fd)
 
 
-def test_a_torn_chunk_is_fetched_anew(tmp_path):
+def test_an_incomplete_chunk_is_fetched_again(tmp_path):
     cache, fetched = ChunkCache(tmp_path, limit=1000), []
     opened(cache, "a.bin", fetched=fetched)
     (tmp_path / "a.bin").write_bytes(CONTENT[:50])
@@ -72,9 +72,9 @@ def test_a_torn_chunk_is_fetched_anew(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [CONTENT[:-1], CONTENT[:-1] + b"?", CONTENT + b"?"])
-def test_what_arrives_damaged_is_not_kept(tmp_path, wrong):
+def test_a_corrupt_download_is_not_kept(tmp_path, wrong):
     cache = ChunkCache(tmp_path, limit=1000)
-    with pytest.raises(ChunkError, match=r"^place: damaged"):
+    with pytest.raises(ChunkError, match=r"^place: corrupt"):
         cache.open("a.bin", entry(), fetch=lambda file: file.write(wrong), where="place")
     assert kept(tmp_path) == []
 
@@ -89,16 +89,16 @@ def test_a_download_that_fails_leaves_nothing(tmp_path):
     assert kept(tmp_path) == []
 
 
-def test_what_a_killed_process_left_counts_and_is_removed_in_time(tmp_path):
+def test_a_download_that_is_running_counts(tmp_path):
     cache = ChunkCache(tmp_path, limit=250)
-    (tmp_path / "x.part").write_bytes(CONTENT)
+    (tmp_path / ".x.bin.1.part").write_bytes(CONTENT)
     opened(cache, "a.bin")
     opened(cache, "b.bin")
-    assert kept(tmp_path) == ["b.bin", "x.part"]
-    long_ago = time.time() - ABANDONED - 1
-    os.utime(tmp_path / "x.part", (long_ago, long_ago))
-    opened(cache, "a.bin")
-    assert kept(tmp_path) == ["a.bin", "b.bin"]
+    assert kept(tmp_path) == ["b.bin"]
+
+
+def test_a_chunk_over_the_limit_is_fetched(tmp_path):
+    assert opened(ChunkCache(tmp_path, limit=10), "a.bin") == CONTENT
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -233,20 +233,20 @@ def test_files_of_a_split_that_are_missing(packed, tmp_path):
     (folder / "val/labels.npy").unlink()
     (folder / "train/chunk-0-3.bin").unlink()
     source = Streaming(path=str(folder))
-    assert "val/labels.npy: not there, though frostline.json speaks of it" in message(lambda: source.dataset("val"))
-    assert "chunk-0-3.bin: not there, though frostline.json lists it" in message(lambda: source.dataset("train"))
+    assert "val/labels.npy: missing, but listed in frostline.json" in message(lambda: source.dataset("val"))
+    assert "chunk-0-3.bin: missing, but listed in frostline.json" in message(lambda: source.dataset("train"))
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"version": 2}, "packed in version 2 of the format, and this frostline reads version 1"),
-        ({"format": "another"}, "frostline.json is damaged, or is not one of frostline's"),
-        ({"splits": 3}, "frostline.json is damaged"),
-        (None, "frostline.json is damaged"),
+        ({"format": "another"}, "frostline.json is corrupt, or is not one of frostline's"),
+        ({"splits": 3}, "frostline.json is corrupt"),
+        (None, "frostline.json is corrupt"),
     ],
 )
-def test_another_version_and_a_damaged_manifest(packed, tmp_path, change, told):
+def test_another_version_and_a_corrupt_manifest(packed, tmp_path, change, told):
     folder = copied(packed, tmp_path)
     manifest = json.loads((folder / "frostline.json").read_text())
     (folder / "frostline.json").write_text('{"format": ' if change is None else json.dumps(manifest | change))
@@ -259,14 +259,14 @@ def test_another_version_and_a_damaged_manifest(packed, tmp_path, change, told):
         (lambda train: train["chunks"].clear(), "train has 0 chunks in 0 files"),
         (lambda train: train["chunks"].append(train["chunks"][0]), "chunks in "),
         (lambda train: train.update(images=10**9), "train has 1000000000 images, its chunks"),
-        (lambda train: train.update(labels_checksum="12"), "frostline.json is damaged"),
+        (lambda train: train.update(labels_checksum="12"), "frostline.json is corrupt"),
         (lambda train: train["chunks"][0].update(images=0), "chunk-0-0.bin has 0 images"),
         (lambda train: train["chunks"][0].update(images=-1), "chunk-0-0.bin has -1 images"),
         (lambda train: train["chunks"][0].update(images=10**9), "1,000,000,000 images cannot lie in the"),
         (lambda train: train["chunks"][0].update(images=1.5), "chunk-0-0.bin has 1.5 images"),
         (lambda train: train["chunks"][0].update(bytes=True), "images in True bytes"),
         (lambda train: train["chunks"][0].update(bytes=None), "images in None bytes"),
-        (lambda train: train["chunks"][0].pop("checksum"), "frostline.json is damaged"),
+        (lambda train: train["chunks"][0].pop("checksum"), "frostline.json is corrupt"),
     ],
 )
 def test_counts_that_cannot_be_are_refused_at_once(packed, tmp_path, change, told):
@@ -283,7 +283,7 @@ def test_a_manifest_names_no_file_of_another_folder(packed, tmp_path, file):
     manifest = json.loads((folder / "frostline.json").read_text())
     manifest["splits"]["train"]["chunks"][0]["file"] = file
     (folder / "frostline.json").write_text(json.dumps(manifest))
-    assert "frostline.json is damaged" in message(lambda: Streaming(path=str(folder)))
+    assert "frostline.json is corrupt" in message(lambda: Streaming(path=str(folder)))
 
 
 def damage(path: Path, change) -> None:
@@ -316,12 +316,12 @@ def overwrite(place: int):
         (overwrite(8), "its table of images is not what it was"),
     ],
 )
-def test_a_damaged_chunk_is_named(packed, tmp_path, change, told):
+def test_a_corrupt_chunk_is_named(packed, tmp_path, change, told):
     folder = copied(packed, tmp_path)
     damage(folder / "train/chunk-0-0.bin", change)
     images = Streaming(path=str(folder)).dataset("train")
     text = message(lambda: images[0])
-    assert text.startswith(f"{folder}/train/chunk-0-0.bin: damaged")
+    assert text.startswith(f"{folder}/train/chunk-0-0.bin: corrupt")
     assert told in text
 
 
@@ -334,7 +334,7 @@ def test_a_chunk_with_any_flipped_bit_is_refused_when_it_is_first_opened(packed,
         content[place] ^= 1 << place % 8
         file.write_bytes(bytes(content))
         images = Streaming(path=str(folder)).dataset("train")
-        with pytest.raises(ChunkError, match=r"chunk-0-0\.bin: damaged"):
+        with pytest.raises(ChunkError, match=r"chunk-0-0\.bin: corrupt"):
             images[0]
     file.write_bytes(whole)
     assert images[0][0].mode == "RGB", "the same images read on when it is whole again"
@@ -345,7 +345,7 @@ def test_every_flipped_byte_of_a_chunk_is_an_image_or_one_sentence(packed, tmp_p
     file = folder / "train/chunk-0-0.bin"
     whole, images = file.read_bytes(), Streaming(path=str(folder)).dataset("train")
     count, sentences = images.entry.chunks[0].images, set()
-    images._verified.fill_(True)  # it is damaged while it is in use
+    images._verified.fill_(True)  # it is corrupt while it is in use
     for place in range(0, len(whole), 3):
         content = bytearray(whole)
         content[place] ^= 0x81
@@ -363,7 +363,7 @@ def test_labels_of_other_images_are_noticed(packed, tmp_path):
     folder = copied(packed, tmp_path)
     shutil.copy(folder / "val/labels.npy", folder / "train/labels.npy")
     source = Streaming(path=str(folder))
-    assert "train/labels.npy: damaged, or of other images" in message(lambda: source.dataset("train"))
+    assert "train/labels.npy: corrupt, or of other images" in message(lambda: source.dataset("train"))
 
 
 def test_an_image_that_cannot_be_decoded_is_named_as_it_was_before_it_was_packed(packed, tmp_path):
@@ -390,13 +390,13 @@ def test_a_worker_tells_it_in_the_same_sentence(packed, tmp_path):
     assert message(lambda: next(iter(loader))) == here
 
 
-def test_a_chunk_that_arrives_damaged_is_not_kept(packed, store, credentials, tmp_path):
+def test_a_chunk_that_arrives_corrupt_is_not_kept(packed, store, credentials, tmp_path):
     folder = copied(packed, tmp_path)
     damage(folder / "val/chunk-0-0.bin", overwrite(200))
     address = upload(folder, store)
     images = Streaming(path=address, endpoint_url=store, cache_dir=tmp_path / "cache").dataset("val")
     text = message(lambda: images[0])
-    assert text.startswith(f"{address}/val/chunk-0-0.bin: damaged")
+    assert text.startswith(f"{address}/val/chunk-0-0.bin: corrupt")
     assert [file for file in (tmp_path / "cache").iterdir() if file.suffix in (".bin", ".part")] == []
 
 
@@ -456,7 +456,7 @@ def test_a_label_that_differs_from_the_list_of_labels_is_noticed(packed, tmp_pat
     assert file.read_bytes().count(tail) == 1
     file.write_bytes(file.read_bytes().replace(tail, (stored.label + 1).to_bytes(8, "little") + stored.name.encode()))
     images._open.clear()
-    assert "of other images than labels.npy speaks of" in message(lambda: images[0])
+    assert "of other images than those of labels.npy" in message(lambda: images[0])
 
 
 def test_nothing_of_litdata_is_imported_to_read_a_folder(packed):

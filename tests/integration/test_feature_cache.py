@@ -68,7 +68,7 @@ def test_the_runs_of_a_sweep_compute_each_image_once(cli: Cli, tmp_path: Path) -
     computed = [facts(tmp_path / "runs/sweep" / str(job))["features"]["train"]["computed"] for job in range(4)]  # type: ignore[index]
     assert computed[0] >= 1248
     assert sum(computed) <= 1259
-    assert len(list((tmp_path / "features").glob("*/features"))) == 3
+    assert len(list((tmp_path / "features").glob("*.features"))) == 3
     alone = cli(
         *FROSTLINE, "train", *WORDS, "optimizer.lr=0.01", "optimizer=adamw", "speed=plain",
         "speed.fused_optimizer=true", env={"RUN_ID": "alone"},

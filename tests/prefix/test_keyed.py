@@ -22,7 +22,7 @@ def test_a_slot_is_empty_at_first_and_generations_count(tmp_path: Path) -> None:
     assert found is None
     slot.put(store(tmp_path, "a"))
     second, found = slot.get()
-    assert found.folder.name == "a"
+    assert found.path.stem == "a"
     slot.put(None)
     third, found = slot.get()
     assert found is None
@@ -32,7 +32,7 @@ def test_a_slot_is_empty_at_first_and_generations_count(tmp_path: Path) -> None:
 def answer(slot: StoreSlot, asked, answers) -> None:
     while asked.get():
         generation, found = slot.get()
-        answers.put((generation, None if found is None else found.folder.name))
+        answers.put((generation, None if found is None else found.path.stem))
 
 
 def test_another_process_sees_the_change(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_store_that_somebody_deleted_counts_as_none(tmp_path: Path) -> None:
     slot.put(store(tmp_path, "a"))
     context = multiprocessing.get_context("spawn")
     asked, answers = context.Queue(), context.Queue()
-    (tmp_path / "a").rename(tmp_path / "gone")
+    (tmp_path / "a.features").rename(tmp_path / "gone")
     process = context.Process(target=answer, args=(slot, asked, answers))
     process.start()
     asked.put(True)
@@ -70,4 +70,4 @@ def test_a_slot_travels_without_what_it_opened(tmp_path: Path) -> None:
     slot = StoreSlot()
     slot.put(store(tmp_path, "a"))
     assert set(slot.__getstate__()) == {"_path", "_generation"}
-    assert pickle.loads(pickle.dumps(slot)).get()[1].folder.name == "a"
+    assert pickle.loads(pickle.dumps(slot)).get()[1].path.stem == "a"

@@ -1,6 +1,6 @@
 """Images in chunks: the folder that `frostline pack` writes and `data=streaming` reads.
 
-    packed/frostline.json          format, classes, and each split's chunks with their sizes and check sums
+    packed/frostline.json          format, classes, and each split's chunks with their sizes and checksums
     packed/train/index.json        litdata's own index: `litdata.StreamingDataset("packed/train")` reads the folder too
     packed/train/labels.npy        class indices, int32, in the order of the images
     packed/train/chunk-0-0.bin …   litdata's chunks
@@ -35,7 +35,7 @@ class ChunkError(ValueError):
     """Packed images that cannot be read, or a store that does not give them; one sentence says why."""
 
     def __init__(self, message: str) -> None:
-        # A DataLoader raises a worker's exception anew from one text: its traceback, which ends in our message.
+        # A DataLoader raises a worker's exception again from one text: its traceback, which ends in our message.
         super().__init__(message.strip().rpartition("ChunkError: ")[2])
 
 
@@ -88,7 +88,7 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
     """The manifest from the bytes of `frostline.json`.
 
     Raises:
-        ChunkError: it is no such file, of another version of the format, or damaged.
+        ChunkError: it is no such file, of another version of the format, or corrupt.
     """
     try:
         raw = json.loads(content)
@@ -106,9 +106,9 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
     except ChunkError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        told = f" ({error})" if isinstance(error, ValueError) else ""
+        reason = f" ({error})" if isinstance(error, ValueError) else ""
         raise ChunkError(
-            f"data.path={where}: its {MANIFEST} is damaged, or is not one of frostline's{told}."
+            f"data.path={where}: its {MANIFEST} is corrupt, or is not one of frostline's{reason}."
         ) from error
 
 
@@ -145,10 +145,12 @@ def parse_labels(content: bytes, split: SplitEntry, *, where: str) -> "array[int
     """The class indices, four bytes each however many there are.
 
     Raises:
-        ChunkError: the file is damaged, or is another split's.
+        ChunkError: the file is corrupt, or is another split's.
     """
     if zlib.crc32(content) != split.labels_checksum:
-        raise ChunkError(f"{where}: damaged, or of other images than {MANIFEST} speaks of. Pack the images again.")
+        raise ChunkError(
+            f"{where}: corrupt, or of other images than those listed in {MANIFEST}. Pack the images again."
+        )
     labels = array("i", np.load(io.BytesIO(content)).astype(np.int32).tobytes())
     if len(labels) != split.images:
         raise ChunkError(f"{where}: {len(labels):,} labels for {split.images:,} images. Pack the images again.")
@@ -163,7 +165,7 @@ class OpenChunk:
         where: names the chunk in messages.
 
     Raises:
-        ChunkError: the file is not the one that the manifest speaks of.
+        ChunkError: the file is not the one listed in the manifest.
     """
 
     def __init__(self, fd: int, entry: ChunkEntry, *, where: str) -> None:
@@ -171,7 +173,7 @@ class OpenChunk:
         self.where = where
         found = os.fstat(fd).st_size
         if found != entry.bytes:
-            raise self._damaged(f"{found:,} bytes in place of {entry.bytes:,}")
+            raise self._corrupt(f"{found:,} bytes in place of {entry.bytes:,}")
         table = os.pread(fd, 4 * (entry.images + 2), 0)
         count, *_ = struct.unpack_from("<I", table)
         self._begins = np.frombuffer(table, "<u4", offset=4)
@@ -180,13 +182,13 @@ class OpenChunk:
             or self._begins[-1] != entry.bytes
             or (np.diff(self._begins.astype(np.int64)) < 0).any()
         ):
-            raise self._damaged("its table of images is not what it was")
+            raise self._corrupt("its table of images is not what it was")
 
     def __del__(self) -> None:
         os.close(self._fd)
 
     def verify(self, checksum: int) -> None:
-        """Compare the CRC-32 of the whole chunk.
+        """Compare the CRC-32 of the chunk.
 
         Raises:
             ChunkError: the file has other bytes than when it was packed.
@@ -195,7 +197,7 @@ class OpenChunk:
         while block := os.pread(self._fd, BLOCK, start):
             found, start = zlib.crc32(block, found), start + len(block)
         if found != checksum:
-            raise self._damaged(f"its bytes are not those that {MANIFEST} speaks of")
+            raise self._corrupt(f"its bytes are not those listed in {MANIFEST}")
 
     def read(self, index: int) -> PackedImage:
         """The chunk's image of that index.
@@ -207,9 +209,9 @@ class OpenChunk:
         item = os.pread(self._fd, end - begin, begin)
         sizes = PARTS.unpack_from(item) if len(item) >= PARTS.size else (0, 0, 0)
         if PARTS.size + sum(sizes) != end - begin or sizes[1] != LABEL_BYTES:
-            raise self._damaged(f"its image {index} has another size than it had")
+            raise self._corrupt(f"its image {index} has another size than it had")
         content, label, name = item[PARTS.size :][: sizes[0]], item[-sizes[2] - 8 :][:8], item[len(item) - sizes[2] :]
         return PackedImage(content, int.from_bytes(label, "little", signed=True), name.decode(errors="replace"))
 
-    def _damaged(self, what: str) -> ChunkError:
-        return ChunkError(f"{self.where}: damaged ({what}). Copy it again from where it was packed, or pack again.")
+    def _corrupt(self, what: str) -> ChunkError:
+        return ChunkError(f"{self.where}: corrupt ({what}). Copy it again from where it was packed, or pack again.")

@@ -2,7 +2,6 @@
 
 import io
 import os
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from frostline.data.chunk_folder import MANIFEST, ChunkEntry, ChunkError
+from frostline.storage.atomic import atomically
 from frostline.storage.locks import locked
+from frostline.storage.lru import DiskFullError, OverLimitError, evict, mark_used
 
 GIB = 2**30
 TRIES = 3
 LOCKS = 64
-WAY_OUT = "type data.cache_dir=ANOTHER_FOLDER"
-ABANDONED = 3600.0  # seconds after which a download that nobody goes on with may be removed
+ADVICE = "type data.cache_dir=ANOTHER_FOLDER"
 INSTALL = "pip install 'frostline[streaming]'"
 
 
@@ -36,7 +36,7 @@ class ChunkStore(Protocol):
         """A file descriptor of a chunk, which is the caller's to close.
 
         Raises:
-            ChunkError: it is not there, cannot be read, or arrives damaged.
+            ChunkError: it is not there, cannot be read, or arrives corrupt.
         """
 
 
@@ -66,7 +66,7 @@ class LocalFolder:
         for entry in entries:
             path = self.root / split / entry.file
             if not path.is_file():
-                raise ChunkError(f"{path}: not there, though {MANIFEST} lists it. Copy the folder again.")
+                raise ChunkError(f"{path}: missing, but listed in {MANIFEST}. Copy the complete folder again.")
 
     def open(self, split: str, entry: ChunkEntry) -> int:
         path = self.root / split / entry.file
@@ -74,7 +74,7 @@ class LocalFolder:
             return os.open(path, os.O_RDONLY)
         except OSError as error:
             raise ChunkError(
-                f"{path}: cannot be read ({error.strerror}), and {MANIFEST} speaks of it. Copy the folder again."
+                f"{path}: cannot be read ({error.strerror}), though {MANIFEST} lists it. Copy the folder again."
             ) from error
 
 
@@ -113,7 +113,7 @@ class S3Store:
         def fetch(file: IO[bytes]) -> None:
             self._fetch(name, file)
 
-        # Packed anew under the same address, a chunk has another check sum: it is not taken for the old one.
+        # Packed again under the same address, a chunk has another checksum: it is not taken for the old one.
         kept = f"{zlib.crc32(self.where.encode()):08x}-{split}-{entry.checksum:08x}-{entry.file}"
         return self.cache.open(kept, entry, fetch=fetch, where=f"{self.where}/{name}")
 
@@ -140,10 +140,10 @@ class S3Store:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ("404", "NoSuchKey"):
                 raise missing(self.where, name) from error
-            told = {"NoSuchBucket": "there is no such bucket", "403": "these credentials may not read it"}
-            told["AccessDenied"] = told["403"]
+            reasons = {"NoSuchBucket": "there is no such bucket", "403": "these credentials may not read it"}
+            reasons["AccessDenied"] = reasons["403"]
             raise ChunkError(
-                f"data.path={self.where}: {told.get(code, f'the store answers {code}')}{at} (asked for {name})."
+                f"data.path={self.where}: {reasons.get(code, f'the store answers {code}')}{at} (asked for {name})."
             ) from error
         except (exceptions.BotoCoreError, exceptions.HTTPClientError, Boto3Error, ValueError) as error:
             first = str(error).partition("\n")[0].rstrip(".")
@@ -154,9 +154,9 @@ class S3Store:
 
 
 class ChunkCache:
-    """Chunks on a local disk, shared by the processes of a machine: the longest unused are removed for new ones.
+    """Chunks on a local disk, shared by the processes of a machine, under LRU eviction.
 
-    A chunk that is removed while a process reads it takes its room until that process closes it.
+    A chunk that is evicted while a process reads it takes disk space until that process closes it.
 
     Args:
         folder: it may serve any number of packed folders.
@@ -171,58 +171,37 @@ class ChunkCache:
         """A file descriptor of the chunk, fetched by one process while the others wait for it.
 
         Raises:
-            ChunkError: what was fetched is damaged, or cannot be written.
+            ChunkError: what was fetched is corrupt, or cannot be written.
         """
         path = self.folder / name
         try:
-            while (fd := _whole(path, entry.bytes)) is None:
-                # A fixed few, since a lock's file must not be removed: whoever waits for it would not notice.
-                with locked(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}", advice=WAY_OUT):
+            while (fd := _complete(path, entry.bytes)) is None:
+                # A fixed few, since a lock's file must not be removed: a process waiting for it would not notice.
+                with locked(self.folder / f".lock{zlib.crc32(name.encode()) % LOCKS}", advice=ADVICE):
                     if not path.exists() or path.stat().st_size != entry.bytes:
-                        self._fetched(path, entry, fetch, where)
+                        self._fetch(path, entry, fetch, where)
             return fd
         except OSError as error:
             reason = error.strerror or error
             raise ChunkError(f"data.cache_dir={self.folder}: cannot be used ({reason}).") from error
 
-    def _fetched(self, path: Path, entry: ChunkEntry, fetch: Callable[[IO[bytes]], None], where: str) -> None:
-        unfinished = path.with_suffix(".part")
-        with locked(self.folder / ".lock", advice=WAY_OUT):
-            self._make_room(entry.bytes)
-            with unfinished.open("wb") as file:
-                file.truncate(entry.bytes)  # so that others count it from now on
-        try:
-            with unfinished.open("rb+") as file:
+    def _fetch(self, path: Path, entry: ChunkEntry, fetch: Callable[[IO[bytes]], None], where: str) -> None:
+        with atomically(path, durable=False) as part:
+            with locked(self.folder / ".lock", advice=ADVICE), part.open("wb") as file:
+                with suppress(OverLimitError, DiskFullError):  # rather over the limit than not at all
+                    evict(self.folder, suffix=".bin", needed=entry.bytes, limit=self.limit)
+                file.truncate(entry.bytes)  # so that other processes count it
+            with part.open("rb+") as file:
                 fetch(file)
-            content = unfinished.read_bytes()
+            content = part.read_bytes()
             if len(content) != entry.bytes or zlib.crc32(content) != entry.checksum:
                 raise ChunkError(
-                    f"{where}: damaged (its bytes are not those that {MANIFEST} speaks of). Upload the packed folder "
-                    "again, whole."
+                    f"{where}: corrupt (its bytes are not those listed in {MANIFEST}). Upload the packed folder again."
                 )
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-    def _make_room(self, needed: int) -> None:
-        files = []
-        for file in self.folder.iterdir():
-            with suppress(FileNotFoundError):
-                found = file.stat()
-                if file.suffix == ".bin" or (file.suffix == ".part" and time.time() - found.st_mtime > ABANDONED):
-                    files.append((found.st_mtime, found.st_size, file))
-                elif file.suffix == ".part":
-                    needed += found.st_size
-        held = sum(size for _, size, _ in files)
-        for _, size, file in sorted(files):
-            if held + needed <= self.limit:
-                break
-            file.unlink(missing_ok=True)
-            held -= size
 
 
-def _whole(path: Path, size: int) -> int | None:
-    """The file, opened: another process may remove it at any time. None where it is not there, or torn."""
+def _complete(path: Path, size: int) -> int | None:
+    """The chunk, opened, as another process may evict it at any time; None where it is missing or incomplete."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -230,8 +209,7 @@ def _whole(path: Path, size: int) -> int | None:
     if os.fstat(fd).st_size != size:
         os.close(fd)
         return None
-    with suppress(PermissionError):  # a cache of somebody else's, in which others may only read
-        os.utime(path)  # the time of the last use
+    mark_used(path)
     return fd
 
 
@@ -242,9 +220,7 @@ def missing(where: str, name: str) -> ChunkError:
             f"data.path={where}: no packed images there (it has no {MANIFEST}). Pack a folder with "
             "`frostline pack data=image_folder data.path=FOLDER output=PACKED`."
         )
-    return ChunkError(
-        f"{where}/{name}: not there, though {MANIFEST} speaks of it. Copy the packed folder again, whole."
-    )
+    return ChunkError(f"{where}/{name}: missing, but listed in {MANIFEST}. Copy the complete folder again.")
 
 
 def _downloader(url: str, *, endpoint_url: str | None, timeout: float) -> Any:

@@ -1,4 +1,4 @@
-"""Write a source's images into a packed folder, whole or not at all; see `frostline.data.chunk_folder`."""
+"""Write a source's images into a packed folder, atomically; see `frostline.data.chunk_folder`."""
 
 import glob
 import io
@@ -77,7 +77,7 @@ class Packer:
         output: Path,
         progress: Progress = lambda split, done: None,
     ) -> Packed:
-        """Write the splits into `output`, which appears when it is whole.
+        """Write the splits into `output`, which appears when it is complete.
 
         Args:
             progress: called with a split and how many of its images are done.
@@ -103,9 +103,9 @@ class Packer:
                     f"{len(packed.broken)} images cannot be read, so nothing was written. Mend or remove them, or "
                     f"leave them out with skip_broken=true:\n{listed}"
                 )
-            whole = {split: entry for split, entry in entries.items() if entry is not None}
-            _refuse_empty_classes(unfinished, whole, classes)
-            write_text(unfinished / MANIFEST, Manifest(list(classes), whole).to_json() + "\n")
+            complete = {split: entry for split, entry in entries.items() if entry is not None}
+            _refuse_empty_classes(unfinished, complete, classes)
+            write_text(unfinished / MANIFEST, Manifest(list(classes), complete).to_json() + "\n")
             _rename(unfinished, output)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from frostline.data.decoded_cache import decoded_cache
 from frostline.data.decoding import MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile, OneCopy, listed, name_notes, usable_splits
 from frostline.data.folders import Identity, LeftOut, composed, identity, split_of
-from frostline.data.packed import packing
 from frostline.data.source import SPLITS, LabelledImages
 
 COLUMNS = ("path", "label")
@@ -100,7 +100,7 @@ class CsvTable:
         copies.check()
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
-        self.packing = packing(packed, limit=packed_limit)
+        self.cache = decoded_cache(packed, limit=packed_limit)
         self._splits, notes = usable_splits(
             files,
             on_bad_image=on_bad_image,
@@ -122,7 +122,7 @@ class CsvTable:
         files = self._splits.get(split)
         if not files:
             return None
-        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, packing=self.packing)
+        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, cache=self.cache)
 
 
 def _text(table: Path) -> str:

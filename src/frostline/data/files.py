@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from frostline.data.decoded_cache import DecodedCache, cached_images
 from frostline.data.decoding import (
     EXTENSIONS,
     MAX_PIXELS,
@@ -21,7 +22,6 @@ from frostline.data.decoding import (
     decoder_identity,
 )
 from frostline.data.folders import AGAIN, BROKEN, Identity, LeftOut, Walk, identity
-from frostline.data.packed import PackedImages, Packing, open_packed
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.data.splitting import rare_notes, stratified_split
 from frostline.data.transforms import Transform
@@ -42,7 +42,7 @@ class FileImages(LabelledImages):
     Args:
         max_pixels: larger images are errors, before they are decoded.
         scaled_decoding: let `for_shorter_side` decode large JPEGs at reduced size (`frostline.data.decoding`).
-        packing: where `for_shorter_side` keeps what was decoded; None for nowhere.
+        cache: of the decoded images that `for_shorter_side` gives; None for none.
 
     Raises:
         UnreadableImage: on reading a broken file; names it.
@@ -54,14 +54,14 @@ class FileImages(LabelledImages):
         *,
         max_pixels: int = MAX_PIXELS,
         scaled_decoding: bool = False,
-        packing: Packing | None = None,
+        cache: DecodedCache | None = None,
     ) -> None:
         self.files = files
         self.paths = [file.path for file in files]
         self._labels = [file.label for file in files]
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
-        self.packing = packing
+        self.cache = cache
         self.shorter_side: int | None = None
 
     @property
@@ -80,14 +80,13 @@ class FileImages(LabelledImages):
         `frostline.data.source.ScalableImages`.
 
         Raises:
-            ValueError: the packed images would take more than the limit, or their folder cannot be written to.
+            ValueError: the decoded images would take more than the cache's limit, or its folder cannot be used.
         """
         images = FileImages(self.files, max_pixels=self.max_pixels)
         images.shorter_side = pixels if self.scaled_decoding else None
-        if self.packing is None:
+        if self.cache is None:
             return images
-        packed = open_packed(self.packing, key=images.identity, sizes=images.decoded_sizes)
-        return images if packed is None else PackedImages(images, packed)
+        return cached_images(images, self.cache, key=images.identity, sizes=images.decoded_sizes)
 
     @property
     def identity(self) -> str:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from frostline.data.decoded_cache import decoded_cache
 from frostline.data.decoding import EXTENSIONS, MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile, OneCopy, name_notes, usable_splits
 from frostline.data.folders import (
@@ -17,7 +18,6 @@ from frostline.data.folders import (
     identity,
     split_folders,
 )
-from frostline.data.packed import packing
 from frostline.data.source import LabelledImages
 
 
@@ -89,7 +89,7 @@ class ImageFolder:
         files = self._files(found, above)
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
-        self.packing = packing(packed, limit=packed_limit)
+        self.cache = decoded_cache(packed, limit=packed_limit)
         self._splits, notes = usable_splits(
             files,
             on_bad_image=on_bad_image,
@@ -111,7 +111,7 @@ class ImageFolder:
         files = self._splits.get(split)
         if not files:
             return None
-        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, packing=self.packing)
+        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, cache=self.cache)
 
     def _class_folders(self, folder: Path, above: Sequence[tuple[int, int]]) -> dict[str, list[Path]]:
         """Class name, composed -> its folders: several where the forms of a name are mixed."""

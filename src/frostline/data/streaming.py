@@ -64,7 +64,7 @@ class StreamedImages(LabelledImages):
         self._labels = parse_labels(store.read(where), entry, where=f"{store.where}/{where}")
         self._begins = np.concatenate(([0], np.cumsum([chunk.images for chunk in entry.chunks], dtype=np.int64)))
         self._open: OrderedDict[int, OpenChunk] = OrderedDict()
-        # In shared memory: of a loader's workers, which read every chunk each, one reads it whole (50 ms for 64 MB).
+        # In shared memory: of a loader's workers, which read every chunk each, one verifies it (50 ms for 64 MB).
         self._verified = torch.zeros(len(entry.chunks), dtype=torch.bool).share_memory_()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,9 +114,7 @@ class StreamedImages(LabelledImages):
         chunk = self._chunk(number)
         stored = chunk.read(index - int(self._begins[number]))
         if stored.label != self._labels[index]:
-            raise ChunkError(
-                f"{chunk.where}: of other images than {LABELS} speaks of. Copy the packed folder again, whole."
-            )
+            raise ChunkError(f"{chunk.where}: of other images than those of {LABELS}. Copy the complete folder again.")
         return stored
 
     def _chunk(self, number: int) -> OpenChunk:
@@ -150,7 +148,7 @@ class Streaming:
         scaled_decoding: decode large JPEGs at reduced size, where that leaves enough pixels.
 
     Raises:
-        ChunkError: nothing packed is there, it is of another version or damaged, the store cannot be reached or
+        ChunkError: nothing packed is there, it is of another version or corrupt, the store cannot be reached or
             refuses, or the cache is too small for the window.
     """
 

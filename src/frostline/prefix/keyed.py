@@ -3,13 +3,15 @@
 import itertools
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from frostline.prefix.store import FeatureStore
+from frostline.prefix.store import ADVICE, FeatureStore
+from frostline.storage.record_file import RecordFile
 
 LONGEST_PATH = 4096
 
@@ -51,7 +53,7 @@ class StoreSlot:
 
     def put(self, store: FeatureStore | None) -> None:
         """Use this store from now on; None: none."""
-        path = b"" if store is None else os.fsencode(store.folder.resolve())
+        path = b"" if store is None else os.fsencode(store.path.resolve())
         if len(path) > LONGEST_PATH:
             raise ValueError(f"The path of a store has at most {LONGEST_PATH} bytes: {path!r}.")
         self._generation += 1
@@ -69,7 +71,7 @@ class StoreSlot:
             if generation % 2 == 0 and generation == int(self._generation):
                 store = None
                 with suppress(OSError, ValueError):  # somebody has deleted it: the images are computed again
-                    store = FeatureStore(os.fsdecode(path)) if path else None
+                    store = FeatureStore(RecordFile(Path(os.fsdecode(path)), advice=ADVICE)) if path else None
                 self._opened = (generation, store)
                 return self._opened
         return -1, None  # whoever was writing has died

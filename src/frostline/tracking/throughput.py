@@ -159,5 +159,5 @@ def data_advice_for(trainer: lightning.Trainer, facts: Mapping[str, Any]) -> str
         facts,
         workers=int(getattr(trainer.train_dataloader, "num_workers", 0)),
         cores=usable_cores() // max(1, trainer.num_devices),
-        packable=getattr(source, "packing", "not by files") is None,
+        packable=getattr(source, "cache", "not by files") is None,
     )

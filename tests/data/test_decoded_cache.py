@@ -1,4 +1,4 @@
-"""Decoded images kept in a file: the same batches and weights as without, in any process, and nothing torn or stale."""
+"""The cache of decoded images: the same batches and weights as without, in any process; nothing corrupt or outdated."""
 
 import errno
 import multiprocessing
@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from frostline.data import packed as packed_module
 from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.decoded_cache import GIB, CachedImages, DecodedCache, cached_images
 from frostline.data.decoding import UnreadableImage
 from frostline.data.files import FileImages, LabelledFile
 from frostline.data.image_folder import ImageFolder
-from frostline.data.packed import GIB, PackedFile, PackedImages, Packing, open_packed
+from frostline.data.source import ArrayImages
 from frostline.data.transforms import Augmentation
 
 pytestmark = [
@@ -64,7 +64,7 @@ def opened(photos, folder, **options):
 
 
 def files_in(folder):
-    return sorted(folder.glob("*.packed"))
+    return sorted(folder.glob("*.images"))
 
 
 @pytest.mark.parametrize("augment", ["none", "light", "standard", "trivial"])
@@ -78,7 +78,7 @@ def test_batches_are_bit_identical_while_it_is_written_and_after(photos, tmp_pat
         for one, other in zip(plain.val_dataloader(), kept.val_dataloader(), strict=True):
             assert torch.equal(one[0], other[0])
     images = kept.train_dataloader().dataset.images
-    assert images.packed.count() == len(images) == 8
+    assert images.file.written() == len(images) == 8
 
 
 class Net(lightning.LightningModule):
@@ -141,25 +141,8 @@ def test_several_processes_write_and_read_one_file(photos, tmp_path, method):
     totals = [queue.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join()
-    assert images.packed.count() == len(images)
+    assert images.file.written() == len(images)
     assert totals[0] == totals[1] == read_all(images) == read_all(source(photos).dataset("val"))
-
-
-def open_and_count(photos, folder, queue):
-    images = opened(photos, folder)
-    queue.put((images.packed.path.name, len(images)))
-
-
-def test_processes_that_start_together_make_one_file(photos, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=open_and_count, args=(photos, tmp_path / "k", queue)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    assert len({queue.get(timeout=60) for _ in workers}) == 1
-    for worker in workers:
-        worker.join()
-    assert len(files_in(tmp_path / "k")) == 1
 
 
 def test_a_pickled_copy_reads_the_same(photos, tmp_path):
@@ -203,7 +186,7 @@ class TestWhatTheKeyHolds:
         one, other, unscaled = images.for_shorter_side(16), images.for_shorter_side(32), whole.for_shorter_side(16)
         assert len({one.identity, other.identity, unscaled.identity}) == 3
 
-    def test_a_changed_file_is_decoded_anew(self, photos, tmp_path):
+    def test_a_changed_file_is_decoded_again(self, photos, tmp_path):
         images = opened(photos, tmp_path / "k")
         read_all(images)
         path = images.images.paths[0]
@@ -211,67 +194,36 @@ class TestWhatTheKeyHolds:
         assert np.asarray(opened(photos, tmp_path / "k")[0][0]).shape == (24, 24, 3)
 
 
-class TestTornAndForeignFiles:
-    def spoil(self, images, index, *, at=5):
-        with images.packed.path.open("r+b") as file:
-            file.seek(int(images.packed.starts[index]) + at)
-            byte = file.read(1)
+class TestCorruptFiles:
+    def test_one_flipped_bit_is_recognised_and_the_image_is_written_again(self, photos, tmp_path):
+        images = opened(photos, tmp_path / "k")
+        expected = read_all(images)
+        with images.file.path.open("r+b") as file:
+            file.seek(images.file.begins[1] + 11)
+            byte = file.read(1)[0]
             file.seek(-1, os.SEEK_CUR)
-            file.write(bytes([byte[0] ^ 1]))
-
-    def test_two_images_that_change_places_are_recognised(self, tmp_path):
-        files = [LabelledFile(str(tmp_path / f"{number}.png"), number) for number in range(2)]
-        for number, file in enumerate(files):
-            Image.new("RGB", (8, 6), (number, 0, 0)).save(file.path)
-        sizes = FileImages(files).decoded_sizes()
-        packed = open_packed(Packing(folder=tmp_path / "k", limit=GIB), key="k", sizes=lambda: sizes)
-        for number, file in enumerate(files):
-            packed.write(number, Image.open(file.path))
-        assert packed.read(1) is not None
-        content = bytearray(packed.path.read_bytes())
-        for one, other, size in ((packed._words, packed._words + 8, 8), (*packed.starts[:2], 8 * 6 * 3)):
-            first, second = content[one : one + size], content[other : other + size]
-            content[one : one + size], content[other : other + size] = second, first
-        packed.path.write_bytes(content)
-        assert packed.read(0) is None, "also of a file that was read before"
-
-    def test_one_flipped_bit_is_recognised_and_mended(self, photos, tmp_path):
-        images = opened(photos, tmp_path / "k")
-        expected = read_all(images)
-        self.spoil(images, 1)
+            file.write(bytes([byte ^ 1]))
         later = opened(photos, tmp_path / "k")
-        assert later.packed.read(0) is not None
-        assert later.packed.read(1) is None
+        assert later.read(0) is not None
+        assert later.read(1) is None
         assert read_all(later) == expected
-        assert opened(photos, tmp_path / "k").packed.read(1) is not None
+        assert opened(photos, tmp_path / "k").read(1) is not None
 
-    def test_pixels_without_their_word_are_not_there(self, photos, tmp_path):
-        """A process that died between the two leaves such an entry."""
-        images = opened(photos, tmp_path / "k")
-        read_all(images)
-        with images.packed.path.open("r+b") as file:
-            file.seek(images.packed._words)
-            file.write(bytes(8))
-        later = opened(photos, tmp_path / "k")
-        assert later.packed.read(0) is None
-        assert later.packed.count() == len(images) - 1
-
-    def test_a_file_that_was_cut_short(self, photos, tmp_path):
+    def test_a_file_that_was_cut(self, photos, tmp_path):
         images = opened(photos, tmp_path / "k")
         expected = read_all(images)
-        os.truncate(images.packed.path, int(images.packed.starts[-1]) - 10)
-        assert images.packed.read(len(images) - 1) is None
+        os.truncate(images.file.path, int(images.file.begins[-1]) - 10)
+        assert images.read(len(images) - 1) is None
         assert read_all(images) == expected
 
-    @pytest.mark.parametrize("content", [b"", b"something else", b"FROSTPK1" + bytes(200)])
-    def test_a_file_that_is_none_of_ours_or_has_damaged_tables_is_made_anew(self, photos, tmp_path, content):
-        path = opened(photos, tmp_path / "k").packed.path
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="no file of packed images, or a damaged one"):
-            PackedFile(path)
+    @pytest.mark.parametrize("content", [b"", b"something else", b"FROSTPK2" + bytes(200)])
+    def test_a_foreign_or_older_file_is_created_again(self, photos, tmp_path, content):
+        opened(photos, tmp_path / "k").file.path.write_bytes(content)
+        (tmp_path / "k" / "old.packed").touch()  # as an earlier version named its files
         images = opened(photos, tmp_path / "k")
         read_all(images)
-        assert images.packed.count() == len(images)
+        assert images.file.written() == len(images)
+        assert not (tmp_path / "k" / "old.packed").exists()
 
     def test_an_unreadable_image_is_named_as_without(self, photos, tmp_path):
         broken = source(photos).dataset("val").paths[0]
@@ -280,45 +232,40 @@ class TestTornAndForeignFiles:
         with pytest.raises(UnreadableImage, match="no image"):
             opened(photos, tmp_path / "k")[0]
 
-    def test_an_image_whose_header_lied_is_decoded_each_time(self, photos, tmp_path, monkeypatch):
+    def test_an_image_with_a_wrong_header_is_decoded_each_time(self, photos, tmp_path, monkeypatch):
         monkeypatch.setattr("frostline.data.files.decoded_size", lambda *_, **__: (3, 3))
         images = opened(photos, tmp_path / "k")
         assert read_all(images) == read_all(source(photos).dataset("val"))
-        assert images.packed.count() == 0
+        assert images.file.written() == 0
 
 
-class TestRoom:
+def cached(folder, key, size, *, limit=GIB, count=1):
+    images = ArrayImages(images=torch.zeros(count, 3, 1, 1, dtype=torch.uint8), labels=[0] * count)
+    return cached_images(images, DecodedCache(folder=folder, limit=limit), key=key, sizes=lambda: [size] * count)
+
+
+class TestSpace:
     def test_more_than_the_limit_is_refused_with_the_size(self, photos, tmp_path):
-        size = (2**14, 2**14)  # 0.75 GiB
         with pytest.raises(
             ValueError, match=r"2 decoded images take 1\.50 GiB, more than data\.packed_limit=1\. Type d"
         ):
-            open_packed(Packing(folder=tmp_path, limit=GIB), key="k", sizes=lambda: [size, size])
+            cached(tmp_path, "k", (2**14, 2**14), count=2)
         assert files_in(tmp_path) == []
         with pytest.raises(ValueError, match=r"more than data\.packed_limit"):
             opened(photos, tmp_path / "k", packed_limit=1e-6)
         assert files_in(tmp_path / "k") == []
 
-    def test_files_that_nobody_uses_make_room_the_longest_unused_first(self, photos, tmp_path):
-        folder = tmp_path / "k"
-        sizes = []
+    def test_the_least_recently_used_file_that_is_not_in_use_is_evicted(self, tmp_path):
         for name in ("old", "new"):
-            made = open_packed(Packing(folder=folder, limit=GIB), key=name, sizes=lambda: [(100, 100)])
-            sizes.append(made.path.stat().st_size)
-            del made
-        os.utime(folder / "old.packed", (1, 1))
-        limit = 2 * sizes[0] + 10
-        open_packed(Packing(folder=folder, limit=limit), key="third", sizes=lambda: [(100, 100)])
-        assert [path.stem for path in files_in(folder)] == ["new", "third"]
-
-    def test_a_file_in_use_stays(self, tmp_path):
-        limit = 40_000
-        used = open_packed(Packing(folder=tmp_path, limit=limit), key="used", sizes=lambda: [(100, 100)])
+            size = cached(tmp_path, name, (100, 100)).file.path.stat().st_size
+        os.utime(tmp_path / "old.images", (1, 1))
+        used = cached(tmp_path, "third", (100, 100), limit=2 * size + 10)
+        assert [path.stem for path in files_in(tmp_path)] == ["new", "third"]
         with pytest.raises(ValueError, match=r"beside 0\.00 GiB in use there, more than data\.packed_limit"):
-            open_packed(Packing(folder=tmp_path, limit=limit), key="other", sizes=lambda: [(100, 100)])
-        assert used.path.exists()
+            cached(tmp_path, "other", (100, 200), limit=2 * size + 10)
+        assert files_in(tmp_path) == [used.file.path]
 
-    def test_a_disk_without_room_is_told_and_training_goes_on(self, photos, tmp_path, monkeypatch, caplog):
+    def test_a_disk_without_space_is_reported_and_training_continues(self, photos, tmp_path, monkeypatch, caplog):
         usage = namedtuple("usage", "total used free")
         monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10, 10, 0))
         images = opened(photos, tmp_path / "k")
@@ -326,35 +273,22 @@ class TestRoom:
         assert "0.00 GiB are free on the disk" in caplog.text
         assert read_all(images)
 
-    def test_a_disk_that_runs_full_is_told_once_and_training_goes_on(self, photos, tmp_path, monkeypatch, caplog):
+    def test_a_disk_that_runs_full_is_reported_once_and_training_continues(self, photos, tmp_path, monkeypatch, caplog):
         images = opened(photos, tmp_path / "k")
         images[0]
 
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(packed_module.os, "pwrite", full)
+        monkeypatch.setattr(os, "pwrite", full)
         assert read_all(images) == read_all(source(photos).dataset("val"))
-        assert images.packed.count() == 1
+        assert images.file.written() == 1
         assert caplog.text.count("no space left on the disk") == 1
-
-    @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs Linux's /dev/full")
-    def test_a_real_full_device_is_such_an_error(self):
-        with open("/dev/full", "wb", buffering=0) as device, pytest.raises(OSError) as caught:
-            packed_module._write_all(device.fileno(), b"x", 0)
-        assert caught.value.errno in packed_module.DISK_IS_FULL
 
     def test_a_folder_that_cannot_be(self, photos, tmp_path):
         (tmp_path / "file").touch()
         with pytest.raises(ValueError, match=r"data\.packed=.*file: cannot be used"):
             opened(photos, tmp_path / "file")
-
-
-def test_the_file_takes_no_room_for_images_that_were_not_read(tmp_path):
-    made = open_packed(Packing(folder=tmp_path, limit=GIB), key="k", sizes=lambda: [(1000, 1000)] * 20)
-    found = made.path.stat()
-    assert found.st_size > 60_000_000
-    assert 512 * found.st_blocks < 100_000
 
 
 def test_images_outside_files_are_read_as_they_are():
@@ -364,8 +298,8 @@ def test_images_outside_files_are_read_as_they_are():
     assert made.decoded(made.images("train")) is made.images("train")
 
 
-def test_the_packed_images_are_a_split(photos, tmp_path):
+def test_the_cached_images_are_a_split(photos, tmp_path):
     images = opened(photos, tmp_path / "k")
-    assert isinstance(images, PackedImages)
+    assert isinstance(images, CachedImages)
     plain = FileImages([LabelledFile(*file) for file in images.images.files])
     assert (list(images.labels), len(images)) == (list(plain.labels), len(plain))
