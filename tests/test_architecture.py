@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "options": {"optim"},
     "autograd": {"finite", "freezing", "models", "storage", "tables"},
     "resume": {"data"},
-    "fast_path": {"data", "freezing", "options", "prefix"},
+    "fast_path": {"data", "freezing", "options", "prefix", "storage"},
     "batch_of_one": {"freezing"},
     "checkpoint": {"finite", "models"},
     "loading": {"checkpoint", "freezing", "losses", "models", "options"},
