@@ -1,12 +1,16 @@
-"""Reading an SVG back: the boxes of its labels and rectangles, computed from the drawing alone."""
+"""The labels and boxes of a figure, as matplotlib lays them out, in pixels with y downwards."""
 
-import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from frostline.autograd.svg import text_width
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 
-SVG = "{http://www.w3.org/2000/svg}"
+from frostline.figures import STYLE
 
 
 class Box(NamedTuple):
@@ -30,39 +34,37 @@ class Box(NamedTuple):
         )
 
 
-def labels(svg: str) -> list[Box]:
-    boxes = []
-    for label in ElementTree.fromstring(svg).iter(f"{SVG}text"):
-        size, x, y = float(label.get("font-size")), float(label.get("x")), float(label.get("y"))
-        width = text_width(label.text, size)
-        left = x - {"start": 0, "middle": width / 2, "end": width}[label.get("text-anchor")]
-        # Ascent and descent of DejaVu Sans Mono's letters, without the space between lines.
-        boxes.append(Box(left, y - 0.76 * size, left + width, y + 0.24 * size, label.text))
+def canvas(figure: Figure) -> Box:
+    return Box(0, 0, figure.bbox.width, figure.bbox.height)
+
+
+def labels(figure: Figure) -> list[Box]:
+    return _boxes(figure, [text for text in figure.axes[0].texts if text.get_text()])
+
+
+def rectangles(figure: Figure) -> list[Box]:
+    return _boxes(figure, figure.axes[0].patches)
+
+
+def _boxes(figure: Figure, artists: Sequence[Text | Patch]) -> list[Box]:
+    renderer, height, boxes = FigureCanvasAgg(figure).get_renderer(), canvas(figure).bottom, []
+    for artist in artists:
+        with matplotlib.rc_context(STYLE):
+            found = artist.get_window_extent(renderer)
+        text = artist.get_text() if isinstance(artist, Text) else ""
+        boxes.append(Box(found.x0, height - found.y1, found.x1, height - found.y0, text))
     return boxes
 
 
-def rectangles(svg: str) -> list[Box]:
-    boxes = []
-    for shape in ElementTree.fromstring(svg).iter(f"{SVG}rect"):
-        if shape.get("x") is not None:  # the background has none
-            x, y, width, height = (float(shape.get(key)) for key in ("x", "y", "width", "height"))
-            boxes.append(Box(x, y, x + width, y + height))
-    return boxes
-
-
-def canvas(svg: str) -> Box:
-    root = ElementTree.fromstring(svg)
-    return Box(0, 0, float(root.get("width")), float(root.get("height")))
-
-
-def faults(svg: str) -> list[str]:
+def faults(figure: Figure) -> list[str]:
     """Every way in which labels collide: with each other, with the edge of a box, with the border of the picture."""
-    texts, shapes, whole = labels(svg), rectangles(svg), canvas(svg)
+    texts, shapes, whole = labels(figure), rectangles(figure), canvas(figure)
     found = [f"{one.text!r} overlaps {other.text!r}" for one, other in combinations(texts, 2) if one.meets(other)]
-    found += [f"{text.text!r} crosses a box" for text in texts for shape in shapes if _crosses(text, shape)]
+    found += [
+        f"{text.text!r} crosses a box"
+        for text in texts
+        for shape in shapes
+        if text.meets(shape) and not text.within(shape)
+    ]
     found += [f"{text.text!r} leaves the picture" for text in texts if not text.within(whole)]
     return found + [f"{one} and {other} overlap" for one, other in combinations(shapes, 2) if one.meets(other)]
-
-
-def _crosses(text: Box, shape: Box) -> bool:
-    return text.meets(shape) and not text.within(shape)

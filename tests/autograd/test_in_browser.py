@@ -15,9 +15,11 @@ pytestmark = pytest.mark.browser
 
 MEASURE = """
 <script>
-const box = e => { const b = e.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height, e.textContent] };
+const box = e => {
+  const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom, e.textContent];
+};
 const texts = [...document.querySelectorAll('svg text')].map(box);
-const rects = [...document.querySelectorAll('svg rect[x]')].map(box);
+const rects = [...document.querySelectorAll('svg [id^=axes] > [id^=patch] > path')].map(box);
 const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 // A line's box is taller than its letters; a fifth of it may touch.
 const inner = b => [b[0], b[1] + 0.2 * (b[3] - b[1]), b[2], b[3] - 0.2 * (b[3] - b[1]), b[4]];
@@ -25,7 +27,7 @@ const within = (a, b) => b[0] <= a[0] && a[2] <= b[2];
 const faults = [];
 texts.forEach((a, i) => texts.slice(i + 1).forEach(b => { if (meet(inner(a), inner(b))) faults.push([a[4], b[4]]) }));
 texts.forEach(a => rects.forEach(b => { if (meet(inner(a), b) && !within(a, b)) faults.push([a[4], 'box']) }));
-const page = [document.documentElement.scrollWidth, texts.length];
+const page = [document.documentElement.scrollWidth, texts.length, rects.length];
 document.title = JSON.stringify({faults, page});
 </script>
 """
@@ -48,6 +50,7 @@ def test_no_label_overlaps_and_nothing_scrolls_sideways_at_1280_pixels(trainable
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     measured = json.loads(re.search(r"<title>(\{.*?\})</title>", dom)[1].replace("&amp;", "&"))
     assert measured["faults"] == []
-    width, texts = measured["page"]
+    width, texts, boxes = measured["page"]
     assert width <= 1280
     assert texts > 10
+    assert boxes > 3

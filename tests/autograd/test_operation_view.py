@@ -1,9 +1,14 @@
+import random
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models import densenet121
 
+from frostline.autograd.canvas import POINT
 from frostline.autograd.drawing import draw, draw_operations
+from frostline.autograd.graph import Graph, Node
+from frostline.autograd.operation_view import lanes_of
 
 from .networks import IMAGES, observed
 from .pictures import canvas, faults, labels
@@ -11,16 +16,16 @@ from .pictures import canvas, faults, labels
 
 @pytest.mark.parametrize("trainable", [("fc",), ("layer4", "fc"), ("layer2",), ("",)])
 def test_no_label_of_a_resnet18_overlaps_and_it_fits_1280_pixels(trainable):
-    svg = draw_operations(observed(*trainable).graph, title="ResNet-18").svg
-    assert faults(svg) == []
-    assert canvas(svg).right <= 1280
-    assert min(float(size) for size in _sizes(svg)) >= 11
+    figure = draw_operations(observed(*trainable).graph, title="ResNet-18").figure
+    assert faults(figure) == []
+    assert canvas(figure).right <= 1280
+    assert min(text.get_fontsize() / POINT for text in figure.axes[0].texts) >= 11
 
 
 @pytest.mark.parametrize("trainable", [("fc",), ("layer4", "fc"), ("",)])
 def test_every_node_is_drawn(trainable):
     graph = observed(*trainable).graph
-    texts = [label.text for label in labels(draw_operations(graph).svg)]
+    texts = [label.text for label in labels(draw_operations(graph).figure)]
     for node in graph.leaves:
         assert any(text.startswith(f"{node.parameter} (") for text in texts), node
     operations = [node.operation for node in graph.nodes if not node.is_leaf]
@@ -31,22 +36,22 @@ def test_every_node_is_drawn(trainable):
 def test_what_is_frozen_and_what_is_not_reached_stands_below():
     network = nn.ModuleDict({"frozen": nn.Linear(2, 2), "used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})
     network["frozen"].requires_grad_(False)
-    svg = draw(network["used"](network["frozen"](torch.rand(1, 2))).sum(), network=network).svg
-    texts = [label.text for label in labels(svg)]
+    figure = draw(network["used"](network["frozen"](torch.rand(1, 2))).sum(), network=network).figure
+    texts = [label.text for label in labels(figure)]
     assert "Below the frost line: 2 parameter tensors are in no graph and get no gradient" in texts
     assert "frozen (2)" in texts
     assert "2 parameter tensors are trainable and yet not reached: the loss does not depend on them" in texts
     assert "unused (2)" in texts
-    assert faults(svg) == []
+    assert faults(figure) == []
 
 
 def test_a_leaf_read_by_several_operations_stands_beside_each():
     x = torch.rand(3, requires_grad=True)
-    svg = draw(x.sin() + x.cos() * (x * x), names={"x": x}).svg
-    texts = [label.text for label in labels(svg)]
+    figure = draw(x.sin() + x.cos() * (x * x), names={"x": x}).figure
+    texts = [label.text for label in labels(figure)]
     assert texts.count("x (3)") == 2
     assert texts.count("x (3) used 2 times") == 1
-    assert faults(svg) == []
+    assert faults(figure) == []
 
 
 @pytest.mark.parametrize(
@@ -61,8 +66,37 @@ def test_a_leaf_read_by_several_operations_stands_beside_each():
 def test_other_networks_are_drawn_without_overlap(make):
     network, inputs = make()
     output = network(inputs)
-    assert faults(draw((output[0] if isinstance(output, tuple) else output).sum(), network=network).svg) == []
+    assert faults(draw((output[0] if isinstance(output, tuple) else output).sum(), network=network).figure) == []
 
 
-def _sizes(svg: str) -> list[str]:
-    return [part.split('"')[0] for part in svg.split('font-size="')[1:]]
+def graph_of(nodes: int, edges: list[tuple[int, int]]) -> Graph:
+    return Graph(tuple(Node(index, "Op") for index in range(nodes)), tuple(edges))
+
+
+def test_a_chain_runs_in_one_lane_and_a_skip_connection_beside_it():
+    assert lanes_of(graph_of(4, [(0, 1), (1, 2), (2, 3)])) == dict.fromkeys(range(4), 0)
+    assert lanes_of(graph_of(4, [(0, 1), (0, 3), (1, 2), (2, 3)])) == {0: 0, 1: 0, 2: 0, 3: 1}
+
+
+def test_a_lane_is_used_again_below_the_node_in_which_it_ends():
+    edges = [(0, 1), (0, 2), (2, 3), (2, 4)]
+    assert max(lanes_of(graph_of(5, edges)).values()) == 1
+
+
+def test_no_edge_of_a_random_graph_runs_through_a_node():
+    for seed in range(40):
+        draw = random.Random(seed)
+        nodes = draw.randint(2, 30)
+        edges = [(draw.randrange(node), node) for node in range(1, nodes) for _ in range(draw.randint(1, 3))]
+        lanes = lanes_of(graph_of(nodes, edges))
+        assert set(lanes) == set(range(nodes))
+        for source, target in edges:
+            assert lanes[target] not in {lanes[between] for between in range(source + 1, target)}, (
+                seed,
+                source,
+                target,
+            )
+
+
+def test_a_resnet_needs_two_lanes():
+    assert max(lanes_of(observed("").graph).values()) == 1

@@ -1,16 +1,13 @@
-"""The same two pictures in Graphviz's DOT language, and PNG where Graphviz's `dot` is installed."""
+"""The same two pictures in Graphviz's DOT language."""
 
-import shutil
-import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 from frostline.autograd.blocks import Block
 from frostline.autograd.graph import Graph
-from frostline.autograd.operation_view import label, leaf_label
+from frostline.autograd.operation_view import leaf_label, note_of
 from frostline.autograd.stage_view import caption, lowest_reached
-from frostline.autograd.svg import ICE, ICE_LINE, INK, PAPER, WARM, WARM_LINE
+from frostline.figures import ICE, ICE_LINE, INK, PAPER, WARM, WARM_LINE
 from frostline.tables import size
 
 HEADER = 'digraph autograd {\n  node [shape=box style="rounded,filled" fontname="DejaVu Sans Mono" fontsize=11];\n'
@@ -22,7 +19,7 @@ PLAIN = f'fillcolor="{PAPER}" color="{INK}"'
 def operation_dot(graph: Graph, *, title: str) -> str:
     lines = [f"  label={_quoted(title)} labelloc=t;"]
     for node in graph.nodes:
-        text = leaf_label(node) if node.is_leaf else "\n".join(line for line in label(node) if line)
+        text = leaf_label(node) if node.is_leaf else f"{node.operation}\n{note_of(node)}".rstrip()
         lines.append(f"  n{node.index} [label={_quoted(text)} {TRAINABLE if node.is_leaf else PLAIN}];")
     lines += [f"  n{source} -> n{target};" for source, target in graph.edges]
     if graph.frozen:
@@ -52,16 +49,6 @@ def stage_dot(blocks: Sequence[Block], *, title: str) -> str:
             style = f'color="{ICE_LINE}" style=dashed arrowhead=none'
         lines.append(f"  {later} -> {earlier} [{style}];")
     return HEADER + "\n".join(lines) + "\n}\n"
-
-
-def write_png(dot: str, path: Path) -> None:
-    """Raises:
-    FileNotFoundError: Graphviz's `dot` is not on the PATH.
-    """
-    program = shutil.which("dot")
-    if program is None:
-        raise FileNotFoundError("Writing a .png needs Graphviz's `dot` on the PATH; .svg, .html and .dot do not.")
-    subprocess.run([program, "-Tpng", "-Gdpi=120", "-o", str(path)], input=dot.encode(), check=True)
 
 
 def _quoted(text: str) -> str:

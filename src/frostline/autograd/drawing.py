@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from frostline.autograd.blocks import blocks_of
-from frostline.autograd.dot import operation_dot, stage_dot, write_png
+from frostline.autograd.dot import operation_dot, stage_dot
 from frostline.autograd.graph import Graph, walk
 from frostline.autograd.observe import Observation
-from frostline.autograd.operation_view import operation_svg
-from frostline.autograd.stage_view import stage_svg
-from frostline.storage.atomic import atomically, write_text
+from frostline.autograd.operation_view import operation_figure
+from frostline.autograd.stage_view import stage_figure
+from frostline.figures import DARK, PAPER, save_figure, svg_of
+from frostline.storage.atomic import write_text
 from frostline.tables import size
 
 FORMATS = (".svg", ".html", ".dot", ".png")
@@ -26,35 +29,35 @@ class Drawing:
 
     title: str
     summary: str
-    svg: str
+    figure: Figure
     dot: str
+
+    @cached_property
+    def svg(self) -> str:
+        """An `<svg>` element that needs nothing from anywhere else, as the HTML page does not."""
+        return svg_of(self.figure)
 
     @property
     def html(self) -> str:
-        """A page that needs nothing from anywhere else."""
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
-            "<style>body{margin:0 auto;max-width:1280px;overflow-x:auto}svg{display:block;margin:auto}</style></head>\n"
+            "<style>body{margin:0;overflow-x:auto}svg{display:block;margin:auto}"
+            f"@media (prefers-color-scheme: dark){{body{{background:{DARK[PAPER]}}}}}</style></head>\n"
             f"<body>{self.svg}</body></html>\n"
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the format that the ending names: .svg, .html, .dot, or .png, which Graphviz draws from the DOT.
+        """Write the format that the ending names: .svg, .html, .png, or .dot for Graphviz.
 
         Raises:
             ValueError: another ending.
-            FileNotFoundError: .png without Graphviz.
         """
-        path = Path(path)
-        if path.suffix not in FORMATS:
-            raise ValueError(f"Cannot draw to `{path.name}`: the ending must be one of {', '.join(FORMATS)}.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".png":
-            with atomically(path) as part:
-                write_png(self.dot, part)
-        else:
-            write_text(path, {".svg": self.svg, ".html": self.html, ".dot": self.dot}[path.suffix])
-        return path
+        text = {".html": lambda: self.html, ".dot": lambda: self.dot}.get(Path(path).suffix)
+        if text is None:
+            return save_figure(self.figure, path, formats=FORMATS)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(path), text())
+        return Path(path)
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -80,17 +83,16 @@ def draw(
 def draw_operations(graph: Graph, *, title: str = "Autograd graph") -> Drawing:
     """Draw every node of a walked graph."""
     summary = summary_of(graph)
-    return Drawing(
-        title, summary, operation_svg(graph, title=title, summary=summary), operation_dot(graph, title=title)
-    )
+    figure = operation_figure(graph, title=title, summary=summary)
+    return Drawing(title, summary, figure, operation_dot(graph, title=title))
 
 
 def draw_stages(observation: Observation, *, title: str = "Stages and the frost line") -> Drawing:
     """Draw an observed network by stage, with the path of the gradient down to the frost line."""
     blocks, summary = blocks_of(observation), summary_of(observation.graph)
     loss_bytes = observation.graph.kept_bytes - sum(block.kept_bytes for block in blocks)
-    svg = stage_svg(blocks, title=title, summary=summary, loss_bytes=loss_bytes)
-    return Drawing(title, summary, svg, stage_dot(blocks, title=title))
+    figure = stage_figure(blocks, title=title, summary=summary, loss_bytes=loss_bytes)
+    return Drawing(title, summary, figure, stage_dot(blocks, title=title))
 
 
 def summary_of(graph: Graph) -> str:

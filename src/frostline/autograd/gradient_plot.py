@@ -1,20 +1,16 @@
 """The gradients as a picture: size of the gradient and of the step, parameter by parameter, on logarithmic axes."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from frostline.autograd.flow import Flow
-from frostline.autograd.svg import ICE, ICE_INK, ICE_LINE, INK, WARM_INK, WARM_LINE
-from frostline.storage.atomic import atomically
-
-FORMATS = (".png", ".svg")
+from frostline.figures import ICE, ICE_INK, ICE_LINE, INK, WARM_INK, WARM_LINE, styled
 
 
+@styled
 def plot_gradients(flows: Sequence[Flow], stages: Mapping[str, Sequence[str]], *, title: str) -> Figure:
     """Parameters in execution order from left to right, grouped by stage; frozen ones stand in ice.
 
@@ -23,7 +19,7 @@ def plot_gradients(flows: Sequence[Flow], stages: Mapping[str, Sequence[str]], *
     place = {name: index for index, name in enumerate(name for names in stages.values() for name in names)}
     figure = Figure(figsize=(max(8.0, 0.19 * len(place) + 2), 6.4), layout="constrained")
     size, step = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    size.set_title(title, loc="left", fontweight="bold", color=INK)
+    size.set_title(title, loc="left", fontweight="bold")
     received = [flow for flow in flows if flow.receiving]
     at = [place[flow.name] for flow in received]
     size.bar(at, [flow.largest or 0 for flow in received], width=0.8, color=WARM_LINE, alpha=0.35)
@@ -57,24 +53,6 @@ def plot_gradients(flows: Sequence[Flow], stages: Mapping[str, Sequence[str]], *
         fontsize=8,
     )
     return figure
-
-
-def save_plot(figure: Figure, path: str | Path) -> Path:
-    """Write a .png or a .svg, with texts as texts.
-
-    Raises:
-        ValueError: another ending.
-    """
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"Cannot plot to `{path.name}`: the ending must be .png or .svg.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # No date and fixed identifiers: the same figures give the same file.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "frostline"}):
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        with atomically(path) as part:
-            figure.savefig(part, format=path.suffix[1:], dpi=140, metadata=metadata)
-    return path
 
 
 def _name_stages(size: Any, step: Any, stages: Mapping[str, Sequence[str]]) -> None:

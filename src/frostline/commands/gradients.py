@@ -12,12 +12,13 @@ from rich.console import Console
 from frostline import batch_of_one
 from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.gradient_flow import measure_gradients
-from frostline.autograd.gradient_plot import plot_gradients, save_plot
+from frostline.autograd.gradient_plot import plot_gradients
 from frostline.autograd.gradient_table import gradient_table
 from frostline.autograd.reading import findings_of
 from frostline.commands.failures import explained
 from frostline.commands.phases import set_scene
 from frostline.commands.train import quiet_libraries
+from frostline.figures import save_figure
 from frostline.freezing.selectors import in_stage, stages_of
 from frostline.storage.atomic import atomically
 from frostline.storage.names import cell
@@ -53,7 +54,7 @@ def run(settings: Mapping[str, Any]) -> None:
             for stage, modules in stages_of(network).items()
         }
         figure = plot_gradients(flows, members, title=scene.title)
-        paths = [save_plot(figure, folder / f"gradients.{ending}") for ending in ("png", "svg")]
+        paths = [save_figure(figure, folder / f"gradients.{ending}") for ending in ("png", "svg")]
         for path in (*paths, write_csv(flows, folder / "gradients.csv")):
             print(f"written to {path.resolve()}")
 

@@ -36,7 +36,7 @@ class GraphKeys(Section):
         description="the pictures: `stages` has a block for each, `operations` every node of the graph"
     )
     formats: Annotated[list[Literal["svg", "html", "dot", "png"]], Field(min_length=1)] = Field(
-        description="the files of each picture; png needs Graphviz"
+        description="the files of each picture; dot is for Graphviz"
     )
     output: PathText = Field(json_schema_extra=FOLDER, description="folder for the files")
 

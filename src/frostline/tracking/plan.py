@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.autograd.observe import observe
-from frostline.autograd.svg import ICE, ICE_LINE, INK, WARM, WARM_LINE
+from frostline.figures import ICE, ICE_LINE, WARM, WARM_LINE, save_figure, styled
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.progress import Span, schedule_warnings, timeline
 from frostline.freezing.report import StageRow, freezing_table, total
 from frostline.freezing.resolved import ResolvedPolicy
-from frostline.storage.atomic import atomically
 from frostline.tables import as_text, new_table
 
 
@@ -133,6 +132,7 @@ def plan_table(planned: Plan) -> str:
     return as_text(table)
 
 
+@styled
 def draw_plan(planned: Plan, path: Path, *, title: str) -> None:
     """The phases as a picture: time to the right, stages upwards, ice where frozen, warm where trained."""
     stages = [row.stage for row in planned.phases[0].rows]
@@ -148,8 +148,8 @@ def draw_plan(planned: Plan, path: Path, *, title: str) -> None:
                 color=ICE if frozen or share < 1 else WARM, edgecolor=ICE_LINE if frozen else WARM_LINE,
                 linestyle="--" if frozen else "-",
             )  # fmt: skip
-            axes.text(left + width / 2, height, _label(row), ha="center", va="center", fontsize=8, color=INK)
-        axes.text(left + width / 2, len(stages) - 0.35, phase.name, ha="center", va="bottom", fontsize=9, color=INK)
+            axes.text(left + width / 2, height, _label(row), ha="center", va="center", fontsize=8)
+        axes.text(left + width / 2, len(stages) - 0.35, phase.name, ha="center", va="bottom", fontsize=9)
     axes.set_yticks(range(len(stages)), stages)
     axes.set_ylim(-0.6, len(stages) + 0.2)
     axes.set_xlim(0, planned.phases[-1].last_step + 1)
@@ -157,9 +157,7 @@ def draw_plan(planned: Plan, path: Path, *, title: str) -> None:
     axes.set_title(title, fontsize=10)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomically(path) as part:
-        figure.savefig(part, format=path.suffix[1:])
+    save_figure(figure, path, formats=(".svg", ".png", ".pdf"))
 
 
 def _planned(span: Span, end: int, rows: Sequence[StageRow], flops: int, kept: int) -> PlannedPhase:

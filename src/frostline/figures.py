@@ -1,0 +1,74 @@
+"""The colours, style and files of every picture: drawn by matplotlib, SVGs with a dark variant."""
+
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from frostline.storage.atomic import atomically
+
+INK, MUTED, PAPER = "#1d2733", "#5b6775", "#ffffff"
+ICE, ICE_LINE, ICE_INK = "#e6f3fb", "#6aaed6", "#1f5f8b"  # frozen
+WARM, WARM_LINE, WARM_INK = "#fff0df", "#e07b27", "#8f4308"  # trainable
+DARK = {
+    INK: "#e3e9f0",
+    MUTED: "#9aa7b5",
+    PAPER: "#12181f",
+    ICE: "#14303f",
+    ICE_LINE: "#4d94bd",
+    ICE_INK: "#9fd3f2",
+    WARM: "#402a14",
+    WARM_LINE: "#e8914a",
+    WARM_INK: "#ffc48a",
+}
+DARK_RULES = "".join(
+    f'[style*="{kind}: {light}"]{{{kind}: {dark} !important}}'
+    for light, dark in DARK.items()
+    for kind in ("fill", "stroke")
+)
+STYLE: dict[str, Any] = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
+    # Texts stay texts; fixed identifiers, so that the same figure gives the same file.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "frostline",
+    # Hinting would round each character's width to whole pixels.
+    "text.hinting": "none",
+}
+
+
+styled = matplotlib.rc_context(STYLE)
+"""Decorator of a function that makes a figure."""
+
+
+def svg_of(figure: Figure) -> str:
+    """The figure as an SVG element that fetches nothing, with other colours where the viewer prefers dark ones."""
+    text = StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = re.sub(r".*?(?=<svg)", "", text.getvalue(), count=1, flags=re.DOTALL)
+    return svg.replace("</style>", f"@media (prefers-color-scheme: dark){{{DARK_RULES}}}</style>", 1)
+
+
+def save_figure(figure: Figure, path: str | Path, *, formats: tuple[str, ...] = (".png", ".svg")) -> Path:
+    """Write the format that the path ends in, atomically.
+
+    Raises:
+        ValueError: an ending that is not one of `formats`.
+    """
+    path = Path(path)
+    if path.suffix not in formats:
+        raise ValueError(f"Cannot draw to `{path.name}`: the ending must be one of {', '.join(formats)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomically(path) as part:
+        if path.suffix == ".svg":
+            part.write_text(svg_of(figure), encoding="utf-8")
+        else:
+            # Agg draws at most 2^16 pixels in a direction.
+            dpi = min(140.0, 60_000 / max(figure.get_size_inches()))
+            with matplotlib.rc_context(STYLE):
+                figure.savefig(part, format=path.suffix[1:], dpi=dpi)
+    return path
