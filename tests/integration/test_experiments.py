@@ -1,12 +1,15 @@
-"""The notebook's two training stories, from the command line."""
+"""The experiments in conf/experiment/: each states a result and trains; the two of the notebook take its steps."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 
-from tests.integration.conftest import FROSTLINE, Cli, facts, only_run
+from tests.integration.conftest import FROSTLINE, ROOT, Cli, facts, only_run
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 
 
 def run(cli: Cli, tmp_path: Path, experiment: str) -> tuple[str, Path]:
@@ -68,3 +71,21 @@ def test_the_experiments_say_loudly_when_imagenet_weights_cannot_be_had(
     assert done.returncode == 0, done.stderr
     assert "RANDOM weights" in done.stdout
     assert "RANDOM weights" in facts(only_run(tmp_path))["weights"]["warning"]  # type: ignore[index]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_trains_when_cut_short(experiment: str, cli: Cli, tmp_path: Path) -> None:
+    short = ("trainer.limit_train_batches=1", "trainer.max_epochs=5", "trainer.limit_val_batches=1")
+    words = (*short, "trainer.limit_test_batches=1", "model.weights=none", "callbacks.progress_bar=false")
+    done = cli(sys.executable, str(ROOT / "train.py"), f"experiment={experiment}", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert facts(only_run(tmp_path))["steps"] == 5
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_says_what_to_expect_and_which_command_showed_it(experiment: str) -> None:
+    lines = (ROOT / f"conf/experiment/{experiment}.yaml").read_text().splitlines()
+    card = "\n".join(line for line in lines if line.startswith("#"))
+    assert "\n# Expect: " in card
+    assert f"\n# Command: python train.py experiment={experiment}" in card
