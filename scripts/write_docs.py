@@ -1,4 +1,4 @@
-"""Write what the docs say about the code from the code: docs/configuration.md and the README's list of files.
+"""Write the parts of the docs that come from the code: configuration/, api.md, files.md, README's table.
 
 python scripts/write_docs.py           writes them
 python scripts/write_docs.py --check   exit code 1 if one is out of date
@@ -6,57 +6,79 @@ python scripts/write_docs.py --check   exit code 1 if one is out of date
 
 import ast
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import frostline
 from frostline.commands.help import default_config, key_rows
 from frostline.commands.overrides import group_options
 from frostline.config.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGURATION = ROOT / "docs/configuration"
 LISTED = ("train.py", "conf", "src/frostline", "scripts")
-BEGIN, END = "<!-- files: written by scripts/write_docs.py -->", "<!-- end of files -->"
-# Without these a group's option would not compose; they are the user's to give.
+NOTE = "<!-- Written by `make docs` from the code; do not edit. -->"
+# Options that compose only with a value from the user.
 REQUIRED = {"file": ("freeze.path=policy.yaml",)}
 
 
-def configuration() -> str:
-    """docs/configuration.md: every key of every option of every group of every command."""
-    lines = [
-        "# Every key",
-        "",
-        "Written by `make docs` from the schema and the YAML files in `conf/`; do not edit.",
-        "",
-    ]
-    options, seen = group_options(None), set()
+def configuration() -> dict[Path, str]:
+    """The pages of docs/configuration/: one for the commands, one for each group."""
+    options = group_options(None)
+    groups = {
+        group: (name, described) for name, command in COMMANDS.items() for group, described in command.groups.items()
+    }
+    index = [NOTE, "# Configuration", "", "Every key has a page for its group:", ""]
+    index += [f"- [`{group}`]({group}.md): {_words(options[group])}" for group in groups]
+    experiments = dict.fromkeys(group for command in COMMANDS.values() for group in command.selectors)
+    index += [f"- `{group}`, which sets keys of other groups: {_words(options[group])}" for group in experiments]
     for name, command in COMMANDS.items():
-        defaults = default_config(name)
-        lines += [f"## `frostline {name}`", "", command.help, "", *_table(key_rows(command.keys, defaults)), ""]
-        for group, described in command.groups.items():
-            if group in seen:
-                lines += [f"`{group}=…`: see above.", ""]
-                continue
-            seen.add(group)
-            lines += [f"### `{group}`", ""]
-            tables: dict[str, list[str]] = {}
-            for option in options[group]:
-                node = _node(name, group, option)
-                schema = described.schema_of(node)
-                assert schema is not None, f"{group}={option}"
-                rows = [row for row in key_rows(schema, node, prefix=f"{group}.") if row[0] != f"{group}.name"]
-                table = "\n".join(_table(rows)) if rows else "no keys."
-                tables.setdefault(f"{(schema.__doc__ or '').strip()}\n\n{table}", []).append(option)
-            for text, named in tables.items():
-                lines += [f"{', '.join(f'`{group}={option}`' for option in named)}: {text}", ""]
-        for group in command.selectors:
-            lines += [f"### `{group}`", "", f"{', '.join(f'`{group}={option}`' for option in options[group])}", ""]
-    return "\n".join(lines).rstrip() + "\n"
+        index += ["", f"## `frostline {name}`", "", command.help, ""]
+        rows = list(key_rows(command.keys, default_config(name)))
+        index += _table(("key", "default", "type", "meaning"), map(_row, rows)) if rows else ["It has no keys."]
+        if command.groups:
+            index += ["", f"Groups: {', '.join(f'[`{group}`]({group}.md)' for group in command.groups)}"]
+    pages = {CONFIGURATION / "index.md": _text(index)}
+    for group, (command, described) in groups.items():
+        pages[CONFIGURATION / f"{group}.md"] = _group_page(command, group, options[group], described)
+    return pages
+
+
+def _group_page(command: str, group: str, options: Iterable[str], described: Any) -> str:
+    """One section for each schema of a group: its keys, and the values in which its options differ."""
+    sections: dict[Any, dict[str, list[tuple[str, str, str, str]]]] = {}
+    for option in options:
+        node = _node(command, group, option)
+        schema = described.schema_of(node)
+        assert schema is not None, f"{group}={option}"
+        rows = [row for row in key_rows(schema, node, prefix=f"{group}.") if row[0] != f"{group}.name"]
+        sections.setdefault(schema, {})[option] = rows
+    lines = [NOTE, f"# `{group}`"]
+    for schema, found in sections.items():
+        text, names = (schema.__doc__ or "").strip(), ", ".join(f"`{group}={option}`" for option in found)
+        # A heading of a dozen options is no heading.
+        title, first = (names, text) if len(found) <= 2 else (text.rstrip("."), names)
+        lines += ["", f"## {title}", "", first]
+        defaults = {option: {row[0]: row[2] for row in rows} for option, rows in found.items()}
+        kinds = {row[0]: row for rows in found.values() for row in rows}
+        differing = [key for key in kinds if len({values.get(key) for values in defaults.values()}) > 1]
+        if not kinds:
+            lines += ["", "It has no keys."]
+            continue
+        rows = [row if key not in differing else (*row[:2], None, row[3]) for key, row in kinds.items()]
+        lines += ["", *_table(("key", "default", "type", "meaning"), map(_row, rows))]
+        if differing:
+            titles = ("option", *(f"`{key}`" for key in differing))
+            values = ((f"`{option}`", *(_code(own.get(key)) for key in differing)) for option, own in defaults.items())
+            lines += ["", *_table(titles, values)]
+    return _text(lines)
 
 
 def file_list() -> str:
-    """One line a file: its path and the first line of its docstring, or of its leading comment."""
-    lines = []
+    """docs/files.md: the path of each file, and the first line of its docstring or leading comment."""
+    lines = [NOTE, "# Every file", ""]
     for top in LISTED:
         path = ROOT / top
         files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in (".py", ".sbatch"))
@@ -64,7 +86,17 @@ def file_list() -> str:
             summary = _summary(file)
             if summary:
                 lines.append(f"- `{file.relative_to(ROOT)}`: {summary}")
-    return "\n".join(lines)
+    return _text(lines)
+
+
+def api() -> str:
+    """docs/api.md: the public names, by package; mkdocstrings puts the signature and docstring in the place of each."""
+    lines = [NOTE, "# Python API", "", "Everything here is imported from `frostline`:", ""]
+    lines += ["```python", "from frostline import FreezePolicy, FreezingSchedule", "```"]
+    for package, modules in groupby(frostline._MODULES, key=lambda module: module.partition(".")[0]):
+        names = (name for module in modules for name in frostline._MODULES[module])
+        lines += ["", f"## {package.capitalize()}", *(f"\n::: frostline.{name}" for name in names)]
+    return _text(lines)
 
 
 def _summary(file: Path) -> str:
@@ -79,30 +111,57 @@ def _node(command: str, group: str, option: str) -> Mapping[str, Any]:
     return node if isinstance(node, Mapping) else {}
 
 
-def _table(rows: Any) -> list[str]:
-    lines = ["| key | default | type | meaning |", "|---|---|---|---|"]
-    for key, kind, default, text in rows:
-        shown = f"`{default}`" if default else ""
-        lines.append(f"| `{key}` | {shown} | {kind} | {text} |")
-    return lines
+def _row(row: tuple[str, str, str | None, str]) -> tuple[str, ...]:
+    key, kind, default, text = row
+    return f"`{key}`", "depends on the option" if default is None else _code(default), kind, text
+
+
+def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (titles, ("---",) * len(titles), *rows)]
+
+
+def _code(text: str | None) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def readme() -> str:
+    """The README with the table of docs/freezing.md, without its last column."""
+    source = (ROOT / "docs/freezing.md").read_text()
+    table = source.partition("scripts/freezing/peers.py -->\n")[2].partition("<!-- peers end -->")[0]
+    shorter = "\n".join("|".join(line.split("|")[:4]) + "|" for line in table.splitlines())
+    before, begin, rest = (ROOT / "README.md").read_text().partition("scripts/write_docs.py -->\n")
+    return f"{before}{begin}{shorter}\n<!-- peers end -->{rest.partition('<!-- peers end -->')[2]}"
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
     wanted = {
-        ROOT / "docs/configuration.md": configuration(),
-        readme: f"{before}{BEGIN}\n{file_list()}\n{END}{after}",
+        **configuration(),
+        ROOT / "docs/files.md": file_list(),
+        ROOT / "docs/api.md": api(),
+        ROOT / "README.md": readme(),
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    left_over = sorted(set(CONFIGURATION.glob("*.md")) - set(wanted))
     if "--check" in sys.argv[1:]:
-        if stale:
-            sys.exit(f"out of date, run `make docs`: {', '.join(str(path.relative_to(ROOT)) for path in stale)}")
+        if stale or left_over:
+            names = ", ".join(str(path.relative_to(ROOT)) for path in (*stale, *left_over))
+            sys.exit(f"out of date, run `make docs`: {names}")
         return
+    CONFIGURATION.mkdir(exist_ok=True)
     for path in stale:
         path.write_text(wanted[path])
         print(f"wrote {path.relative_to(ROOT)}")
+    for path in left_over:
+        path.unlink()
+        print(f"removed {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

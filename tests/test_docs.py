@@ -12,6 +12,8 @@ from tests.pages import PAGES, README, ROOT, commands, name_of
 RUN_BY_CI = ("make train", "make test")
 # Run by tests/integration/test_docs_commands.py.
 PROGRAMS = ("python train.py", "frostline ", "torchrun ")
+# Run as a whole, in order, by the same file.
+IN_ORDER = ROOT / "docs/your-photos.md"
 # Run elsewhere: by CI, tests/commands/test_completion.py, tests/integration/test_slurm.py and the tests of the scripts.
 ELSEWHERE = ("make ", 'eval "$(frostline -sc install=bash)"', "sbatch ", "OMP_NUM_THREADS=1 python scripts/")
 
@@ -21,7 +23,7 @@ def test_the_readme_begins_with_the_two_commands_that_ci_runs_as_typed() -> None
     assert set(RUN_BY_CI) <= set((ROOT / ".ci/run").read_text().splitlines())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != IN_ORDER], ids=name_of)
 def test_every_command_of_a_page_is_run_by_a_test(page: Path) -> None:
     assert [line for line in commands(page) if not line.startswith((*PROGRAMS, *ELSEWHERE))] == []
 
@@ -45,3 +47,14 @@ def test_the_generated_docs_are_up_to_date() -> None:
         [sys.executable, "scripts/write_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_every_test_that_the_faq_names_exists() -> None:
+    text = (ROOT / "docs/faq.md").read_text()
+    files = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+    names = set(re.findall(r"`(test_\w+)`", text))
+    tests = "\n".join((ROOT / file).read_text() for file in files)
+    defined = set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
+    assert names
+    assert names - defined == set()
+    assert text.count("\n## ") == len(re.findall(r"^Tests?: ", text, re.MULTILINE))

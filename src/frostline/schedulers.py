@@ -89,7 +89,7 @@ SCHEDULERS: dict[str, Callable[..., SchedulerBuilder]] = {
 def _check(name: str, value: float, holds: bool) -> None:
     """NaN and infinity are out of every range."""
     if not holds:
-        raise ValueError(f"{name}={value} is out of range; see docs/configuration.md.")
+        raise ValueError(f"{name}={value} is out of range; see docs/configuration/scheduler.md.")
 
 
 def _rise(now: int, rising: int) -> float:

@@ -13,10 +13,13 @@ from PIL import Image
 
 from tests.integration.conftest import FROSTLINE, ROOT, SHORT, facts, only_run
 from tests.pages import PAGES, README, blocks, commands
-from tests.test_docs import PROGRAMS
+from tests.test_docs import IN_ORDER, PROGRAMS
 
+RUNS = ROOT / "docs/runs.md"
 # Each once, in the order of the pages: some use what an earlier one wrote.
-COMMANDS = list(dict.fromkeys(line for page in PAGES for line in commands(page) if line.startswith(PROGRAMS)))
+COMMANDS = list(
+    dict.fromkeys(line for page in PAGES if page != IN_ORDER for line in commands(page) if line.startswith(PROGRAMS))
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,8 @@ def as_run(command: str) -> list[str]:
     typed = {word.partition("=")[0] for word in words}
     short = [word for word in SHORT if word.partition("=")[0] not in typed]
     if any(word.startswith("experiment=") for word in words):
-        return [*words, "callbacks.progress_bar=false"]
+        limits = (f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test"))
+        return [*words, *limits, "model.weights=none", "callbacks.progress_bar=false"]
     if any(word.startswith("resume_from=") for word in words):
         return [*words, *short, "data.batch_size=8", "trainer.max_epochs=3"]
     if "data.batch_size" not in typed:
@@ -95,15 +99,38 @@ def test_the_python_example_writes_a_checkpoint_that_predict_reads(home: Path, t
 
 @pytest.mark.slow
 def test_the_weights_of_a_run_load_into_plain_torchvision_as_shown(home: Path) -> None:
-    [lines] = [block.text for block in blocks(README, "python") if "torchvision.models" in block.text]
+    [lines] = [block.text for block in blocks(RUNS, "python")]
     done = subprocess.run([sys.executable, "-c", lines], cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_run_folder_table_is_what_a_run_leaves(home: Path) -> None:
-    named = set(re.findall(r"^\| `([^|]*)` \|", README.read_text(), re.MULTILINE))
+    named = set(re.findall(r"^\| `([^|]*)` \|", RUNS.read_text(), re.MULTILINE))
     files = {name.strip("` ") for row in named for name in row.split(",")}
     assert {"config.yaml", "overrides.yaml", "metrics.csv", "facts.json", "train.log"} <= files
     assert all((home / "runs/RUN" / name).exists() for name in files - {"last.ckpt"})
     assert facts(home / "runs/RUN")["freezing"]["held"] is True  # type: ignore[index]
     assert only_run(home).name == "RUN"
+
+
+@pytest.mark.slow
+def test_the_page_on_your_photos_runs_from_beginning_to_end(tmp_path: Path) -> None:
+    [script] = blocks(IN_ORDER, "python")
+    (tmp_path / "make_photos.py").write_text(script.text)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for command in commands(IN_ORDER):
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True,
+            timeout=600, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr}"
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 40
+    # Ten classes: chance is 0.1.
+    assert facts(tmp_path / "runs/first")["results"]["test/accuracy"] > 0.5  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_the_readmes_picture_is_what_the_graph_command_draws(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "scripts/draw_frost_line.py"), str(tmp_path / "drawn.svg")]
+    subprocess.run(script, check=True, capture_output=True)
+    assert (tmp_path / "drawn.svg").read_text() == (ROOT / "docs/figures/frost_line.svg").read_text()

@@ -58,7 +58,7 @@ def command_help(name: str) -> str:
                 lines += _entry(key, kind, default, text)
     lines += [
         "",
-        "The keys of the other options: docs/configuration.md, or choose one and use --cfg job.",
+        "The keys of the other options: docs/configuration/, or choose one and use --cfg job.",
         "Also: --cfg job (show the config), -m (sweep over a=1,2), --config-dir DIR (your own configs), "
         'tab completion: eval "$(frostline -sc install=bash)", --hydra-help.',
     ]

@@ -1,7 +1,7 @@
 """What every part of the config schema is built from.
 
 The YAML files in `conf/` hold the values, so that `--cfg job` shows them all; the schema holds what a value means:
-its type, its range and a help text, which feeds `--help`, `docs/configuration.md` and the error messages alike.
+its type, its range and a help text, which feeds `--help`, `docs/configuration/` and the error messages alike.
 Nothing in this package imports torch.
 """
 
