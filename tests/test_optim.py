@@ -27,10 +27,10 @@ def test_one_group_per_stage_in_order():
 
 
 @pytest.mark.parametrize(
-    ("spared", "undecayed"), [((), 0), (("bias",), 21), (("norm",), 40), (("bias", "norm"), 41)], ids=str
+    ("excluded", "undecayed"), [((), 0), (("bias",), 21), (("norm",), 40), (("bias", "norm"), 41)], ids=str
 )
-def test_biases_and_norms_are_left_out_of_weight_decay_on_request(spared, undecayed):
-    groups = groups_of(FreezePolicy.static("all"), weight_decay=0.01, exclude_from_decay=spared)
+def test_biases_and_norms_are_left_out_of_weight_decay_on_request(excluded, undecayed):
+    groups = groups_of(FreezePolicy.static("all"), weight_decay=0.01, exclude_from_decay=excluded)
     assert sum(len(group["params"]) for group in groups if group["weight_decay"] == 0.0) == undecayed
     assert all(group["name"].endswith("/no_decay") == (group["weight_decay"] == 0.0) for group in groups)
 
@@ -51,10 +51,10 @@ def test_names_of_a_split_stage():
     ],
     ids=["all", "head", "gradual", "affine", "factors"],
 )
-@pytest.mark.parametrize("spared", [(), ("bias", "norm")], ids=["", "spared"])
-def test_groups_are_an_exact_partition_of_what_ever_trains(policy, spared):
+@pytest.mark.parametrize("excluded", [(), ("bias", "norm")], ids=["", "excluded"])
+def test_groups_are_an_exact_partition_of_what_ever_trains(policy, excluded):
     resolved = policy.resolve(NET)
-    groups = groups_of(policy, exclude_from_decay=spared)
+    groups = groups_of(policy, exclude_from_decay=excluded)
     held = [id(parameter) for group in groups for parameter in group["params"]]
     trains = {id(parameter) for name, parameter in NET.named_parameters() if name in resolved.trainable}
     assert len(held) == len(set(held))
@@ -63,7 +63,7 @@ def test_groups_are_an_exact_partition_of_what_ever_trains(policy, spared):
     torch.optim.AdamW(groups)
 
 
-def test_a_stage_that_thaws_in_parts_has_a_group_for_each_part():
+def test_a_stage_that_is_unfrozen_in_parts_has_a_group_for_each_part():
     policy = FreezePolicy.from_dict(
         {
             "phases": [
@@ -86,7 +86,7 @@ def test_another_networks_policy_is_refused():
         parameter_groups(NET, resolved=other, lr=0.1)
 
 
-def test_an_unknown_word_is_refused():
+def test_an_unknown_exclusion_is_refused():
     with pytest.raises(ValueError, match="knows bias, norm; got \\['norms'\\]"):
         groups_of(GRADUAL, exclude_from_decay=["norms"])
 
@@ -95,8 +95,8 @@ def test_attention_biases_and_layer_norms_count():
     vit = torchvision.models.vit_b_32(image_size=32)
     resolved = FreezePolicy.static("all").resolve(vit)
     groups = parameter_groups(vit, resolved=resolved, lr=0.1, weight_decay=0.1, exclude_from_decay=["bias", "norm"])
-    spared = {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
-    assert spared == {id(parameter) for parameter in vit.parameters() if parameter.ndim == 1}
+    excluded = {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
+    assert excluded == {id(parameter) for parameter in vit.parameters() if parameter.ndim == 1}
 
 
 def test_groups_leave_what_is_not_given_to_the_optimizer():

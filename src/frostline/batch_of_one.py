@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler
 
-from frostline.freezing.resolved import ResolvedPolicy, is_batch_norm
+from frostline.freezing.resolved import ResolvedPolicy
 
 
 def smallest_batch(loader: Any) -> int | None:
@@ -39,12 +39,7 @@ def single_valued(network: nn.Module, resolved: ResolvedPolicy, inputs: Tensor, 
     for name, module in network.named_modules():
         trains = name in recalibrated or any(name not in phase.held for phase in resolved.phases)
         synchronised = isinstance(module, nn.SyncBatchNorm) and processes > 1
-        if (
-            isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and is_batch_norm(module)
-            and trains
-            and not synchronised
-        ):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and trains and not synchronised:
 
             def note(_: nn.Module, arguments: tuple[Tensor, ...], name: str = name) -> None:
                 if arguments[0].numel() == arguments[0].shape[1]:

@@ -238,7 +238,7 @@ def resumed(case: Case, rank: int, folder: Path) -> dict[str, Any]:
     saver = ModelCheckpoint(dirpath=folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     whole = run(case, rank, same=True, callbacks=[saver])
     again = {}
-    # Every other one: before, at and after each thaw all the same.
+    # Every other one: before, at and after each phase change all the same.
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: int(path.stem.partition("=")[2]))[::2]:
         try:
             again[path.stem] = run(case, rank, same=True, ckpt_path=path)

@@ -1,4 +1,4 @@
-"""A network that obeys a phase, whoever calls `train()`, and in whatever form it travels."""
+"""A network in a phase: flags and modes, also after `train()`, in copies, and converted."""
 
 import copy
 import pickle
@@ -48,14 +48,14 @@ def test_a_network_left_in_eval_mode_is_put_into_training_mode():
 @pytest.mark.parametrize(
     "undo", [lambda net: net.train(), lambda net: net.eval().train(), lambda net: nn.Sequential(net).train()]
 )
-def test_nobody_undoes_the_modes_by_train(undo):
+def test_a_call_of_train_leaves_frozen_modules_in_eval_mode(undo):
     net = seeded_net()
     apply_phase(net, resolved("head", net=net))
     undo(net)
     assert in_training(net) == {"", "dropout", "head"}
 
 
-def test_whoever_goes_past_train_is_corrected_before_the_forward():
+def test_a_submodule_in_training_mode_is_corrected_before_the_forward():
     net = seeded_net()
     apply_phase(net, resolved("head", net=net))
     before = net.bn1.running_mean.clone()
@@ -73,11 +73,13 @@ def test_eval_stays_eval():
     assert in_training(net) == set()
 
 
-@pytest.mark.parametrize("travel", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
-def test_copies_obey_too_and_on_their_own(travel):
+@pytest.mark.parametrize(
+    "make_copy", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"]
+)
+def test_copies_have_guards_of_their_own(make_copy):
     net = seeded_net()
     apply_phase(net, resolved("head", net=net))
-    other = travel(net)
+    other = make_copy(net)
     other.eval()
     other.train()
     assert in_training(other) == {"", "dropout", "head"}
@@ -111,7 +113,7 @@ def test_state_dict_keys_and_parameter_count_are_the_same_for_every_policy(mode)
 
 
 @pytest.mark.parametrize(
-    ("mode", "statistics_move", "affine_trains"),
+    ("mode", "statistics_change", "affine_trains"),
     [
         ("frozen", False, False),
         ("drift", True, False),
@@ -120,7 +122,7 @@ def test_state_dict_keys_and_parameter_count_are_the_same_for_every_policy(mode)
         ("train", True, True),
     ],
 )
-def test_what_each_batch_norm_mode_lets_move(mode, statistics_move, affine_trains):
+def test_what_each_batch_norm_mode_lets_change(mode, statistics_change, affine_trains):
     net = seeded_net()
     apply_phase(net, resolved("head", net=net, batch_norm=mode))
     before = copy.deepcopy(net.state_dict())
@@ -129,16 +131,16 @@ def test_what_each_batch_norm_mode_lets_move(mode, statistics_move, affine_train
         optimizer.zero_grad()
         net.train()(torch.randn(4, 3, 8, 8)).square().sum().backward()
         optimizer.step()
-    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     expected = {"head.weight", "head.bias"}
     for norm in ("bn1", "bn2"):
         expected |= {
-            f"{norm}.{key}" for key in ("running_mean", "running_var", "num_batches_tracked") if statistics_move
+            f"{norm}.{key}" for key in ("running_mean", "running_var", "num_batches_tracked") if statistics_change
         }
         expected |= {f"{norm}.{key}" for key in ("weight", "bias") if affine_trains}
-    assert moved == expected
-    assert not moved & set(frozen_tensors(net, resolved("head", net=net, batch_norm=mode)))
-    assert moved | set(frozen_tensors(net, resolved("head", net=net, batch_norm=mode))) == set(before)
+    assert changed == expected
+    assert not changed & set(frozen_tensors(net, resolved("head", net=net, batch_norm=mode)))
+    assert changed | set(frozen_tensors(net, resolved("head", net=net, batch_norm=mode))) == set(before)
 
 
 def test_a_frozen_part_behind_a_trainable_one_lets_gradients_through():
@@ -150,7 +152,7 @@ def test_a_frozen_part_behind_a_trainable_one_lets_gradients_through():
     assert net.bn2.training is False
 
 
-def test_somebody_elses_flag_is_seen():
+def test_a_flag_that_was_set_elsewhere_is_found():
     net = TinyNet()
     phase = resolved("head", net=net)
     apply_phase(net, phase)
@@ -160,7 +162,7 @@ def test_somebody_elses_flag_is_seen():
     assert misplaced_flags(net, phase) == ["conv1.bias", "head.bias"]
 
 
-def test_a_compiled_wrapper_is_seen_through():
+def test_a_compiled_network_is_unwrapped():
     net = seeded_net()
     compiled = torch.compile(net, backend="eager")
     phase = FreezePolicy.static("head").resolve(compiled).phases[0]
@@ -170,7 +172,7 @@ def test_a_compiled_wrapper_is_seen_through():
     assert in_training(net) == {"", "dropout", "head"}
 
 
-def test_holding_again_replaces_the_hold():
+def test_holding_again_replaces_the_guards():
     net = seeded_net()
     for selector in ("head", "conv1"):
         hold_modes(net, resolved(selector, net=net))

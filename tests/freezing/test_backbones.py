@@ -60,7 +60,7 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_gradual_thaw(name):
+def test_gradual_unfreezing_trains_each_phase_exactly(name):
     build, phases = POLICIES[name]
     torch.manual_seed(0)
     net = build()

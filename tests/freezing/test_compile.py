@@ -1,4 +1,4 @@
-"""Promise 5: a thaw stays right under torch.compile, in either form."""
+"""Promise 5: phases change correctly under torch.compile, in either form."""
 
 from typing import Any
 

@@ -87,10 +87,10 @@ def test_frozen_tensors_are_bit_identical(way, policy):
     ours.fit(module, loader(), loader(2))
     for phase in schedule.resolved.phases:
         start, end = snapshots.starts[phase.name], snapshots.ends[phase.name]
-        moved = {name for name in start if not torch.equal(start[name], end[name])}
+        changed = {name for name in start if not torch.equal(start[name], end[name])}
         statistics = {name for name in start if "running" in name or "tracked" in name}
-        # A batch norm that trains moves its statistics, too.
-        assert moved == phase.trainable | (statistics if phase.name == "all" else set()), phase.name
+        # A batch norm that trains changes its statistics, too.
+        assert changed == phase.trainable | (statistics if phase.name == "all" else set()), phase.name
     if policy is HEAD_ONLY:
         after = module.net.state_dict()
         assert {name for name in before if not torch.equal(before[name], after[name])} == {"head.weight", "head.bias"}
@@ -137,7 +137,7 @@ class Meddler(pl.Callback):
 
 @pytest.mark.parametrize("name", ["net.conv1.bias", "net.bn2.running_var", "net.bn1.num_batches_tracked"])
 @pytest.mark.parametrize("step", [2, 7])
-def test_the_audit_stops_a_run_in_which_a_frozen_tensor_moved(name, step):
+def test_the_audit_stops_a_run_in_which_a_frozen_tensor_changed(name, step):
     policy = FreezePolicy.from_dict(
         {"phases": [{"name": "a", "train": ["head"], "until": {"steps": 4}}, {"name": "b", "train": ["conv2", "head"]}]}
     )
@@ -148,14 +148,14 @@ def test_the_audit_stops_a_run_in_which_a_frozen_tensor_moved(name, step):
     assert schedule.verdict()["audits"][-1]["moved"] == [name.removeprefix("net.")]
 
 
-def test_somebody_who_sets_a_flag_is_stopped_by_name():
-    class Thawer(pl.Callback):
+def test_a_flag_set_by_another_callback_stops_the_run():
+    class Unfreezes(pl.Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             pl_module.net.conv2.requires_grad_(True)
 
     schedule = FreezingSchedule(policy=FreezePolicy.static("head"), attribute="net")
     with pytest.raises(RuntimeError, match=r"requires_grad of conv2.weight, conv2.bias was changed outside"):
-        trainer([schedule, Thawer()], max_epochs=1).fit(TinyModule(), loader())
+        trainer([schedule, Unfreezes()], max_epochs=1).fit(TinyModule(), loader())
 
 
 def test_half_precision_with_a_scaler():

@@ -127,7 +127,7 @@ def test_a_warmup_goes_on_through_the_next_phase():
     assert factors.at(1, [(0, 0), (2, 0)], 3) == [1.0, 4 / 8]
 
 
-def test_what_is_frozen_again_warms_up_again_when_it_thaws():
+def test_a_refrozen_part_warms_up_again_when_it_is_unfrozen():
     phases = [("a", ["all"]), ("b", ["head"]), ("c", ["all"])]
     policy = FreezePolicy.from_dict(
         {

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torchvision
 import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from frostline.config.freeze import FREEZE
 from frostline.freezing import FreezePolicy, write_policy
@@ -30,10 +32,6 @@ MEANING = {
 }
 
 
-def policy_of(name):
-    return FreezePolicy.from_dict({key: value for key, value in PRESETS[name].items() if key != "name"})
-
-
 def test_every_preset_is_here_and_in_the_schema():
     assert set(PRESETS) == set(FREEZE) == {*MEANING, "file"}
     assert all(values["name"] == name for name, values in PRESETS.items())
@@ -42,7 +40,7 @@ def test_every_preset_is_here_and_in_the_schema():
 @pytest.mark.parametrize("name", MEANING)
 def test_a_preset_means_what_its_name_says(name):
     FREEZE[name].model_validate(PRESETS[name])
-    resolved = policy_of(name).resolve(NET)
+    resolved = FreezePolicy.preset(name).resolve(NET)
     tensors, lines = MEANING[name]
     assert [len(phase.trainable) for phase in resolved.phases] == tensors
     assert [resolved.frost_line(phase) for phase in resolved.phases] == lines
@@ -53,19 +51,39 @@ def test_every_key_of_the_schema_is_written_out_in_the_preset(name):
     assert set(PRESETS[name]) == set(FREEZE[name].model_fields)
 
 
+@pytest.fixture(scope="module")
+def composed():
+    """Plain policy of each preset, as the command line composes it."""
+    with initialize_config_module("frostline.conf", version_base="1.3"):
+        return {name: OmegaConf.to_container(compose("train", [f"freeze={name}"]).freeze) for name in MEANING}
+
+
+@pytest.mark.parametrize("name", MEANING)
+def test_a_preset_is_the_policy_of_the_command_line(name, composed):
+    assert composed[name].pop("name") == name
+    assert FreezePolicy.preset(name) == FreezePolicy.from_dict(composed[name])
+
+
+@pytest.mark.parametrize("name", ["haed", "file", "../train"])
+def test_an_unknown_preset_is_an_error_that_lists_the_choices(name):
+    with pytest.raises(ValueError, match=f"There is no preset `{name}`; there are .*gradual, head, none") as error:
+        FreezePolicy.preset(name)
+    assert name != "haed" or "Did you mean `head`" in str(error.value)
+
+
 def test_batch_norms_of_batch_norm_only_train_and_those_of_bias_only_keep_their_statistics():
     norms = {name for name, module in NET.named_modules() if type(module).__name__ == "BatchNorm2d"}
-    assert not policy_of("batch_norm_only").resolve(NET).phases[0].held & norms
-    assert policy_of("bias_only").resolve(NET).phases[0].held >= norms
+    assert not FreezePolicy.preset("batch_norm_only").resolve(NET).phases[0].held & norms
+    assert FreezePolicy.preset("bias_only").resolve(NET).phases[0].held >= norms
 
 
 def test_a_preset_exported_edited_and_given_back(tmp_path):
     path = tmp_path / "mine.yaml"
-    write_policy(policy_of("gradual"), path)
+    write_policy(FreezePolicy.preset("gradual"), path)
     edited = yaml.safe_load(path.read_text())
     edited["phases"][0]["until"] = {"epochs": 2}
     path.write_text(yaml.safe_dump(edited))
     FREEZE["file"].model_validate({"name": "file", "path": str(path)})
     policy = FreezePolicy.from_dict({"path": str(path)})
     assert policy.phases[0].until.epochs == 2
-    assert policy.phases[1:] == policy_of("gradual").phases[1:]
+    assert policy.phases[1:] == FreezePolicy.preset("gradual").phases[1:]

@@ -62,7 +62,7 @@ def test_an_evaluation_counts_once_per_step():
 
 
 @pytest.mark.parametrize(
-    ("until", "warmups", "told"),
+    ("until", "warmups", "messages"),
     [
         ({"steps": 8}, (8, 32), []),
         ({"steps": 8}, (9, 0), ["`p0` lasts 8 steps, fewer than its warmup_steps=9: .* reach 89% of"]),
@@ -81,11 +81,11 @@ def test_an_evaluation_counts_once_per_step():
     ],
     ids=str,
 )
-def test_a_warm_up_that_is_longer_than_its_phase_is_told(until, warmups, told):
+def test_a_warm_up_that_is_longer_than_its_phase_is_reported(until, warmups, messages):
     plain = policy(until).to_dict()
     for phase, steps in zip(plain["phases"], warmups, strict=True):
         phase["warmup_steps"] = steps
     found = warmup_warnings(FreezePolicy.from_dict(plain), steps_per_epoch=10, total_steps=40)
-    assert len(found) == len(told)
-    for message, pattern in zip(found, told, strict=True):
+    assert len(found) == len(messages)
+    for message, pattern in zip(found, messages, strict=True):
         assert re.search(pattern, message)

@@ -1,4 +1,4 @@
-"""Promises 3 and 4 under DDP: two processes that see different data end up with one network, after every thaw.
+"""Promises 3 and 4 under DDP: two processes that see different data train one network in every phase.
 
 One pair of gloo processes runs all cases (`ranks.py`); the tests read what each rank wrote down.
 """
@@ -41,14 +41,14 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ranks_are_bit_identical_after_every_thaw(ranks, name):
+def test_ranks_are_bit_identical_in_every_phase(ranks, name):
     one, other = both(ranks, name)
     assert len(one["phases"]) == len(CASES[name].policy["phases"])
     for (phase, step, tensors), (other_phase, other_step, other_tensors) in zip(
         one["phases"], other["phases"], strict=True
     ):
         assert (phase, step) == (other_phase, other_step)
-        # Statistics of a batch norm that follows its own rank's data meet again only at the next thaw's broadcast.
+        # Statistics of a batch norm that follows its own rank's data are equal again at the next phase's broadcast.
         assert differing(tensors, other_tensors) == []
     parameters = [name for name, _ in CASES[name].network().named_parameters()]
     assert differing({key: one["final"][key] for key in parameters}, other["final"]) == []
@@ -84,7 +84,7 @@ def test_a_metric_phase_ends_at_once_on_all_ranks_by_the_mean_of_their_values(ra
     assert "val/loss" in one["history"][1]["reason"]
 
 
-def test_a_thaw_without_a_new_reducer_is_caught_by_name_on_both_ranks(ranks):
+def test_unfreezing_without_a_new_reducer_is_an_error_on_both_ranks(ranks):
     for result in both(ranks, "unreduced"):
         assert "Phase `middle`: conv2.weight, conv2.bias: the ranks have different gradients" in result["error"]
         assert "head" not in result["error"]
@@ -101,7 +101,7 @@ def test_two_ranks_resumed_from_any_step_equal_the_uninterrupted_run(ranks, name
             assert str(resumed["optimizer"]) == str(whole["optimizer"]), step
 
 
-def test_fsdp2_resumes_exactly_in_the_first_phase_and_is_refused_after_a_thaw(ranks):
+def test_fsdp2_resumes_exactly_in_the_first_phase_and_is_refused_in_a_later_one(ranks):
     """Lightning loads the optimizer of a sharded run before any callback, and drops what was frozen at the start."""
     for result in both(ranks, "resumed_fsdp2"):
         whole, again = result["whole"], result["again"]

@@ -1,7 +1,7 @@
 """Promise 4: a run resumed from any checkpoint is the uninterrupted run, bit for bit.
 
 Every row of the matrix is one optimizer, scheduler and policy; its columns are checkpoints of every kind: after each
-optimizer step (the last batch before a thaw and inside metric phases among them), after each validation, and at each
+optimizer step (the last batch of a phase and inside metric phases among them), after each validation, and at each
 epoch's end: 24 a row, of which the default run takes 8. Order of the data, augmentation and dropout are in play; they
 are `ExactResume`'s part.
 """

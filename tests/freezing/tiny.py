@@ -1,5 +1,6 @@
-"""Networks, modules and data small enough to train in milliseconds."""
+"""Networks, modules, data and fits small enough to train in milliseconds."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -7,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from frostline.freezing import FreezePolicy, FreezingSchedule
 
 CLASSES, SIDE = 3, 8
 
@@ -44,7 +47,7 @@ class TinyNet(nn.Module):
 
 
 class TinyModule(pl.LightningModule):
-    """A plain LightningModule that has never heard of frostline."""
+    """A plain LightningModule without frostline."""
 
     def __init__(self, network: nn.Module | None = None, optimizer: Any = None, scheduler: Any = None) -> None:
         super().__init__()
@@ -78,7 +81,7 @@ def seeded_net(dropout: float = 0.0) -> TinyNet:
     torch.manual_seed(0)
     net = TinyNet(dropout)
     with torch.no_grad():
-        # Statistics that differ from those of the data, so that whoever moves them shows.
+        # Statistics that differ from those of the data, so that every change shows.
         for norm in (net.bn1, net.bn2):
             norm.running_mean.uniform_(-0.5, 0.5)
             norm.running_var.uniform_(0.5, 2.0)
@@ -107,3 +110,55 @@ def trainer(callbacks: list[Any], **settings: Any) -> pl.Trainer:
         "enable_model_summary": False,
     }
     return pl.Trainer(callbacks=callbacks, **{**quiet, **settings})
+
+
+class Validates(TinyModule):
+    """Logs a validation loss that is a function of the optimizer step; in the sanity check one that would be best."""
+
+    def __init__(self, value: Callable[[int], float]) -> None:
+        super().__init__()
+        self.value, self.validated = value, []
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        step = self.trainer.global_step
+        self.log("val/loss", torch.tensor(-1e9 if self.trainer.sanity_checking else float(self.value(step))))
+
+    def on_validation_end(self) -> None:
+        self.validated.append(self.trainer.global_step)
+
+
+def phases(*, until: Any, count: int = 3, **region: str) -> FreezePolicy:
+    """The last `count` of `head`, `middle` (conv2 and head) and `all`; all but the last end by `until`."""
+    names = [("head", ["head"]), ("middle", ["conv2", "head"]), ("all", ["all"])][-count:]
+    timed = [{"name": name, "train": train, "until": until} for name, train in names]
+    del timed[-1]["until"]
+    return FreezePolicy.from_dict({"phases": timed, **region})
+
+
+def metric(**changes: Any) -> dict[str, Any]:
+    return {"metric": "val/loss", "mode": "min", "patience": 2, "max_epochs": 6, **changes}
+
+
+def fit(
+    policy: Any,
+    *,
+    module: Any = None,
+    batches: int = 4,
+    attribute: str | None = "net",
+    callbacks: Sequence[Any] = (),
+    before: Sequence[Any] = (),
+    options: dict[str, Any] | None = None,
+    resume: Any = None,
+    **settings: Any,
+) -> FreezingSchedule:
+    """The schedule of a finished fit of 4 epochs; `before` and `callbacks` stand around it in the trainer's list."""
+    schedule = FreezingSchedule(policy=policy, attribute=attribute, **(options or {}))
+    ours = trainer([*before, schedule, *callbacks], **{"max_epochs": 4, **settings})
+    more = {} if resume is None else {"ckpt_path": resume, "weights_only": True}
+    ours.fit(TinyModule() if module is None else module, loader(batches), loader(2), **more)
+    return schedule
+
+
+def starts(schedule: FreezingSchedule) -> list[tuple[str, int, int]]:
+    """Name, first optimizer step and epoch of each phase."""
+    return [(entry["phase"], entry["step"], entry["epoch"]) for entry in schedule.history]
