@@ -2,23 +2,29 @@
 
 from collections.abc import Sequence
 from io import StringIO
+from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
-from rich.table import Table
+if TYPE_CHECKING:  # rich is imported on use: a freezing policy needs none
+    from rich.console import RenderableType
+    from rich.table import Table
 
 WIDTH = 120  # columns of a table that goes to a log or a file
 
 
-def new_table(*columns: str, left: Sequence[str] = ()) -> Table:
+def new_table(*columns: str, left: Sequence[str] = ()) -> "Table":
     """An empty table without borders: the first column and those in `left` are aligned left, numbers right."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 or column in left else "right", overflow="fold")
     return table
 
 
-def as_text(renderable: RenderableType, *, width: int = WIDTH) -> str:
+def as_text(renderable: "RenderableType", *, width: int = WIDTH) -> str:
     """The lines as plain text, without colours and trailing spaces."""
+    from rich.console import Console
+
     text = StringIO()
     Console(file=text, width=width, color_system=None, markup=False, emoji=False).print(renderable)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from frostline.data.digits import Digits
@@ -149,3 +150,11 @@ def test_the_digits_split_is_seeded():
 
 def test_digits_without_validation():
     assert Digits(val_fraction=0.0).dataset("val") is None
+
+
+def test_digits_are_scikit_learns_to_the_bit():
+    splits = [Digits(test_fraction=0.5, val_fraction=0).dataset(split) for split in ("train", "test")]
+    ours = sorted((label, image.numpy()[0].tobytes()) for split in splits for image, label in split)
+    theirs = load_digits()
+    grey = (theirs.images * (255 / 16)).round().astype(np.uint8)
+    assert ours == sorted(zip(theirs.target.tolist(), (image.tobytes() for image in grey), strict=True))

@@ -33,6 +33,8 @@ def test_the_wheel_in_a_clean_venv_trains_from_any_folder(tmp_path: Path) -> Non
     constraints = ROOT / "constraints.txt"
     run(uv, "pip", "install", "--quiet", "--python", python, "-c", constraints, wheel, cwd=tmp_path)
     frostline = tmp_path / "venv/bin/frostline"
+    absent = "[name for name in ('sklearn', 'scipy', 'wandb', 'tensorboard') if importlib.util.find_spec(name) is None]"
+    assert "4" in run(python, "-c", f"import importlib.util; print(len({absent}))", cwd=tmp_path)
     where = tmp_path / "somewhere else"
     where.mkdir()
     assert "site-packages" in run(python, "-c", "import frostline.conf as c; print(c.__path__[0])", cwd=where)

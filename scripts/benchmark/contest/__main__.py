@@ -134,7 +134,7 @@ class Contest:
             given = ["--given", str(options.weights.resolve())] if options.weights else []
             subprocess.run([*command, *given], env=self.environment, cwd=ROOT, check=True)
         for name in options.contestants:
-            python, modules = sys.executable, "frostline.commands.train, frostline.commands.build, sklearn"
+            python, modules = sys.executable, "frostline.commands.train, frostline.commands.build"
             if name in PEERS:
                 python, modules = str(python_of(name)), IMPORTS[name]
             subprocess.run([python, "-c", f"import {modules}"], env=self.environment, check=True, capture_output=True)

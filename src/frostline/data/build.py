@@ -10,7 +10,7 @@ from frostline.data.transforms import Augmentation
 from frostline.nearest import suggest
 from frostline.signatures import construct, find_class
 
-# Imported when chosen: scikit-learn and torchvision's datasets are slow to import.
+# Imported when chosen: torchvision's datasets are slow to import.
 SOURCES: Mapping[str, str] = {
     "random": "frostline.data.random_noise.RandomNoise",
     "synthetic": "frostline.data.synthetic.Synthetic",

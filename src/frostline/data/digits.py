@@ -1,9 +1,11 @@
-"""scikit-learn's handwritten digits: 1,797 real grey images of 8 x 8 pixels that come with the library."""
+"""Handwritten digits: 1,797 real grey images of 8 x 8 pixels, in the package as scikit-learn ships them."""
 
+import gzip
 from collections.abc import Sequence
+from importlib.resources import files
 
+import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from frostline.data.source import ArrayImages, LabelledImages
 from frostline.data.splitting import stratified_split
@@ -13,9 +15,11 @@ class Digits:
     """The digits 0 to 9, split by a seeded stratified split; grey values 0 … 16 become 0 … 255."""
 
     def __init__(self, *, val_fraction: float = 0.1, test_fraction: float = 0.2, split_seed: int = 0) -> None:
-        bunch = load_digits()
-        self._images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)
-        self._labels = [int(label) for label in bunch.target]
+        # 64 grey values and the label in each row; licence: digits_license.txt.
+        with files("frostline.data").joinpath("digits.csv.gz").open("rb") as packed, gzip.open(packed) as file:
+            rows = np.loadtxt(file, delimiter=",")
+        self._images = torch.from_numpy(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+        self._labels = [int(label) for label in rows[:, -1]]
         self._parts = stratified_split(
             self._labels,
             fractions={"val": val_fraction, "test": test_fraction},

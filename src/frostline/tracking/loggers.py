@@ -1,6 +1,7 @@
 """Loggers that write into the run folder."""
 
 import csv
+import importlib.util
 import os
 import secrets
 import textwrap
@@ -54,11 +55,19 @@ def build_loggers(loggers: Mapping[str, Any], *, folder: Path, settings: Mapping
     """The chosen loggers, each given the resolved config as a nested dictionary.
 
     `loggers` maps `csv`, `tensorboard`, `wandb` to their options.
+
+    Raises:
+        ValueError: TensorBoard is not installed; a W&B run could not be started.
     """
     built: list[Logger] = []
     if "csv" in loggers:
         built.append(MetricsFile(folder))
     if "tensorboard" in loggers:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ValueError(
+                "logger.tensorboard: the package tensorboard is not installed. Type `pip install tensorboard`, or "
+                "choose logger=csv."
+            )
         tensorboard = TensorBoardLogger(save_dir=folder, name="", version="tensorboard", default_hp_metric=False)
         tensorboard.log_hyperparams(dict(settings))  # hparams.yaml beside the events, which TensorBoard does not show
         as_code = textwrap.indent(yaml.safe_dump(dict(settings), sort_keys=False), "    ")
