@@ -1,26 +1,27 @@
 import io
 import re
+from importlib.resources import files
 
 import pytest
 import torch
 from rich.cells import cell_len
 from torchvision.models import resnet18
 
-from frostline.autograd.tour import Tour, TourFailure, terminal
-from frostline.autograd.tour.chapters import CHAPTERS, tell_all
-from frostline.autograd.tour.exact_gradients import exact_gradients
-from frostline.autograd.tour.telling import all_close, cells_of, error_of, title_of
-from frostline.autograd.tour.voices import Document
+from frostline.autograd.tour import Tour, TourFailure, all_close, error_of, terminal
+from frostline.autograd.tour.publish import document
+from frostline.autograd.tour.renderers import Document
+from frostline.autograd.tour.run import chapters
+
+SOURCE = files("frostline.autograd.tour").joinpath("chapters.md").read_text(encoding="utf-8")
+CELLS = [cell for cells in chapters().values() for cell in cells]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def text(tmp_path_factory):
     """The whole tour, as a document."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("empty")))
-        voice = Document()
-        tell_all(Tour(voice=voice))
-        return voice.text()
+        return document()[0]
 
 
 @pytest.mark.parametrize(
@@ -58,20 +59,21 @@ def told(tmp_path_factory):
         "original layer = Linear(in_features=512, out_features=1000, bias=True)",
         "updated layer = Linear(in_features=512, out_features=10, bias=True)",
         "graph = 6 nodes, 2 leaves",
-        "moved = fc.weight, fc.bias",
+        "changed = fc.weight, fc.bias",
         "✓ 60 gradients are still None",
-        "moved with zeros by = -0.0090",
+        "changed with zeros by = -0.0090",
         "✓ zeros: w ← w − lr · 0.1 · w",
         "✓ it drifts in training mode though all of bn1 is frozen",
     ],
 )
-def test_the_tour_shows_every_statement_of_the_notebook_with_its_value(told, line):
-    assert line in told.splitlines()
+def test_the_tour_shows_every_statement_of_the_notebook_with_its_value(text, line):
+    assert line in text.splitlines()
 
 
-def test_the_chapters_follow_the_notebooks_order(told):
-    titles = [line.removeprefix("## ") for line in told.splitlines() if line.startswith("## ")]
-    assert titles == [title_of(chapter) for chapter in CHAPTERS]
+def test_the_chapters_follow_the_notebooks_order(text):
+    titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    assert titles == list(chapters())
+    assert text.count("```python") == sum(bool(cell.shown) for cell in CELLS)
     statements = (
         "data = torch.rand(1, 3, 64, 64)", "labels = torch.rand(1, 1000)", "prediction = model(data)",
         "loss = (prediction - labels).sum()", "loss.backward()",
@@ -84,34 +86,31 @@ def test_the_chapters_follow_the_notebooks_order(told):
     )  # fmt: skip
     place = 0
     for statement in statements:
-        place = told.index(statement, place) + 1
+        place = text.index(statement, place) + 1
 
 
-def test_random_weights_are_said_to_be_random(told):
-    assert "weights = random (ImageNet's are not in torchvision's cache)" in told
+def test_random_weights_are_said_to_be_random(text):
+    assert "weights = random (ImageNet's are not in torchvision's cache)" in text
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_is_legible_in_80_and_120_columns(width):
     out = io.StringIO()
-    tell_all(Tour(voice=terminal(out, width=width)))
+    Tour(terminal(out, width=width)).run()
     lines = out.getvalue().splitlines()
     assert max(cell_len(line.rstrip()) for line in lines) <= width
-    assert "\x1b" not in out.getvalue()  # no colour codes where nobody can see colours
+    assert "\x1b" not in out.getvalue()  # no colour codes in a file
     assert sum("✓" in line for line in lines) > 50
     # Each statement stands on one line; a wrapped one would not be found.
     assert any(line.strip() == "optim = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.95)" for line in lines)
 
 
 def test_no_line_of_code_is_too_long_for_80_columns():
-    long = [
-        line for chapter in CHAPTERS for cell in cells_of(chapter) for line in cell.shown.splitlines() if len(line) > 76
-    ]
-    assert long == []
+    assert [line for cell in CELLS for line in cell.shown.splitlines() if len(line) > 76] == []
 
 
 def test_a_claim_that_does_not_hold_stops_the_tour_and_is_named(monkeypatch):
-    tour = Tour(voice=Document())
+    tour = Tour(Document())
     with pytest.raises(TourFailure, match="The tour's claim does not hold: 2 is 3"):
         tour.check("2 is 3", 2 == 3)
     # A broken power: 3a² instead of 3a³. The tour must notice by itself.
@@ -120,7 +119,7 @@ def test_a_claim_that_does_not_hold_stops_the_tour_and_is_named(monkeypatch):
         torch.Tensor, "__pow__", lambda tensor, exponent: power(tensor, 2 if exponent == 3 else exponent)
     )
     with pytest.raises(TourFailure, match=r"does not hold: Q = \(56, 143\)"):
-        tour.tell(exact_gradients)
+        tour.run_chapter("Differentiation in autograd")
 
 
 def test_an_optimizer_that_ignores_momentum_is_noticed(monkeypatch):
@@ -131,7 +130,7 @@ def test_an_optimizer_that_ignores_momentum_is_noticed(monkeypatch):
 
     monkeypatch.setattr(torch.optim.SGD, "__init__", without_momentum)
     with pytest.raises(TourFailure, match="the second step is"):
-        tell_all(Tour(voice=Document()))
+        Tour(Document()).run()
 
 
 def test_weights_may_be_passed_in_as_a_state_dict_or_a_file(tmp_path):
@@ -139,7 +138,7 @@ def test_weights_may_be_passed_in_as_a_state_dict_or_a_file(tmp_path):
     state = resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "mine.pth")
     for weights, origin in ((state, "passed in"), (tmp_path / "mine.pth", "from mine.pth")):
-        tour = Tour(voice=Document(), weights=weights)
+        tour = Tour(Document(), weights=weights)
         assert torch.equal(tour.weights["conv1.weight"], state["conv1.weight"])
         assert tour.weights_are == origin
 
@@ -150,23 +149,23 @@ def test_cached_weights_are_used(tmp_path, monkeypatch):
     torch.manual_seed(6)
     state = resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
-    tour = Tour(voice=Document())
+    tour = Tour(Document())
     assert torch.equal(tour.weights["conv1.weight"], state["conv1.weight"])
     assert tour.weights_are == "from resnet18-f37072fd.pth"
 
 
 def test_wrong_weights_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There are no weights at .*none\.pth"):
-        Tour(voice=Document(), weights=tmp_path / "none.pth")
+        Tour(Document(), weights=tmp_path / "none.pth")
     with pytest.raises(ValueError, match="must be the state dict of a torchvision ResNet-18 with 1,000 classes"):
-        Tour(voice=Document(), weights=resnet18(weights=None, num_classes=10).state_dict())
+        Tour(Document(), weights=resnet18(weights=None, num_classes=10).state_dict())
 
 
 def test_making_random_weights_leaves_the_random_state_alone():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    Tour(voice=Document())
+    Tour(Document())
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -176,8 +175,8 @@ def test_a_call_without_an_error_is_not_taken_for_one():
     assert not all_close([torch.zeros(2)], [torch.full((2,), 1e-3)])
 
 
-def test_shown_code_has_neither_the_tours_own_calls_nor_notes_for_linters():
-    for chapter in CHAPTERS:
-        for cell in cells_of(chapter):
-            assert not re.search(r"\btour\.(say|show|check|draw)|noqa|^assert", cell.shown, re.MULTILINE)
-            assert "tour.say" not in cell.code
+def test_shown_code_has_neither_imports_nor_the_tours_own_calls():
+    assert len(CELLS) == sum("```python" in line for line in SOURCE.splitlines())
+    for cell in CELLS:
+        assert not re.search(r"^\s*(tour\.|import|from)", cell.shown, re.MULTILINE)
+    assert all(cell.prose for cells in chapters().values() for cell in cells[1:])

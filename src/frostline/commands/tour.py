@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from frostline.autograd.tour import Tour, terminal
-from frostline.autograd.tour.chapters import tell_all
 from frostline.commands.failures import explained
 
 
 @explained
 def run(settings: Mapping[str, Any]) -> None:
-    """Tell the whole tour in the terminal."""
-    tell_all(Tour(voice=terminal(width=settings["width"]), weights=settings["weights"]))
+    """Run the whole tour in the terminal."""
+    Tour(terminal(width=settings["width"]), weights=settings["weights"]).run()

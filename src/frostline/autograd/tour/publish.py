@@ -1,20 +1,16 @@
-"""The tour as a document and as a notebook, made from the chapters' own source."""
+"""The tour as a document and as a notebook."""
 
-import ast
-import inspect
 import json
-from collections.abc import Callable
 from typing import Any
 
 from frostline.autograd.drawing import Drawing
-from frostline.autograd.tour.chapters import CHAPTERS, tell_all
-from frostline.autograd.tour.telling import Tour, cells_of, title_of
-from frostline.autograd.tour.voices import Document
+from frostline.autograd.tour.renderers import Document
+from frostline.autograd.tour.run import Tour, chapters
 
 TITLE = "# A gentle introduction to autograd"
 INTRODUCTION = (
-    "This is the notebook that frostline grew from, as something that runs. `frostline tour` tells it in the terminal; "
-    "`docs/autograd.md` and `docs/autograd.ipynb` are made from the same code by `scripts/publish_tour.py`, and a test "
+    "This is the notebook that frostline grew from, as something that runs. `frostline tour` shows it in the terminal; "
+    "`docs/autograd.md` and `docs/autograd.ipynb` are made from the same file by `scripts/publish_tour.py`, and a test "
     "fails where they differ from it. A ✓ marks a claim that was checked against the mathematics while this was made. "
     "The document leaves the imports out; the notebook has them.\n\n"
     "The same on a network of your own: `frostline graph` and `frostline gradients` take a run's overrides or a "
@@ -22,32 +18,29 @@ INTRODUCTION = (
     "`frostline.autograd.gradient_flow`) is a Lightning callback that logs what reaches each stage, and "
     "`check_gradient` (in `frostline.autograd.check`) checks a head or a loss against finite differences."
 )
-SETUP = """from frostline.autograd.tour import Tour
-from frostline.autograd.tour.voices import Notebook
+SETUP = """from frostline.autograd.tour import Notebook, Tour
 
-tour = Tour(voice=Notebook())  # weights=… takes a state dict of your own"""
+tour = Tour(Notebook())  # weights=… takes a state dict of your own"""
 
 
 def document() -> tuple[str, dict[str, Drawing]]:
     """Run the tour: (Markdown with code and output, pictures by name, linked as `figures/<name>.svg`)."""
-    voice = Document()
-    tell_all(Tour(voice=voice))
-    return f"{TITLE}\n\n{INTRODUCTION}\n\n{voice.text()}", voice.pictures
+    renderer = Document()
+    Tour(renderer).run()
+    return f"{TITLE}\n\n{INTRODUCTION}\n\n{renderer.text()}", renderer.pictures
 
 
 def notebook() -> str:
     """The tour as a Jupyter notebook (nbformat 4.5) that has not run yet."""
-    cells = [_cell("markdown", f"{TITLE}\n\n{INTRODUCTION}", 0), _cell("code", SETUP, 1)]
-    for chapter in CHAPTERS:
-        cells.append(_cell("markdown", f"## {title_of(chapter)}", len(cells)))
-        cells.append(_cell("code", "\n".join(_imports(chapter)), len(cells)))
-        for cell in cells_of(chapter):
-            cells.append(_cell("markdown", cell.prose, len(cells)))
-            if cell.code:
-                cells.append(_cell("code", cell.code, len(cells)))
+    sources = [("markdown", f"{TITLE}\n\n{INTRODUCTION}"), ("code", SETUP)]
+    for title, cells in chapters().items():
+        sources.append(("markdown", f"## {title}"))
+        for cell in cells:
+            sources += [("markdown", cell.prose), ("code", cell.code)]
+    numbered = [_cell(kind, text, number) for number, (kind, text) in enumerate(part for part in sources if part[1])]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return json.dumps(
-        {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5},
+        {"cells": numbered, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5},
         ensure_ascii=False,
         indent=1,
     )
@@ -58,10 +51,3 @@ def _cell(kind: str, source: str, number: int) -> dict[str, Any]:
     if kind == "code":
         cell |= {"execution_count": None, "outputs": []}
     return cell
-
-
-def _imports(chapter: Callable[[Tour], None]) -> list[str]:
-    module = inspect.getmodule(chapter)
-    assert module is not None
-    body = ast.parse(inspect.getsource(module)).body
-    return [ast.unparse(statement) for statement in body if isinstance(statement, ast.Import | ast.ImportFrom)]
