@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Tensor
 
 from frostline.batch_of_one import single_valued, smallest_batch
 from frostline.classifier import ImageClassifier
-from frostline.data.order import EpochBatches
+from frostline.data.order import ResumableBatchSampler
 from frostline.freezing.policy import FreezePolicy
 
 IMAGES = {"classes": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 8, "resize": 1.0}
@@ -68,7 +68,7 @@ def test_the_smallest_batch() -> None:
     assert smallest_batch(DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 2, False))) == 1
     assert smallest_batch(DataLoader(data, batch_size=None)) is None
     assert smallest_batch([1, 2]) is None
-    batches = partial(EpochBatches, order=lambda _: torch.arange(9), position=lambda: (0, 0))
+    batches = partial(ResumableBatchSampler, order=lambda _: torch.arange(9), position=lambda: (0, 0))
     assert smallest_batch(DataLoader(data, batch_sampler=batches(length=9, batch_size=4, world_size=4))) == 1
     assert smallest_batch(DataLoader(data, batch_sampler=batches(length=9, batch_size=4, world_size=2))) == 2
     assert smallest_batch(DataLoader(data, batch_sampler=batches(length=1, batch_size=4))) == 1

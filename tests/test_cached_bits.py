@@ -14,7 +14,8 @@ import yaml
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from frostline.classifier import ImageClassifier
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.loading import Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.freezing.policy import BatchNormMode, FreezePolicy

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from frostline.classifier import ImageClassifier
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.loading import Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.fast_path import why_not_kept

@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 from torchmetrics import CatMetric, MeanMetric
 
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.loading import Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.resume import (

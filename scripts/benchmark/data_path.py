@@ -29,7 +29,7 @@ from torchvision.transforms import v2
 from frostline.data.batches import EvaluationImages, TrainingImages, stack
 from frostline.data.decoded_cache import decoded_cache
 from frostline.data.files import FileImages, LabelledFile
-from frostline.data.order import Draw
+from frostline.data.order import SampleIndex
 from frostline.data.source import LabelledImages
 from frostline.data.transforms import (
     IMAGENET_MEAN,
@@ -73,7 +73,7 @@ def frostlines(images: LabelledImages, *, crop: str) -> Callable[[int], Any]:
     # The tutorial's augmentation, so that both do the same work: frostline's own `standard` changes colours, too.
     steps = [v2.ToImage(), v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip(), v2.ToPureTensor()]
     dataset = TrainingImages(images, transform=v2.Compose(steps), seed=0)
-    return lambda index: dataset[Draw(0, index, index)][1:]
+    return lambda index: dataset[SampleIndex(0, index, index)][1:]
 
 
 def milliseconds(sample: Callable[[int], Any], count: int) -> float:

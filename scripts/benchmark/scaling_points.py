@@ -63,7 +63,8 @@ def train(*, images: int, classes: int, workers: int, epochs: int) -> Point:
 
     from frostline.classifier import ImageClassifier
     from frostline.commands.allocator import keep_freed_memory
-    from frostline.data.datamodule import ImageDataModule, Loading
+    from frostline.data.datamodule import ImageDataModule
+    from frostline.data.loading import Loading
     from frostline.data.synthetic import Synthetic
     from frostline.data.transforms import Augmentation
     from frostline.freezing.policy import FreezePolicy
@@ -72,7 +73,7 @@ def train(*, images: int, classes: int, workers: int, epochs: int) -> Point:
 
     class Fill(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-            store = pl_module._fast_path._keyed["train"].slot.get()[1]
+            store = pl_module._fast_path._keyed["train"].handle.get()[1]
             random = torch.Generator().manual_seed(0)
             for start in range(0, images, FILLED_AT_ONCE):
                 places = np.arange(start, min(images, start + FILLED_AT_ONCE))
@@ -202,8 +203,9 @@ def reading(*, shape: list[int], rows: int, batches: int) -> Point:
 def loading(*, folder: str, workers: int) -> Point:
     """Epochs of a loader that decodes JPEGs, without a network; workers are started in the first."""
     from frostline.commands.allocator import keep_freed_memory
-    from frostline.data.datamodule import ImageDataModule, Loading
+    from frostline.data.datamodule import ImageDataModule
     from frostline.data.image_folder import ImageFolder
+    from frostline.data.loading import Loading
     from frostline.data.transforms import Augmentation
 
     keep_freed_memory()

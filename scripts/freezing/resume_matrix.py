@@ -32,9 +32,10 @@ from torch import nn
 from frostline.classifier import ImageClassifier
 from frostline.data.chunk_writer import Packer
 from frostline.data.csv_table import CsvTable
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
 from frostline.data.digits import Digits
 from frostline.data.image_folder import ImageFolder
+from frostline.data.loading import Loading
 from frostline.data.random_noise import RandomNoise
 from frostline.data.source import SPLITS, ArrayImages
 from frostline.data.streaming import Streaming

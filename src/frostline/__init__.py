@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from frostline.classifier import load_classifier as load_classifier
     from frostline.data.csv_table import CsvTable as CsvTable
     from frostline.data.datamodule import ImageDataModule as ImageDataModule
-    from frostline.data.datamodule import Loading as Loading
     from frostline.data.digits import Digits as Digits
     from frostline.data.fashion_mnist import FashionMNIST as FashionMNIST
     from frostline.data.image_folder import ImageFolder as ImageFolder
+    from frostline.data.loading import Loading as Loading
     from frostline.data.random_noise import RandomNoise as RandomNoise
     from frostline.data.source import ArrayImages as ArrayImages
     from frostline.data.source import ImageSource as ImageSource
@@ -37,7 +37,8 @@ _MODULES = {
     "autograd.gradient_flow": ("GradientFlow",),
     "classifier": ("ImageClassifier", "load_classifier"),
     "data.csv_table": ("CsvTable",),
-    "data.datamodule": ("ImageDataModule", "Loading"),
+    "data.datamodule": ("ImageDataModule",),
+    "data.loading": ("Loading",),
     "data.digits": ("Digits",),
     "data.fashion_mnist": ("FashionMNIST",),
     "data.image_folder": ("ImageFolder",),

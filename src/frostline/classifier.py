@@ -29,7 +29,7 @@ from frostline.losses import CrossEntropy, total_weight
 from frostline.metrics import Evaluation
 from frostline.optim import parameter_groups
 from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
-from frostline.prefix.keyed import KeyedBatch
+from frostline.prefix.mixed_batch import MixedBatch
 from frostline.schedulers import SchedulerBuilder, constant
 from frostline.step_mean import StepMean, scale_gradients
 
@@ -40,7 +40,7 @@ PREFIX = "network."
 CHECK_EVERY_N_BATCHES = 50
 UNSUPPORTED_OPTIMIZERS = (torch.optim.LBFGS, torch.optim.SparseAdam)
 
-Batch: TypeAlias = tuple[Tensor, Tensor] | KeyedBatch
+Batch: TypeAlias = tuple[Tensor, Tensor] | MixedBatch
 OptimizerBuilder: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
 
 
@@ -305,7 +305,7 @@ class ImageClassifier(lightning.LightningModule):
         if loss.is_cuda and batch_idx % CHECK_EVERY_N_BATCHES:
             return
         if not torch.isfinite(loss):
-            images = batch.images if isinstance(batch, KeyedBatch) else batch[0]
+            images = batch.images if isinstance(batch, MixedBatch) else batch[0]
             what = f"{name} became {loss.item()}"
             raise diverged(what, step=self.global_step, epoch=self.current_epoch, images=images)
 
@@ -385,7 +385,7 @@ class ImageClassifier(lightning.LightningModule):
 
     def _logits(self, split: str, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes) and targets."""
-        if isinstance(batch, KeyedBatch):
+        if isinstance(batch, MixedBatch):
             assert self._fast_path is not None
             return self._fast_path.logits(split, batch, self), batch.targets
         images, targets = batch

@@ -17,16 +17,16 @@ import torchvision
 from torch import Tensor, nn
 
 from frostline.data.datamodule import ImageDataModule
-from frostline.data.keyed import KeyedImages
 from frostline.data.waiting import bounded
 from frostline.freezing.callback import FreezingSchedule
 from frostline.freezing.checks import is_sharded
 from frostline.freezing.lightning_internals import averages_weights
 from frostline.freezing.resolved import ResolvedPhase
 from frostline.options import FeatureCache
+from frostline.prefix.dataset import CachedFeatureDataset
 from frostline.prefix.division import FrostLine, chain_of, divide
 from frostline.prefix.key import feature_key, prefix_digest
-from frostline.prefix.keyed import KeyedBatch
+from frostline.prefix.mixed_batch import MixedBatch
 from frostline.prefix.store import FORMAT, FeatureStore, Rows, open_store
 from frostline.storage.lru import gigabytes
 
@@ -60,13 +60,13 @@ class FastPath(pl.Callback):
         self.compiled = compiled
         self.line: FrostLine | None = None
         self._phase: int | None = None
-        self._keyed: dict[str, KeyedImages] = {}
+        self._keyed: dict[str, CachedFeatureDataset] = {}
         self._counts: dict[str, dict[str, Any]] = {}
         self._unwritten: tuple[FeatureStore, np.ndarray, Tensor] | None = None
 
     # What the classifier asks.
 
-    def logits(self, split: str, batch: KeyedBatch, whole: Callable[[Tensor], Tensor]) -> Tensor:
+    def logits(self, split: str, batch: MixedBatch, whole: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (n, classes) of a batch, from its features where there are some.
 
         Args:
@@ -81,14 +81,14 @@ class FastPath(pl.Callback):
         if not len(batch.missing):
             return self.line.suffix(batch.features)
         features = self.line.prefix(self.inputs(batch.images))
-        store = self._keyed[split].slot.get()[1]
+        store = self._keyed[split].handle.get()[1]
         if store is not None:
             self._write(store, batch.rows[batch.missing], features)
         return self.line.suffix(_merged(batch, features))
 
-    def _up_to_date(self, dataset: KeyedImages, batch: KeyedBatch) -> KeyedBatch:
+    def _up_to_date(self, dataset: CachedFeatureDataset, batch: MixedBatch) -> MixedBatch:
         """The batch as it would be read now: it may have been read before the frost line moved."""
-        generation, store = dataset.slot.get()
+        generation, store = dataset.handle.get()
         if batch.generation == generation:
             return batch
         found = np.zeros(len(batch.rows), dtype=bool)
@@ -101,7 +101,7 @@ class FastPath(pl.Callback):
         else:
             with bounded(0):
                 images = dataset.decoded(batch.rows[missing]).to(device)
-        return KeyedBatch(images, missing, features.to(device), batch.rows, generation, batch.targets)
+        return MixedBatch(images, missing, features.to(device), batch.rows, generation, batch.targets)
 
     def facts(self) -> dict[str, Any]:
         """What was kept, in plain values: for each split that had a store its folder, and how many images were computed
@@ -117,8 +117,8 @@ class FastPath(pl.Callback):
         data = getattr(trainer, "datamodule", None)
         if stage not in ("fit", "test") or self.cache is None or not isinstance(data, ImageDataModule):
             return
-        data.batches_as_images()
         self._keyed = {}
+        data.replace_datasets({})
         lines = [self._divide(phase) for phase in self._phases(stage)]
         if not any(lines):
             return
@@ -128,9 +128,11 @@ class FastPath(pl.Callback):
             reason = why_not_kept(data, split, views=self.cache.views)
             if reason is None:
                 views = max(1, self.cache.views) if split == "train" and is_augmented(data) else 1
-                self._keyed[split] = data.key_batches(split, views=views)
+                images, transform = data.images_and_transform(split)
+                self._keyed[split] = CachedFeatureDataset(images, transform=transform, views=views, seed=data.seed)
             elif trainer.is_global_zero:
                 log.info("Features of the %s images are not kept: %s.", split, reason)
+        data.replace_datasets(self._keyed)
 
     def _phases(self, stage: str) -> Iterator[ResolvedPhase]:
         try:
@@ -170,7 +172,7 @@ class FastPath(pl.Callback):
         """Move to the frost line of the current phase, with the weights as they are now."""
         self.flush()
         for dataset in self._keyed.values():
-            dataset.slot.put(None)
+            dataset.handle.put(None)
         self.line = self._divide(self.schedule.phase)
         if self.line is None or self.cache is None or not self._keyed:
             return
@@ -188,7 +190,7 @@ class FastPath(pl.Callback):
         return any(name.startswith(tuple(f"{part}." for part in line.before)) for name in earlier)
 
     def _open(
-        self, trainer: "pl.Trainer", split: str, dataset: KeyedImages, *, digest: str, data: ImageDataModule
+        self, trainer: "pl.Trainer", split: str, dataset: CachedFeatureDataset, *, digest: str, data: ImageDataModule
     ) -> None:
         assert self.cache is not None
         assert self.line is not None
@@ -223,7 +225,7 @@ class FastPath(pl.Callback):
         except (OSError, ValueError) as error:
             log.warning("Features of the %s images are not kept in %s: %s.", split, self.cache.folder, error)
             return
-        dataset.slot.put(store)
+        dataset.handle.put(store)
         self._counts.setdefault(split, {"computed": 0, "read": 0}).update(store=str(store.path), rows=rows.count)
         if trainer.is_global_zero:
             log.info(
@@ -255,7 +257,7 @@ class FastPath(pl.Callback):
         except OSError as error:
             log.warning("Features are no longer kept: %s cannot be written to (%s).", store.path, error)
             for dataset in self._keyed.values():
-                dataset.slot.put(None)
+                dataset.handle.put(None)
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         self.flush()
@@ -266,11 +268,11 @@ class FastPath(pl.Callback):
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         self.flush()
         for dataset in self._keyed.values():
-            dataset.slot.put(None)
+            dataset.handle.put(None)
         self.line = self._phase = None
 
 
-def _merged(batch: KeyedBatch, computed: Tensor) -> Tensor:
+def _merged(batch: MixedBatch, computed: Tensor) -> Tensor:
     """Features (n, *shape) of a batch, some computed and some read, in the memory layout of both."""
     if len(batch.missing) == len(batch.rows):
         return computed

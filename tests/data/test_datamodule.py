@@ -10,13 +10,15 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from PIL import Image
 from torch import nn
 
-from frostline.data.datamodule import ImageDataModule, Loading, auto_workers
+from frostline.data.datamodule import ImageDataModule
 from frostline.data.digits import Digits
 from frostline.data.image_folder import ImageFolder
+from frostline.data.loading import Loading, auto_workers
 from frostline.data.random_noise import RandomNoise
 from frostline.data.source import ArrayImages
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation, eval_transform
+from frostline.prefix.dataset import CachedFeatureDataset
 
 pytestmark = [
     # Zero workers are chosen here, on purpose.
@@ -310,13 +312,14 @@ def test_the_global_batch_is_divided_among_ranks():
         assert torch.equal(parts[place % 3][0][place // 3], alone[0][place])
 
 
-@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_starts_where_the_run_stands_at_its_first_batch(keyed, workers):
+def test_a_loader_starts_where_the_run_stands_at_its_first_batch(replaced, workers):
     """Not where it stood when the iterator was made: Lightning makes it before `global_step` is restored."""
     data = on_rank(0, 1, augment=Augmentation(name="none"), loading=Loading(workers=workers))
-    if keyed:
-        data.key_batches("train")
+    if replaced:
+        images, transform = data.images_and_transform("train")
+        data.replace_datasets({"train": CachedFeatureDataset(images, transform=transform)})
     loader = data.train_dataloader()
     begun = iter(loader)
     data.trainer.global_step = data.steps_per_epoch + 3

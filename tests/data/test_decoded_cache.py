@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
 from frostline.data.decoded_cache import GIB, CachedImages, DecodedCache, cached_images
 from frostline.data.decoding import UnreadableImage
 from frostline.data.files import FileImages, LabelledFile
 from frostline.data.image_folder import ImageFolder
+from frostline.data.loading import Loading
 from frostline.data.source import ArrayImages
 from frostline.data.transforms import Augmentation
 

@@ -7,12 +7,20 @@ from collections import Counter
 import pytest
 import torch
 
-from frostline.data.order import Chunks, Draw, EpochBatches, EverySampleOnce, epoch_order, per_rank, position_after
+from frostline.data.order import (
+    Chunks,
+    ResumableBatchSampler,
+    SampleIndex,
+    UnpaddedDistributedSampler,
+    epoch_order,
+    per_rank,
+    position_after,
+)
 from frostline.data.seeding import stable_seed
 
 
 def batches(length=10, batch_size=4, position=(0, 0), rank=0, world_size=1):
-    sampler = EpochBatches(
+    sampler = ResumableBatchSampler(
         order=lambda epoch: epoch_order(epoch, length=length, seed=3),
         length=length,
         batch_size=batch_size,
@@ -61,8 +69,8 @@ def test_batches_are_slices_of_the_order_and_the_last_incomplete_one_is_dropped(
     sampler, drawn = batches()
     assert len(sampler) == 2
     assert drawn == [
-        [Draw(0, place, order[place]) for place in range(4)],
-        [Draw(0, place, order[place]) for place in range(4, 8)],
+        [SampleIndex(0, place, order[place]) for place in range(4)],
+        [SampleIndex(0, place, order[place]) for place in range(4, 8)],
     ]
 
 
@@ -127,10 +135,12 @@ def test_unknown_sampling():
 @pytest.mark.parametrize("length", [1, 7, 8, 9])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_takes_each_sample_exactly_once(length, world_size):
-    parts = [list(EverySampleOnce(range(length), rank=rank, world_size=world_size)) for rank in range(world_size)]
+    parts = [
+        list(UnpaddedDistributedSampler(range(length), rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
     assert sorted(index for part in parts for index in part) == list(range(length))
     assert [len(part) for part in parts] == [
-        len(EverySampleOnce(range(length), rank=rank, world_size=world_size)) for rank in range(world_size)
+        len(UnpaddedDistributedSampler(range(length), rank=rank, world_size=world_size)) for rank in range(world_size)
     ]
 
 
@@ -246,7 +256,7 @@ def test_ranks_share_an_epoch_of_chunks_without_overlap(world_size):
     drawn = [
         draw.sample
         for rank in range(world_size)
-        for batch in EpochBatches(
+        for batch in ResumableBatchSampler(
             order=order, length=length, batch_size=240, position=lambda: (3, 0), rank=rank, world_size=world_size
         )
         for draw in batch

@@ -15,9 +15,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from frostline.data.chunk_folder import ChunkError
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
 from frostline.data.decoding import UnreadableImage
 from frostline.data.image_folder import ImageFolder
+from frostline.data.loading import Loading
 from frostline.data.order import LANES
 from frostline.data.seeding import stable_seed
 from frostline.data.source import SPLITS, ImageSource, ScalableImages

@@ -20,7 +20,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim import lr_scheduler as schedulers
 
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.loading import Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.freezing import FreezePolicy, FreezingSchedule

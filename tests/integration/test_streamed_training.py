@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 from frostline.data.chunk_writer import Packer
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
 from frostline.data.image_folder import ImageFolder
+from frostline.data.loading import Loading
 from frostline.data.source import SPLITS
 from frostline.data.streaming import Streaming
 from frostline.data.transforms import Augmentation

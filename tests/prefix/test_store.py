@@ -89,7 +89,7 @@ def test_rows_of_another_form_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_over_the_limit_or_larger_than_the_disk_is_refused_with_both_sizes(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"they would take 4\.2 kB, more than the limit of 0\.1 kB"):
+    with pytest.raises(ValueError, match=r"they would take 0\.4 kB, more than the limit of 0\.1 kB"):
         opened(tmp_path, limit=100)
     with pytest.raises(OSError, match="the disk has"):
         opened(tmp_path, rows=rows_of(10**9, 10**6), limit=10**18)
@@ -100,11 +100,12 @@ def test_the_least_recently_used_store_that_is_not_in_use_is_evicted(tmp_path: P
     limit = 2 * opened(tmp_path, "a").path.stat().st_size
     used = opened(tmp_path, "a", limit=limit)
     opened(tmp_path, "b", limit=limit).close()
-    opened(tmp_path, "c", limit=limit)
+    last = opened(tmp_path, "c", limit=limit)
     assert sorted(path.stem for path in tmp_path.glob("*.features")) == ["a", "c"]
     used.write(places(0), torch.ones(1, 3, 2, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="in use"):
         opened(tmp_path, "d", limit=limit)
+    last.close()
 
 
 def test_stores_of_format_2_are_removed(tmp_path: Path) -> None:

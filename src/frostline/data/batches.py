@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from frostline.data.order import Draw, EpochBatches
+from frostline.data.order import ResumableBatchSampler, SampleIndex
 from frostline.data.seeding import seeded
 from frostline.data.source import LabelledImages
 from frostline.data.threads import one_thread
@@ -16,10 +16,10 @@ from frostline.data.waiting import patiently
 Target = int | torch.Tensor
 
 
-class TrainingImages(Dataset[tuple[Draw, torch.Tensor, Target]]):
-    """Augmented samples by `Draw`: a sample is a pure function of (seed, epoch, position), whoever computes it.
+class TrainingImages(Dataset[tuple[SampleIndex, torch.Tensor, Target]]):
+    """Augmented samples by `SampleIndex`: a sample is a pure function of (seed, epoch, position).
 
-    Randomness is torch's global generator, seeded anew for each sample and put back afterwards; a transform that draws
+    Randomness is torch's global generator, seeded for each sample and restored afterwards; a transform that draws
     from numpy's or Python's generator is not reproducible here.
     """
 
@@ -31,10 +31,10 @@ class TrainingImages(Dataset[tuple[Draw, torch.Tensor, Target]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> tuple[Draw, torch.Tensor, Target]:
-        with one_thread(), seeded(self.seed, "augment", draw.epoch, draw.position):
-            image, target = self.images[draw.sample]
-            return draw, self.transform(image), target
+    def __getitem__(self, index: SampleIndex) -> tuple[SampleIndex, torch.Tensor, Target]:
+        with one_thread(), seeded(self.seed, "augment", index.epoch, index.position):
+            image, target = self.images[index.sample]
+            return index, self.transform(image), target
 
 
 class EvaluationImages(Dataset[tuple[torch.Tensor, Target]]):
@@ -54,14 +54,14 @@ class EvaluationImages(Dataset[tuple[torch.Tensor, Target]]):
 
 
 class Placed(NamedTuple):
-    """A training batch and the key of its first sample, which says where in the run the batch belongs."""
+    """A training batch and the index of its first sample: its place in the run."""
 
-    first: Draw
+    first: SampleIndex
     batch: Any
 
 
 class PlacedBatches(Dataset[Placed]):
-    """A dataset that gives whole batches (`KeyedImages`), each with the key of its first sample."""
+    """A dataset of batches, each with the index of its first sample."""
 
     def __init__(self, batches: Any) -> None:
         self.batches = batches
@@ -69,8 +69,8 @@ class PlacedBatches(Dataset[Placed]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitems__(self, draws: Sequence[Draw]) -> Placed:
-        return Placed(draws[0], self.batches.__getitems__(draws))
+    def __getitems__(self, indices: Sequence[SampleIndex]) -> Placed:
+        return Placed(indices[0], self.batches.__getitems__(indices))
 
 
 class TrainingCollate:
@@ -81,7 +81,7 @@ class TrainingCollate:
         self.classes = classes
         self.seed = seed
 
-    def __call__(self, samples: Sequence[tuple[Draw, torch.Tensor, Target]]) -> Placed:
+    def __call__(self, samples: Sequence[tuple[SampleIndex, torch.Tensor, Target]]) -> Placed:
         images, targets = stack([(image, target) for _, image, target in samples])
         first = samples[0][0]
         with seeded(self.seed, "mix", first.epoch, first.position):
@@ -95,6 +95,11 @@ def stack(samples: Sequence[tuple[torch.Tensor, Target]]) -> tuple[torch.Tensor,
     if isinstance(targets[0], torch.Tensor) and targets[0].ndim:
         return images, torch.stack([torch.as_tensor(target, dtype=torch.float32) for target in targets])
     return images, torch.tensor([int(target) for target in targets], dtype=torch.int64)
+
+
+def unchanged(batch: Any) -> Any:
+    """The collation of a dataset that gives batches."""
+    return batch
 
 
 class WatchedLoader(DataLoader[Any]):
@@ -143,7 +148,7 @@ class ResumableLoader(WatchedLoader):
             TimeoutError: a batch did not come in time.
             ValueError: a batch belongs to another place in the run.
         """
-        assert isinstance(self.batch_sampler, EpochBatches)
+        assert isinstance(self.batch_sampler, ResumableBatchSampler)
         place: tuple[int, int] | None = None
         for first, batch in super().__iter__():
             found = first.epoch, first.position // self.batch_sampler.batch_size

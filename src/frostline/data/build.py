@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
+from frostline.data.loading import Loading
 from frostline.data.source import ImageSource
 from frostline.data.transforms import Augmentation
 from frostline.nearest import suggest

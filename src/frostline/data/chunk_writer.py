@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from frostline.data.batches import unchanged
 from frostline.data.chunk_folder import (
     LABELS,
     MANIFEST,
@@ -127,7 +128,7 @@ class Packer:
             EncodedImages(images, split=split),
             sampler=_InOrder(order),
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=unchanged,
             num_workers=self.workers,
         )
         with warnings.catch_warnings():
@@ -234,10 +235,6 @@ class _InOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return map(int, self.order)
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 def _cache(folder: Path, *, chunk_bytes: int) -> Any:

@@ -35,11 +35,14 @@ class Chunks(NamedTuple):
         return {"window": self.window, "chunks": f"{len(self.lengths)} ({checksum:08x})"}
 
 
-class Draw(NamedTuple):
-    """The key of one training sample. `position` counts the draws of the epoch over all ranks.
+class SampleIndex(NamedTuple):
+    """The index of one training sample.
 
-    Augmentation is seeded by the position, not by the sample: balanced sampling draws an image several times an epoch,
-    and each time it should look different.
+    Attributes:
+        epoch: from 0.
+        position: in the epoch's order, over all ranks. It seeds the augmentation, because balanced sampling takes an
+            image several times an epoch.
+        sample: index of the image.
     """
 
     epoch: int
@@ -88,9 +91,9 @@ def chunk_order(chunks: Chunks, *, generator: torch.Generator) -> torch.Tensor:
 
     The chunks are shuffled and dealt to 8 lanes. In a lane, an image of the lane's n-th chunk has the key n + u, with u
     uniform in [0, window / 8): sorted by their keys, its images come from a window that slides over the lane's chunks.
-    Place p of the epoch is lane p % 8's, and ranks take places r, r + W, … (see `EpochBatches`): each of 2, 4 or 8
-    ranks reads chunks that no other reads, but for some at the epoch's end, when a lane that has run out takes from the
-    ends of the others. 16 ranks share each lane by two; 3, 5, 6 or 7 share more.
+    Place p of the epoch is lane p % 8's, and ranks take places r, r + W, … (see `ResumableBatchSampler`): each of 2, 4
+    or 8 ranks reads chunks that no other reads, but for some at the epoch's end, when an empty lane takes from the ends
+    of the others. 16 ranks share each lane by two; 3, 5, 6 or 7 share more.
 
     How random it is: two images of different chunks meet in a batch as often as chance has it over the epochs; two of
     one chunk more often, as they always lie within `window` chunks of each other. Where all chunks fit into the window
@@ -135,7 +138,7 @@ def per_rank(batch_size: int, *, world_size: int) -> int:
     )
 
 
-class EpochBatches(Sampler[list[Draw]]):
+class ResumableBatchSampler(Sampler[list[SampleIndex]]):
     """Yields this rank's part of each global batch, from a position in the run to the end of that epoch.
 
     The last incomplete global batch of an epoch is dropped; where there are fewer samples than one batch, the one batch
@@ -178,16 +181,16 @@ class EpochBatches(Sampler[list[Draw]]):
         """Images of this rank in each batch."""
         return self.batch_size // self.world_size
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         epoch, first = self.position()
         order = self.order(epoch)
         for batch in range(first, self.batches):
             start = batch * self.batch_size
             places = range(start + self.rank, start + self.batch_size, self.world_size)
-            yield [Draw(epoch, place, int(order[place])) for place in places]
+            yield [SampleIndex(epoch, place, int(order[place])) for place in places]
 
 
-class EverySampleOnce(Sampler[int]):
+class UnpaddedDistributedSampler(Sampler[int]):
     """Rank r of W takes samples r, r + W, …: over all ranks each sample exactly once, without padding.
 
     Lightning's own distributed sampler pads to equal lengths, and so counts some samples twice.

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from frostline.data.datamodule import ImageDataModule, Loading
+from frostline.data.datamodule import ImageDataModule
 from frostline.data.image_folder import ImageFolder
-from frostline.data.keyed import KeyedImages
-from frostline.data.order import Draw
+from frostline.data.loading import Loading
+from frostline.data.order import SampleIndex
 from frostline.data.random_noise import RandomNoise
 from frostline.data.source import ArrayImages
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation, evaluation_transform, training_transform
-from frostline.prefix.keyed import StoreSlot
+from frostline.prefix.dataset import CachedFeatureDataset
 from frostline.prefix.store import Rows, open_store
 
 
@@ -23,10 +23,18 @@ def module(**options) -> ImageDataModule:
     return ImageDataModule(source=source, image_size=16, batch_size=4, **options)
 
 
-def test_without_a_store_a_keyed_batch_is_the_batch() -> None:
+def cached(data: ImageDataModule, split: str) -> CachedFeatureDataset:
+    """The split's dataset, which its loader reads from now on."""
+    images, transform = data.images_and_transform(split)
+    dataset = CachedFeatureDataset(images, transform=transform)
+    data.replace_datasets({**data._replaced, split: dataset})
+    return dataset
+
+
+def test_without_a_store_a_mixed_batch_has_all_images() -> None:
     plain, keyed = module(augment=Augmentation(name="none")), module(augment=Augmentation(name="none"))
-    keyed.key_batches("train")
-    keyed.key_batches("val")
+    cached(keyed, "train")
+    cached(keyed, "val")
     for one, other in (
         (plain.train_dataloader(), keyed.train_dataloader()),
         (plain.val_dataloader(), keyed.val_dataloader()),
@@ -39,19 +47,19 @@ def test_without_a_store_a_keyed_batch_is_the_batch() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_has_features_is_not_decoded(tmp_path: Path, workers: int) -> None:
+def test_images_with_features_are_not_decoded(tmp_path: Path, workers: int) -> None:
     data = module(loading=Loading(workers=workers))
-    dataset = data.key_batches("val")
+    dataset = cached(data, "val")
     store = open_store(
         tmp_path, key="k", rows=Rows(count=6, shape=(2,), dtype="float32", strides=(1,)), limit_bytes=10**9, about={}
     )
     store.write(np.array([1, 2, 3]), torch.tensor([[1.0, 1], [2, 2], [3, 3]]))
-    dataset.slot.put(store)
+    dataset.handle.put(store)
     first, second = data.val_dataloader()
     assert first.missing.tolist() == [0]
     assert first.features[:, 0].tolist() == [1, 2, 3]
     assert first.rows.tolist() == [0, 1, 2, 3]
-    assert first.generation == dataset.slot.get()[0]
+    assert first.generation == dataset.handle.get()[0]
     assert torch.equal(first.images, dataset.decoded(np.array([0])))
     assert first.targets.tolist() == [0, 1, 2, 0]
     assert len(second.images) == 2
@@ -69,21 +77,21 @@ class Counted(ArrayImages):
 
 def test_an_image_with_features_is_never_asked_for(tmp_path: Path) -> None:
     images = Counted(images=torch.zeros(3, 8, 8, dtype=torch.uint8), labels=[0, 1, 2])
-    keyed = KeyedImages(images, transform=evaluation_transform(image_size=8), slot=StoreSlot())
+    keyed = CachedFeatureDataset(images, transform=evaluation_transform(image_size=8))
     store = open_store(
         tmp_path, key="k", rows=Rows(count=3, shape=(2,), dtype="float32", strides=(1,)), limit_bytes=10**9, about={}
     )
     store.write(np.array([0, 1, 2]), torch.zeros(3, 2))
-    keyed.slot.put(store)
+    keyed.handle.put(store)
     batch = keyed.__getitems__([2, 0])
     assert Counted.asked == 0
     assert batch.targets.tolist() == [2, 0]
 
 
-def views(number: int, seed: int = 0) -> KeyedImages:
+def views(number: int, seed: int = 0) -> CachedFeatureDataset:
     images = Synthetic(length=12, classes=3, image_size=24).dataset("train")
     transform = training_transform(Augmentation(name="standard"), image_size=16)
-    return KeyedImages(images, transform=transform, slot=StoreSlot(), views=number, seed=seed)
+    return CachedFeatureDataset(images, transform=transform, views=number, seed=seed)
 
 
 def test_a_view_is_a_function_of_image_and_view_in_every_run() -> None:
@@ -99,7 +107,7 @@ def test_a_view_is_a_function_of_image_and_view_in_every_run() -> None:
 
 def test_which_view_is_drawn_changes_from_epoch_to_epoch_and_with_the_seed() -> None:
     one, other = views(4, seed=0), views(4, seed=1)
-    draws = [[Draw(epoch, place, place) for place in range(12)] for epoch in range(20)]
+    draws = [[SampleIndex(epoch, place, place) for place in range(12)] for epoch in range(20)]
     rows = np.array([[one.row(draw) for draw in epoch] for epoch in draws])
     assert (rows // 4 == np.arange(12)).all()
     assert set((rows % 4)[:, 0]) == {0, 1, 2, 3}
@@ -109,10 +117,10 @@ def test_which_view_is_drawn_changes_from_epoch_to_epoch_and_with_the_seed() -> 
     assert all(35 < count < 85 for count in np.bincount((rows % 4).ravel()))
 
 
-def test_soft_labels_have_no_keyed_batches() -> None:
+def test_soft_labels_are_refused() -> None:
     images = RandomNoise(length=4, val_length=0, test_length=0, classes=3, image_size=8).dataset("train")
     with pytest.raises(ValueError, match="soft labels"):
-        KeyedImages(images, transform=evaluation_transform(image_size=8), slot=StoreSlot())
+        CachedFeatureDataset(images, transform=evaluation_transform(image_size=8))
 
 
 def test_identity_changes_with_what_is_seen_and_with_nothing_else(tmp_path: Path) -> None:

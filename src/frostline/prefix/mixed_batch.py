@@ -1,4 +1,4 @@
-"""Batches whose images may be replaced by their features, and how loaders in any process learn which features."""
+"""Batches of images and cached features, and the handle through which all processes read the same store."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ from frostline.storage.record_file import RecordFile
 LONGEST_PATH = 4096
 
 
-class KeyedBatch(NamedTuple):
+class MixedBatch(NamedTuple):
     """A batch of n images, m of which are read back as features.
 
     What the CPU alone needs is no tensor, so that it does not travel to the device.
@@ -26,7 +26,7 @@ class KeyedBatch(NamedTuple):
         missing: their places in the batch, int64 (n - m,).
         features: of the others, in order, (m, *shape); (0,) where there are none.
         rows: the row of each image in the store, int64 (n,).
-        generation: which store the features are from; see `StoreSlot`.
+        generation: which store the features are from; see `SharedStoreHandle`.
         targets: int64 (n,).
     """
 
@@ -38,11 +38,11 @@ class KeyedBatch(NamedTuple):
     targets: Tensor
 
 
-class StoreSlot:
-    """Says which store is in use now: to a dataset in this process or in a loader's worker.
+class SharedStoreHandle:
+    """The store in use now, for a dataset in this process or in a loader's worker.
 
-    A worker has a copy of its dataset from the time when it was started; this lies in shared memory, so that it sees a
-    change, and opens the store for itself.
+    A worker has a copy of its dataset from the time it was started. The handle's path lies in shared memory, so the
+    worker sees a change, and opens the store itself.
     """
 
     def __init__(self) -> None:
@@ -70,11 +70,11 @@ class StoreSlot:
             path = bytes(self._path.tolist()).rstrip(b"\0")
             if generation % 2 == 0 and generation == int(self._generation):
                 store = None
-                with suppress(OSError, ValueError):  # somebody has deleted it: the images are computed again
+                with suppress(OSError, ValueError):  # deleted meanwhile: its features are computed again
                     store = FeatureStore(RecordFile(Path(os.fsdecode(path)), advice=ADVICE)) if path else None
                 self._opened = (generation, store)
                 return self._opened
-        return -1, None  # whoever was writing has died
+        return -1, None  # the writing process died
 
     def __getstate__(self) -> dict[str, Tensor]:
         return {"_path": self._path, "_generation": self._generation}
