@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-all check train docs benchmark constraints wheel clean
+.PHONY: help install format lint type test test-all check train docs docs-site benchmark constraints wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,13 +49,17 @@ docs: $(INSTALLED) ## write the generated parts of docs/
 	$(BIN)/python scripts/write_docs.py
 	$(BIN)/python scripts/publish_tour.py
 
+docs-site: $(INSTALLED) ## build the docs site into site/; a broken link is an error
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # Peers live in .venv-benchmark, images and results in .benchmark; an interrupted contest goes on where it stopped.
 benchmark: $(INSTALLED) ## frostline against its peers, hours (ARGS="--train-images 320 --val-images 80"); BENCHMARKS.md
 	$(BIN)/python -m scripts.benchmark.contest --set-up --fast-peers $(ARGS)
 
 constraints: $(INSTALLED) ## pin the newest versions that fit, for every supported Python
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --upgrade \
-	  --group dev pyproject.toml -o constraints.txt
+	  --group dev --group docs pyproject.toml -o constraints.txt
 	$(BIN)/uv --version | awk '{print "uv==" $$2}' >> constraints.txt
 
 wheel: $(INSTALLED) ## build the wheel into dist/

@@ -11,6 +11,14 @@ FROM_ROOT = {name.lower(): name for name in ("BENCHMARKS.md", "CHANGELOG.md", "C
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 
 
+def on_config(config: Any, **_: Any) -> Any:
+    """Put the generated pages of docs/configuration/ into the navigation."""
+    pages = sorted(page.name for page in (ROOT / "docs/configuration").glob("*.md") if page.name != "index.md")
+    [reference] = [entry["Reference"] for entry in config["nav"] if "Reference" in entry]
+    reference.append({"Configuration": [f"configuration/{name}" for name in ("index.md", *pages)]})
+    return config
+
+
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Add the root's pages."""
     for page, name in FROM_ROOT.items():

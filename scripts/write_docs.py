@@ -1,10 +1,11 @@
-"""Write the parts of the docs that come from the code: configuration/, api.md, files.md, README's table.
+"""Write the parts of the docs that come from the code: configuration/, api.md, files.md and two tables.
 
 python scripts/write_docs.py           writes them
 python scripts/write_docs.py --check   exit code 1 if one is out of date
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import groupby
@@ -99,6 +100,22 @@ def api() -> str:
     return _text(lines)
 
 
+def benchmarks() -> str:
+    """BENCHMARKS.md with the wall times of docs/benchmarks-history.md in one table: a row for each tool."""
+    history = (ROOT / "docs/benchmarks-history.md").read_text()
+    seconds: dict[str, dict[str, str]] = {}
+    workloads: dict[str, str] = {}
+    for name, title, part in re.findall(r"^### (W\w+): (.*?)$(.*?)(?=^#)", history, re.DOTALL | re.MULTILINE):
+        workloads[name] = title
+        for tool, time in re.findall(r"^\| (?!\|)(.*?) \| ([\d.,]+) \|", part, re.MULTILINE):
+            seconds.setdefault(tool, {})[name] = time
+    rows = ((tool, *(times.get(name, "") for name in workloads)) for tool, times in seconds.items())
+    legend = [f"- {name}: {title}" for name, title in workloads.items()]
+    before, begin, rest = (ROOT / "BENCHMARKS.md").read_text().partition("scripts/write_docs.py -->\n")
+    text = "\n".join([*_table(("wall seconds", *workloads), rows), "", *legend])
+    return f"{before}{begin}{text}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+
+
 def _summary(file: Path) -> str:
     text = file.read_text()
     if file.suffix == ".py":
@@ -142,12 +159,9 @@ def readme() -> str:
 
 
 def main() -> None:
-    wanted = {
-        **configuration(),
-        ROOT / "docs/files.md": file_list(),
-        ROOT / "docs/api.md": api(),
-        ROOT / "README.md": readme(),
-    }
+    docs = ROOT / "docs"
+    wanted = {docs / "files.md": file_list(), docs / "api.md": api(), **configuration()}
+    wanted |= {ROOT / "README.md": readme(), ROOT / "BENCHMARKS.md": benchmarks()}
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     left_over = sorted(set(CONFIGURATION.glob("*.md")) - set(wanted))
     if "--check" in sys.argv[1:]:

@@ -1,4 +1,4 @@
-"""What the checks of frostline's promises cost on one core: prints a table for BENCHMARKS.md.
+"""What the checks of frostline's promises cost on one core: prints a table for docs/benchmarks-history.md.
 
 OMP_NUM_THREADS=1 python scripts/benchmark/checks.py
 """

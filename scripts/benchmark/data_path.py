@@ -1,6 +1,7 @@
 """What a batch costs before the network sees it: decoding, transforms and the whole pipeline, in turns within one run.
 
-Usage: python scripts/benchmark/data_path.py [--images 48] [--photographs 6] [--rounds 3] [--write BENCHMARKS.md]
+Usage: python scripts/benchmark/data_path.py [--images 48] [--photographs 6] [--rounds 3]
+       [--write docs/benchmarks-history.md]
 
 Processor time per image of this process, on one thread, the median of several rounds: the share of the machine that
 others take shows in it far less than by the clock. Images are generated JPEGs; they lie in the page cache.

@@ -1,4 +1,4 @@
-"""Sections of BENCHMARKS.md that a script writes, each between markers of its own."""
+"""Sections of docs/benchmarks-history.md that a script writes, each between markers of its own."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,6 @@
 """How fast a CUDA device trains ResNet-18 behind the frost line, beside what the device can do at all.
 
-Usage: python scripts/benchmark/gpu.py [--document BENCHMARKS.md] [--seconds 2] [--json FILE]
+Usage: python scripts/benchmark/gpu.py [--document docs/benchmarks-history.md] [--seconds 2] [--json FILE]
 
 On one device, and on all where there are several (by torchrun, DistributedDataParallel): images per second of training
 steps at 224 px in bf16 and channels-last, on batches that lie on the device, so that it is the device that is measured
@@ -239,7 +239,7 @@ def main() -> None:
     found["versions"] = {"torch": torch.__version__, "CUDA": torch.version.cuda if present else None}
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    text = section(found, command="python scripts/benchmark/gpu.py --document BENCHMARKS.md")
+    text = section(found, command="python scripts/benchmark/gpu.py --document docs/benchmarks-history.md")
     print(text)
     if options.document:
         before = section_in(options.document, "gpu")

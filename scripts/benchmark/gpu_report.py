@@ -1,4 +1,4 @@
-"""The section of BENCHMARKS.md on CUDA devices, from what `gpu.py` found."""
+"""The section of docs/benchmarks-history.md on CUDA devices, from what `gpu.py` found."""
 
 import time
 from collections.abc import Mapping

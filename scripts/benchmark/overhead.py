@@ -1,7 +1,7 @@
 """What frostline's training loop costs beside a loop written by hand that takes the same steps, in turns in one run.
 
 Usage: python scripts/benchmark/overhead.py [--blocks 6] [--steps 4] [--image-size 224] [--freeze none]
-       [--small-size 32] [--small-steps 20] [--document BENCHMARKS.md] [KEY=VALUE …]
+       [--small-size 32] [--small-steps 20] [--document docs/benchmarks-history.md] [KEY=VALUE …]
 
 Three kinds of blocks of steps take turns inside one fit, so that a drift of the machine meets all alike: the Trainer's,
 with everything that `python train.py` puts around a step; those of a loop written by hand over the same batches, with
@@ -197,7 +197,7 @@ def figures(long: dict[str, list[float]], short: dict[str, list[float]]) -> dict
 
 
 def text(found: dict[str, Any], *, setting: str) -> str:
-    """The section of BENCHMARKS.md."""
+    """The section of docs/benchmarks-history.md."""
     rows = [
         ("overhead of the loop, by blocks (target ≤ 1 %)", "overhead", "{:+.2%}"),
         ("a step's overhead, in milliseconds, where steps are short", "overhead_ms", "{:.2f}"),

@@ -5,7 +5,7 @@ Usage: OMP_NUM_THREADS=1 python scripts/benchmark/prefix.py [--batch-size 32] [-
 The ways take turns within each round, so that a drift of the machine meets all alike; the figure is the median of the
 rounds, in milliseconds of processor time per image, which other programs disturb less than the clock. The allocator's
 settings cannot be undone within a process, so each of its two states runs in a process of its own; its memory is the
-peak of that process. `--write` puts the table into BENCHMARKS.md.
+peak of that process. `--write` puts the table into docs/benchmarks-history.md.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks-history.md")
     parser.add_argument("--inside", choices=["default", "kept"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = {"batch_size": options.batch_size, "image_size": options.image_size, "rounds": options.rounds}
@@ -170,7 +170,7 @@ def main() -> None:
     text = table(found["default"], found["kept"], about=about)
     print(text)
     if options.write:
-        put_section(ROOT / "BENCHMARKS.md", "prefix", text)
+        put_section(ROOT / "docs/benchmarks-history.md", "prefix", text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How cost grows: with images, classes, resolution, workers and the cache, each as a series, a plot and its law.
 
-Usage: python scripts/benchmark/scaling.py [--quick] [--document BENCHMARKS.md] [--picture docs/figures/scaling.svg]
-       [--json docs/figures/scaling.json] [--from FILE]
+Usage: python scripts/benchmark/scaling.py [--quick] [--document docs/benchmarks-history.md]
+       [--picture docs/figures/scaling.svg] [--json docs/figures/scaling.json] [--from FILE]
 
 Every point runs in a fresh process with one thread (scripts/benchmark/scaling_points.py), one after another. Costs are
 in processor time, which other programs on the machine hardly change; memory is the process's own. --from draws and

@@ -1,4 +1,4 @@
-"""The section of BENCHMARKS.md on how cost grows, and its picture, from what `scaling.py` found."""
+"""The section of docs/benchmarks-history.md on how cost grows, and its picture, from what `scaling.py` found."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -146,8 +146,8 @@ def section(found: Found, *, picture: str) -> str:
         f"{found['when']}, {found['machine']}.",
         "",
         "```",
-        f"python scripts/benchmark/scaling.py --document BENCHMARKS.md --picture {picture} "
-        f"--json {Path(picture).with_suffix('.json')}",
+        f"python scripts/benchmark/scaling.py --document docs/benchmarks-history.md --picture docs/{picture} "
+        f"--json docs/{Path(picture).with_suffix('.json')}",
         "```",
     ]
     return "\n".join(lines)

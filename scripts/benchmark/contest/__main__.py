@@ -4,8 +4,8 @@ Usage: python -m scripts.benchmark.contest [--repeats 3] [--workloads w1a,w2] [-
 
 Whole processes run in turns over the contestants, one round for each repeat, so that a drift of the machine meets all
 alike; the repeat's number is everybody's seed. Each run is one line of the results file, written when it ends: a
-contest that was interrupted goes on where it stopped. At the end, or with --report at once, a section of BENCHMARKS.md
-and its picture in docs/figures are written, for each number of images their own.
+contest that was interrupted goes on where it stopped. At the end, or with --report at once, a section of
+docs/benchmarks-history.md and its picture in docs/figures are written, for each number of images their own.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="run anew what the results already hold")
     parser.add_argument("--no-limits", action="store_true", help="leave the machine's own limit out")
     parser.add_argument("--report", action="store_true", help="measure nothing, write the report")
-    parser.add_argument("--document", type=Path, default=ROOT / "BENCHMARKS.md")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs/benchmarks-history.md")
     parser.add_argument("--picture", type=Path, help="without it, one for each size in docs/figures")
     options = parser.parse_args(arguments)
     if options.long:

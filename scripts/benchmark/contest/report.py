@@ -1,4 +1,4 @@
-"""The contest's section of BENCHMARKS.md and its picture, from the results file alone."""
+"""The contest's section of docs/benchmarks-history.md and its picture, from the results file alone."""
 
 from pathlib import Path
 

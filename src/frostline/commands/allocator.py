@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     glibc takes every large activation from the kernel by mmap and gives it back at once; the kernel then has to zero
     and map each of its pages anew: between 1 and 30 % of a ResNet's forward pass on a CPU, as the machine is
-    (BENCHMARKS.md). No result changes. What the process has freed counts as its own until it ends.
+    (docs/benchmarks-history.md). No result changes. What the process has freed counts as its own until it ends.
 
     Returns:
         Whether it took; False where the C library is not glibc.

@@ -60,7 +60,8 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         batch_size: global; divided among the ranks.
         resize: evaluation resizes the shorter side to `image_size * resize` before it takes the centre.
         sampling: `shuffled`, or `balanced`: every class equally often.
-        mean, std: red, green, blue, on the scale [0, 1]; None for the source's own, else ImageNet's.
+        mean: red, green, blue, on the scale [0, 1]; None for the source's own, else ImageNet's.
+        std: the same of the standard deviations.
     """
 
     def __init__(
