@@ -41,7 +41,7 @@ class Behind(nn.Module):
         self.network = resnet18(num_classes=CLASSES)
         phase = FreezePolicy.static(*WORKLOADS[workload][1]).resolve(self.network).phases[0]
         apply_phase(self.network, phase)
-        self.line = divide(self.network, trainable=phase.trainable, held=phase.held, compiled=compiled)
+        self.line = divide(self.network, trainable=phase.trainable, held=phase.eval_modules, compiled=compiled)
         self.from_features = workload == "cached"
         if compiled and self.line is None:
             self.network.compile()

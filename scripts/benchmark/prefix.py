@@ -41,7 +41,7 @@ BASE = "frozen weights, batch norm in training mode (tutorials)"
 def line_of(network: nn.Module) -> FrostLine:
     phase = FreezePolicy.static("head").resolve(network).phases[0]
     apply_phase(network, phase)
-    line = divide(network, trainable=phase.trainable, held=phase.held)
+    line = divide(network, trainable=phase.trainable, held=phase.eval_modules)
     assert line is not None
     return line
 

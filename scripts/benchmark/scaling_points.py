@@ -150,7 +150,7 @@ def resolution(*, side: int, repeats: int) -> Point:
     network = resnet18(num_classes=10).to(memory_format=torch.channels_last)
     phase = FreezePolicy.static("head").resolve(network).phases[0]
     apply_phase(network, phase)
-    line = divide(network, trainable=phase.trainable, held=phase.held)
+    line = divide(network, trainable=phase.trainable, held=phase.eval_modules)
     assert line is not None
     images = torch.rand(16, 3, side, side).contiguous(memory_format=torch.channels_last)
     times = []

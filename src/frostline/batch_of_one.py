@@ -37,7 +37,7 @@ def single_valued(network: nn.Module, resolved: ResolvedPolicy, inputs: Tensor, 
     found: list[str] = []
     handles = []
     for name, module in network.named_modules():
-        trains = name in recalibrated or any(name not in phase.held for phase in resolved.phases)
+        trains = name in recalibrated or any(name not in phase.eval_modules for phase in resolved.phases)
         synchronised = isinstance(module, nn.SyncBatchNorm) and processes > 1
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and trains and not synchronised:
 

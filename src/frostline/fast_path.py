@@ -145,7 +145,7 @@ class FastPath(pl.Callback):
         network = self.schedule.network
         if why_not_cut(network) is not None:
             return None
-        return divide(network, trainable=phase.trainable, held=phase.held, compiled=self.compiled)
+        return divide(network, trainable=phase.trainable, held=phase.eval_modules, compiled=self.compiled)
 
     def _say_why_not_cut(self, trainer: "pl.Trainer") -> None:
         freezes = any(set(phase.trainable) != self._parameters() for phase in self._phases("fit"))

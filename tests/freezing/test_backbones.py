@@ -83,7 +83,7 @@ def test_gradual_unfreezing_trains_each_phase_exactly(name):
 def test_a_network_s_own_stages_make_stage_names():
     net = convnext()
     assert list(stages_of(net)) == ["stem", "stage1", "stage2", "head"]
-    held = FreezePolicy.static("head").resolve(net).phases[0].held
+    held = FreezePolicy.static("head").resolve(net).phases[0].eval_modules
     # Drop path of frozen blocks is off.
     assert {name for name, module in net.named_modules() if type(module).__name__ == "StochasticDepth"} <= held
 
@@ -94,5 +94,5 @@ def test_a_vit_without_stages_of_its_own_has_one_per_child():
 
 def test_attention_dropout_of_frozen_layers_is_off_and_of_training_layers_on():
     phase = FreezePolicy.static("encoder.layers.encoder_layer_2", "heads").resolve(vit()).phases[0]
-    assert "encoder.layers.encoder_layer_0.self_attention" in phase.held
-    assert "encoder.layers.encoder_layer_2.self_attention" not in phase.held
+    assert "encoder.layers.encoder_layer_0.self_attention" in phase.eval_modules
+    assert "encoder.layers.encoder_layer_2.self_attention" not in phase.eval_modules

@@ -9,7 +9,7 @@ from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, loader, seeded_net, tr
 from torch.optim import SGD, lr_scheduler
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
-from frostline.freezing.learning_rates import GroupFactors, PhaseLRMultiplier, by_group, warmup_factor
+from frostline.freezing.learning_rates import GroupFactors, PhaseLRMultiplier, warmup_factor
 from frostline.optim import parameter_groups
 
 pytestmark = LIGHTNING_WARNINGS
@@ -152,7 +152,6 @@ def test_one_group_for_all_is_fine_until_rates_differ():
     assert GroupFactors(network=net, groups=groups, resolved=plain).at(0, [(0, 0)], 0) == [0.5]
     with pytest.raises(ValueError, match=r"holds `conv2.weight` and `head.weight`.*frostline.optim.parameter_groups"):
         GroupFactors(network=net, groups=groups, resolved=POLICY.resolve(net))
-    assert by_group(net, groups, {}) == [None]
 
 
 def test_an_error_within_a_step_leaves_the_schedulers_rate_to_be_saved():

@@ -73,8 +73,8 @@ def test_an_unknown_preset_is_an_error_that_lists_the_choices(name):
 
 def test_batch_norms_of_batch_norm_only_train_and_those_of_bias_only_keep_their_statistics():
     norms = {name for name, module in NET.named_modules() if type(module).__name__ == "BatchNorm2d"}
-    assert not FreezePolicy.preset("batch_norm_only").resolve(NET).phases[0].held & norms
-    assert FreezePolicy.preset("bias_only").resolve(NET).phases[0].held >= norms
+    assert not FreezePolicy.preset("batch_norm_only").resolve(NET).phases[0].eval_modules & norms
+    assert FreezePolicy.preset("bias_only").resolve(NET).phases[0].eval_modules >= norms
 
 
 def test_a_preset_exported_edited_and_given_back(tmp_path):

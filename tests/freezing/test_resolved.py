@@ -22,7 +22,7 @@ def phase(plain, net=NET, **settings):
 def test_batch_norm_modes_of_the_frozen_region(mode, tensors, norms_held):
     head = phase({"train": ["head"], "batch_norm": mode})
     assert len(head.trainable) == tensors
-    assert len(head.held & NORMS) == norms_held
+    assert len(head.eval_modules & NORMS) == norms_held
     assert head.frozen_batch_norms == NORMS
 
 
@@ -30,28 +30,28 @@ def test_batch_norms_that_train_are_not_in_the_frozen_region():
     top = phase({"train": ["from:layer4"], "batch_norm": "affine"})
     assert all(not name.startswith("layer4") for name in top.frozen_batch_norms)
     assert len(top.frozen_batch_norms) == 15
-    assert not any(name.startswith(("layer4", "fc", "avgpool")) for name in top.held)
+    assert not any(name.startswith(("layer4", "fc", "avgpool")) for name in top.eval_modules)
 
 
 def test_a_batch_norm_of_which_only_the_bias_trains_keeps_its_statistics():
-    assert phase({"train": ["*.bias"]}).held >= NORMS
+    assert phase({"train": ["*.bias"]}).eval_modules >= NORMS
 
 
 def test_dropout_follows_the_module_around_it():
     net = TinyNet()
-    assert "dropout" not in phase({"train": ["head"]}, net).held
+    assert "dropout" not in phase({"train": ["head"]}, net).eval_modules
     vit = torchvision.models.vit_b_32(image_size=32)
-    held = phase({"train": ["heads", "encoder.layers.encoder_layer_11"]}, vit).held
+    held = phase({"train": ["heads", "encoder.layers.encoder_layer_11"]}, vit).eval_modules
     assert "encoder.layers.encoder_layer_0.dropout" in held
     assert "encoder.layers.encoder_layer_11.dropout" not in held
-    assert phase({"train": ["heads"], "dropout": "active"}, vit).held == frozenset()
+    assert phase({"train": ["heads"], "dropout": "active"}, vit).eval_modules == frozenset()
 
 
 def test_a_network_names_its_own_stages_and_dropout_follows_its_stage():
     net = TinyNet()
     net.stages = {"body": ("conv1", "bn1", "conv2", "bn2", "dropout"), "top": ("head",)}
-    assert "dropout" in phase({"train": ["top"]}, net).held
-    assert "dropout" not in phase({"train": ["body"]}, net).held
+    assert "dropout" in phase({"train": ["top"]}, net).eval_modules
+    assert "dropout" not in phase({"train": ["body"]}, net).eval_modules
 
 
 def test_a_new_head_trains_in_every_phase_and_that_is_said():

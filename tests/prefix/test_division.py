@@ -17,7 +17,7 @@ ALL = FreezePolicy.static("all")
 def cut(network: nn.Module, *train: str, **options: str) -> FrostLine | None:
     phase = FreezePolicy.static(*train, **options).resolve(network).phases[0]
     apply_phase(network, phase)
-    return divide(network, trainable=phase.trainable, held=phase.held)
+    return divide(network, trainable=phase.trainable, held=phase.eval_modules)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def apply_phase(network: nn.Module, phase: ResolvedPhase) -> None:
 
 def set_modes(network: nn.Module, phase: ResolvedPhase) -> None:
     """Put the phase's frozen modules into eval mode, module by module; all others keep their mode."""
-    _set_eval(bare(network), phase.held)
+    _set_eval(bare(network), phase.eval_modules)
 
 
 def hold_modes(network: nn.Module, phase: ResolvedPhase) -> None:
@@ -45,9 +45,10 @@ def hold_modes(network: nn.Module, phase: ResolvedPhase) -> None:
     """
     network = bare(network)
     release_modes(network)
-    _guard(network, phase.held)
+    _guard(network, phase.eval_modules)
     for name, module in network.named_modules(remove_duplicate=False):
-        if name in phase.held and _mode_matters(module) and not isinstance(module.__dict__.get("train"), EvalModeGuard):
+        guarded = isinstance(module.__dict__.get("train"), EvalModeGuard)
+        if name in phase.eval_modules and not guarded and _mode_matters(module):
             _guard(module, frozenset({""}))
     set_modes(network, phase)
 
@@ -62,13 +63,19 @@ def release_modes(network: nn.Module) -> None:
                 guard.handle.remove()
 
 
-def misplaced_flags(network: nn.Module, phase: ResolvedPhase) -> list[str]:
-    """Names of the parameters whose `requires_grad` is not the phase's: it was set elsewhere."""
-    return [
-        name
-        for name, parameter in bare(network).named_parameters()
-        if parameter.requires_grad != (name in phase.trainable)
-    ]
+def check_flags(network: nn.Module, phase: ResolvedPhase) -> None:
+    """Check that `requires_grad` of every parameter is the phase's.
+
+    Raises:
+        RuntimeError: it was changed elsewhere; the message names the parameters.
+    """
+    parameters = bare(network).named_parameters()
+    changed = [name for name, entry in parameters if entry.requires_grad != (name in phase.trainable)]
+    if changed:
+        raise RuntimeError(
+            f"Phase `{phase.name}`: requires_grad of {', '.join(changed)} was changed outside FreezingSchedule; under "
+            "DDP the ranks' weights would diverge. Change the policy instead."
+        )
 
 
 def frozen_tensors(network: nn.Module, phase: ResolvedPhase) -> list[str]:
@@ -76,30 +83,30 @@ def frozen_tensors(network: nn.Module, phase: ResolvedPhase) -> list[str]:
     modules in eval mode (running statistics and `num_batches_tracked` among them)."""
     network = bare(network)
     frozen = [name for name, _ in network.named_parameters() if name not in phase.trainable]
-    return frozen + [name for name, _ in network.named_buffers() if name.rpartition(".")[0] in phase.held]
+    return frozen + [name for name, _ in network.named_buffers() if name.rpartition(".")[0] in phase.eval_modules]
 
 
 @dataclass(eq=False, repr=False)
 class EvalModeGuard:
-    """Replaces one module's `train` method; `held` are names of modules in it, "" for itself."""
+    """Replaces one module's `train` method; `eval_modules` are names of modules in it, "" for itself."""
 
     module: nn.Module
-    held: frozenset[str]
+    eval_modules: frozenset[str]
     handle: RemovableHandle | None = None
 
     def __call__(self, mode: bool = True) -> nn.Module:
         type(self.module).train(self.module, mode)
-        _set_eval(self.module, self.held)
+        _set_eval(self.module, self.eval_modules)
         return self.module
 
     def before_forward(self, module: nn.Module, _: Any) -> None:
         # Inside torch.compile the modes are part of the graph's guards and must not be written; `train` has set them.
         if not is_compiling() and module.training:
-            _set_eval(module, self.held)
+            _set_eval(module, self.eval_modules)
 
 
-def _guard(module: nn.Module, held: frozenset[str]) -> None:
-    guard = EvalModeGuard(module=module, held=held)
+def _guard(module: nn.Module, eval_modules: frozenset[str]) -> None:
+    guard = EvalModeGuard(module=module, eval_modules=eval_modules)
     guard.handle = module.register_forward_pre_hook(guard.before_forward)
     # Past nn.Module.__setattr__, which mypy knows only for parameters, buffers and modules.
     module.__dict__["train"] = guard
@@ -118,9 +125,9 @@ def _reads_mode(kind: Any) -> bool:
     return any("training" in method.__code__.co_names for method in methods if hasattr(method, "__code__"))
 
 
-def _set_eval(network: nn.Module, held: Collection[str]) -> None:
+def _set_eval(network: nn.Module, eval_modules: Collection[str]) -> None:
     # At every step: one walk through the modules takes a tenth of looking each up by its name.
     for name, module in network.named_modules(remove_duplicate=False):
-        if module.training and name in held:
+        if module.training and name in eval_modules:
             # The flag itself, not eval(): each name is listed, and eval() would set the whole subtree every time.
             module.training = False

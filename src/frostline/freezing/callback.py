@@ -16,7 +16,7 @@ from torch import nn
 
 from frostline.freezing import checks
 from frostline.freezing import lightning_internals as internals
-from frostline.freezing.apply import apply_phase, set_modes
+from frostline.freezing.apply import apply_phase, check_flags, set_modes
 from frostline.freezing.batch_norm import recalibrate_in_fit
 from frostline.freezing.learning_rates import GroupFactors, PhaseLRMultiplier
 from frostline.freezing.phase_clock import PhaseClock
@@ -171,7 +171,7 @@ class FreezingSchedule(pl.Callback):
             optimizer=optimizer,
             factors=lambda: factors.at(self._clock.index, self._clock.starts(trainer), trainer.global_step),
         )
-        self._eval_warning.silence(pl_module, frozen=len(self.phase.held))
+        self._eval_warning.silence(pl_module, frozen=len(self.phase.eval_modules))
         internals.average_exactly(trainer)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -202,7 +202,7 @@ class FreezingSchedule(pl.Callback):
         elif batch_idx % trainer.accumulate_grad_batches == 0:
             self._enter_due_phase(trainer, pl_module)
         set_modes(self.network, self.phase)
-        checks.check_flags(self.network, self.phase)
+        check_flags(self.network, self.phase)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.loggers and every and (trainer.global_step + 1) % every == 0:
             pl_module.log_dict(lr_scalars(self.resolved, self._learning_rates()), on_step=True, on_epoch=False)

@@ -1,4 +1,4 @@
-"""Checks that a fit obeys its policy: fingerprints of frozen tensors, gradients, flags, optimizer, checkpoint."""
+"""Checks that a fit obeys its policy: fingerprints of frozen tensors, gradients, the optimizer, a checkpoint."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import xxhash
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from frostline.freezing.apply import frozen_tensors, misplaced_flags
+from frostline.freezing.apply import frozen_tensors
 from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy
 from frostline.freezing.selectors import bare
 
@@ -185,19 +185,6 @@ def check_optimizer(network: nn.Module, resolved: ResolvedPolicy, optimizer: Opt
         )
 
 
-def check_flags(network: nn.Module, phase: ResolvedPhase) -> None:
-    """Check that `requires_grad` is the phase's, for every parameter.
-
-    Raises:
-        RuntimeError: it was changed elsewhere; the message names the parameters.
-    """
-    if misplaced := misplaced_flags(network, phase):
-        raise RuntimeError(
-            f"Phase `{phase.name}`: requires_grad of {', '.join(misplaced)} was changed outside FreezingSchedule; "
-            "under DDP the ranks' weights would diverge. Change the policy instead."
-        )
-
-
 def check_unchanged(trainer: "pl.Trainer", phase: ResolvedPhase, changed: Sequence[str], *, reason: str) -> None:
     """Stop every rank if a frozen tensor has changed on any.
 
@@ -215,7 +202,7 @@ def check_unchanged(trainer: "pl.Trainer", phase: ResolvedPhase, changed: Sequen
 
 def selection_digest(resolved: ResolvedPolicy) -> str:
     """A digest of the parameters of each phase: the same selectors can match others in another network."""
-    chosen = [[sorted(phase.trainable), sorted(phase.held)] for phase in resolved.phases]
+    chosen = [[sorted(phase.trainable), sorted(phase.eval_modules)] for phase in resolved.phases]
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()
 
 

@@ -7,15 +7,13 @@ rates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy
 from frostline.freezing.selectors import bare
-
-Value = TypeVar("Value")
 
 
 def unfrozen_since(resolved: ResolvedPolicy, name: str, index: int) -> int:
@@ -30,45 +28,33 @@ def warmup_factor(steps_since_unfreezing: int, warmup_steps: int) -> float:
     return min(1.0, (steps_since_unfreezing + 1) / warmup_steps) if warmup_steps else 1.0
 
 
-def by_group(
-    network: nn.Module, groups: Sequence[Mapping[str, Any]], values: Mapping[str, Value]
-) -> list[Value | None]:
-    """For each parameter group the value that its parameters have in common; None where none of them has one.
-
-    Args:
-        values: parameter name -> value.
+class GroupFactors:
+    """The factor of each parameter group of one optimizer, in any phase at any step.
 
     Raises:
-        ValueError: parameters of one group have different values, but a group has one learning rate.
+        ValueError: parameters of one group train at different rates in some phase, but a group has one.
     """
-    names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
-    found: list[Value | None] = []
-    for index, group in enumerate(groups):
-        inside = [names[id(entry)] for entry in group["params"] if names.get(id(entry)) in values]
-        for name in inside:
-            if values[name] != values[inside[0]]:
-                raise ValueError(
-                    f"Parameter group {group.get('name', index)!r} holds `{inside[0]}` and `{name}`, which train at "
-                    "different learning rates (factor, or warm-up since unfreezing); a group has one. Build the "
-                    "optimizer from frostline.optim.parameter_groups(network, resolved=policy.resolve(network), lr=…)."
-                )
-        found.append(values[inside[0]] if inside else None)
-    return found
-
-
-class GroupFactors:
-    """The factor of each parameter group of one optimizer, in any phase at any step."""
 
     def __init__(self, *, network: nn.Module, groups: Sequence[Mapping[str, Any]], resolved: ResolvedPolicy) -> None:
         self._resolved = resolved
-        self._table = []
-        for phase in resolved.phases:
-            values = {}
-            for name in phase.trainable:
-                since = unfrozen_since(resolved, name, phase.index)
-                # Without a warm-up it does not matter when a parameter was unfrozen.
-                values[name] = phase.lr[name], since if resolved.phases[since].warmup_steps else -1
-            self._table.append(by_group(network, groups, values))
+        names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
+        inside = [[names[id(entry)] for entry in group["params"] if id(entry) in names] for group in groups]
+        self._table = [[self._value(phase, group) for group in inside] for phase in resolved.phases]
+
+    def _value(self, phase: ResolvedPhase, group: Sequence[str]) -> tuple[float, int]:
+        """A group's factor, and the phase that its warm-up began in; -1 without a warm-up."""
+        values: dict[tuple[float, int], str] = {}
+        for name in group:
+            if name in phase.trainable:
+                since = unfrozen_since(self._resolved, name, phase.index)
+                values.setdefault((phase.lr[name], since if self._resolved.phases[since].warmup_steps else -1), name)
+        if len(values) > 1:
+            raise ValueError(
+                f"One parameter group holds {' and '.join(f'`{name}`' for name in values.values())}, which train at "
+                "different learning rates (factor, or warm-up since unfreezing). Build the optimizer from "
+                "frostline.optim.parameter_groups(network, resolved=policy.resolve(network), lr=…)."
+            )
+        return next(iter(values), (1.0, -1))
 
     def at(self, index: int, starts: Sequence[tuple[int, int]], step: int) -> list[float]:
         """One factor per group; 1 for a group in which nothing trains.
@@ -79,8 +65,7 @@ class GroupFactors:
             step: optimizer steps done.
         """
         factors = []
-        for entry in self._table[index]:
-            factor, since = entry or (1.0, -1)
+        for factor, since in self._table[index]:
             if since >= 0:
                 factor *= warmup_factor(step - starts[since][0], self._resolved.phases[since].warmup_steps)
             factors.append(factor)

@@ -55,7 +55,7 @@ def freezing_table(
         given = [rates[name] for name in training if name in rates]
         # One without parameters lies in a stage, too, unless it is outside all of them.
         norms = {
-            "eval" if name in phase.held else "train"
+            "eval" if name in phase.eval_modules else "train"
             for name, module in network.named_modules()
             if in_stage(name, modules) and is_batch_norm(module)
         }

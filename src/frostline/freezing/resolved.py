@@ -33,7 +33,7 @@ class ResolvedPhase:
 
     name, until, warmup_steps: as in the policy's phase.
     trainable: names of the parameters that train, each under its first name.
-    held: names of the modules that stay in eval mode, also after a call of `train()`.
+    eval_modules: names of the modules that stay in eval mode, also after a call of `train()`.
     frozen_batch_norms: names of the batch norms in the frozen part, to which the policy's `batch_norm` applies.
     lr: learning-rate factor of each trainable parameter.
     forced: parameters that train because of `always_trainable`, not because the phase selects them.
@@ -44,7 +44,7 @@ class ResolvedPhase:
     until: "Until | None"
     warmup_steps: int
     trainable: frozenset[str]
-    held: frozenset[str]
+    eval_modules: frozenset[str]
     frozen_batch_norms: frozenset[str]
     lr: Mapping[str, float]
     forced: frozenset[str]
@@ -184,7 +184,7 @@ def _resolve_phase(
         until=phase.until,
         warmup_steps=phase.warmup_steps,
         trainable=frozenset(trainable),
-        held=frozenset(frozen if policy.batch_norm in ("drift", "train") else frozen | norms),
+        eval_modules=frozenset(frozen if policy.batch_norm in ("drift", "train") else frozen | norms),
         frozen_batch_norms=norms,
         lr=_factors(phase, network, trainable, view),
         forced=frozenset(forced - chosen),

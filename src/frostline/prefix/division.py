@@ -1,6 +1,6 @@
 """A network in two parts: the frozen prefix, which is a constant function of the image, and the suffix, which trains.
 
-    line = divide(network, trainable=phase.trainable, held=phase.held)
+    line = divide(network, trainable=phase.trainable, held=phase.eval_modules)
     logits = line.suffix(line.prefix(images))
 
 The prefix runs without an autograd graph, and what it returns for an image is the same whenever it is asked: it can be
