@@ -58,3 +58,21 @@ def test_every_test_that_the_faq_names_exists() -> None:
     assert names
     assert names - defined == set()
     assert text.count("\n## ") == len(re.findall(r"^Tests?: ", text, re.MULTILINE))
+
+
+def test_contributing_names_every_package_and_module_and_no_other() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    source = ROOT / "src/frostline"
+    tree = text.partition("src/frostline/\n")[2].partition("scripts/ ")[0]
+    named = set(re.findall(r"(\w+(?:/|\.py))(?=[ :,])", tree))
+    packages = {f"{path.parent.name}/" for path in source.glob("*/__init__.py")}
+    assert named == packages | {path.name for path in source.glob("[!_]*.py")}
+    paths = re.findall(r"`((?:src|conf|docs|mkdocs)[\w./]*)`", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_readmes_tree_names_every_package() -> None:
+    tree = README.read_text().partition("src/frostline/\n")[2].partition("scripts/ ")[0]
+    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == {
+        path.parent.name for path in (ROOT / "src/frostline").glob("*/__init__.py")
+    }
