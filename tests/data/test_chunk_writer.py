@@ -17,7 +17,8 @@ from PIL import Image
 from frostline.config import data as schema
 from frostline.data.chunk_folder import MANIFEST
 from frostline.data.chunk_writer import Packer, png
-from frostline.data.decoding import ImageBytes, decode_image
+from frostline.data.decoding import decode_image
+from frostline.data.image_file import ImageBytes
 from frostline.data.image_folder import ImageFolder
 from frostline.data.source import SPLITS, ArrayImages
 from frostline.data.streaming import Streaming

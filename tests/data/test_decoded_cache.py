@@ -15,8 +15,8 @@ from torch import nn
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.decoded_cache import GIB, CachedImages, DecodedCache, cached_images
-from frostline.data.decoding import UnreadableImage
 from frostline.data.files import FileImages, LabelledFile
+from frostline.data.image_file import UnreadableImage
 from frostline.data.image_folder import ImageFolder
 from frostline.data.loading import Loading
 from frostline.data.source import ArrayImages

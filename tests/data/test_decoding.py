@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.data.decoding import UnreadableImage, decode_image
+from frostline.data.decoding import decode_image
+from frostline.data.image_file import UnreadableImage
 
 
 def saved(tmp_path, image, name, **options):
@@ -105,7 +106,7 @@ SHOWN = [0, 1, 128, 255]
 
 @pytest.fixture(autouse=True)
 def nothing_said_before(monkeypatch):
-    monkeypatch.setattr("frostline.data.decoding._said", set())
+    monkeypatch.setattr("frostline.data.pixel_depth._logged", set())
 
 
 class TestSixteenBits:

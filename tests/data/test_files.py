@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from frostline.data.csv_table import CsvTable
-from frostline.data.decoding import UnreadableImage
-from frostline.data.files import FileImages, ImageFiles, LabelledFile, find_images
+from frostline.data.files import FileImages, LabelledFile
+from frostline.data.image_file import UnreadableImage
 from frostline.data.image_folder import ImageFolder
+from frostline.data.prediction_files import ImageFiles, find_images
 from frostline.data.source import ImageSource
 from frostline.data.transforms import evaluation_transform
 

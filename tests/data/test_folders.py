@@ -8,9 +8,9 @@ from PIL import Image
 
 from frostline.config.data import DATA
 from frostline.data.csv_table import CsvTable
-from frostline.data.files import find_images
 from frostline.data.folders import AGAIN, BY_CONTENT, ELSEWHERE, HIDDEN, LOOSE, UNREADABLE, LeftOut, split_of
 from frostline.data.image_folder import ImageFolder
+from frostline.data.prediction_files import find_images
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 SPLITS = ("train", "val", "test")

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from frostline.data.datamodule import ImageDataModule
-from frostline.data.decoding import UnreadableImage, decode_image, decoded_size, reduction
-from frostline.data.files import ImageFiles
+from frostline.data.decoding import decode_image, decoded_size, reduction
+from frostline.data.image_file import UnreadableImage
 from frostline.data.image_folder import ImageFolder
+from frostline.data.prediction_files import ImageFiles
 from frostline.data.transforms import (
     Augmentation,
     eval_shorter_side,

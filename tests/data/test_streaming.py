@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from frostline.data.chunk_folder import ChunkError
 from frostline.data.datamodule import ImageDataModule
-from frostline.data.decoding import UnreadableImage
+from frostline.data.image_file import UnreadableImage
 from frostline.data.image_folder import ImageFolder
 from frostline.data.loading import Loading
 from frostline.data.order import LANES

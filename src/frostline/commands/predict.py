@@ -9,8 +9,8 @@ from typing import Any
 from frostline.classifier import load_classifier
 from frostline.commands.build import device_options
 from frostline.commands.failures import explained
-from frostline.data.files import find_images
 from frostline.data.folders import LeftOut
+from frostline.data.prediction_files import find_images
 from frostline.tracking.predictions import predict_files, write_predictions
 
 

@@ -30,8 +30,8 @@ from frostline.data.chunk_folder import (
     parse_labels,
 )
 from frostline.data.chunk_store import INSTALL
-from frostline.data.decoding import UnreadableImage
 from frostline.data.files import FileImages
+from frostline.data.image_file import UnreadableImage
 from frostline.data.seeding import stable_seed
 from frostline.data.source import LabelledImages
 from frostline.data.streaming import StreamedImages

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from frostline.data.decoded_cache import decoded_cache
 from frostline.data.decoding import MAX_PIXELS
-from frostline.data.files import FileImages, LabelledFile, OneCopy, listed, name_notes, usable_splits
+from frostline.data.file_splits import OneCopy, name_notes, usable_splits
+from frostline.data.files import FileImages, LabelledFile
 from frostline.data.folders import Identity, LeftOut, composed, identity, split_of
+from frostline.data.problem_list import listed
 from frostline.data.source import SPLITS, LabelledImages
 
 COLUMNS = ("path", "label")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from frostline.data.decoding import EXTENSIONS, FORMATS
+from frostline.data.image_file import EXTENSIONS, FORMATS
 
 Identity = tuple[int, int]  # device and inode: one for all names of a file
 

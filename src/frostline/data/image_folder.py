@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from frostline.data.decoded_cache import decoded_cache
-from frostline.data.decoding import EXTENSIONS, MAX_PIXELS
-from frostline.data.files import FileImages, LabelledFile, OneCopy, name_notes, usable_splits
+from frostline.data.decoding import MAX_PIXELS
+from frostline.data.file_splits import OneCopy, name_notes, usable_splits
+from frostline.data.files import FileImages, LabelledFile
 from frostline.data.folders import (
     ELSEWHERE,
     LOOSE,
@@ -18,6 +19,7 @@ from frostline.data.folders import (
     identity,
     split_folders,
 )
+from frostline.data.image_file import EXTENSIONS
 from frostline.data.source import LabelledImages
 
 

@@ -1,12 +1,13 @@
 """What a data source provides: class names, and up to three splits of labelled images."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
+
+from frostline.storage.checksums import fingerprint
 
 SPLITS = ("train", "val", "test")
 
@@ -28,9 +29,9 @@ class LabelledImages(Dataset[LabelledImage]):
 
     @property
     def identity(self) -> str | None:
-        """A word that is equal for equal images in equal order: what is computed from them may be kept under it.
+        """A key that is equal for equal images in equal order, under which results computed from them are cached.
 
-        None where that cannot be told without looking at every image; then nothing is kept.
+        None where that is unknown without reading every image; then nothing is cached.
         """
         return None
 
@@ -93,8 +94,7 @@ class ArrayImages(LabelledImages):
     @property
     def identity(self) -> str:
         pixels = self._images.contiguous()
-        digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).hexdigest()
-        return f"{tuple(pixels.shape)} {pixels.dtype} {digest}"
+        return f"{tuple(pixels.shape)} {pixels.dtype} {fingerprint([pixels.numpy().data])}"
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from frostline.data.files import MOST_BROKEN, listed
 from frostline.data.folders import BROKEN, composed
+from frostline.data.problem_list import MOST_BROKEN, listed
 from frostline.data.relabelled import RelabelledImages
 from frostline.data.source import SPLITS, CheckableImages, ImageSource, LabelledImages
 
@@ -109,7 +109,7 @@ class SourceSplits:
         return (inverse / inverse.mean()).float()
 
     def check_images(self, splits: Sequence[str]) -> None:
-        """See that the images of these splits can be read, at the cost of `frostline.data.decoding.check_image`.
+        """See that the images of these splits can be read, at the cost of `frostline.data.image_check.check_image`.
 
         Raises:
             ValueError: names all that cannot.

@@ -1,7 +1,6 @@
 """Packed images, on a disk or in an S3-compatible store: a source that reads them chunk by chunk."""
 
 import copy
-import hashlib
 import os
 from array import array
 from collections import OrderedDict
@@ -24,9 +23,11 @@ from frostline.data.chunk_folder import (
     parse_manifest,
 )
 from frostline.data.chunk_store import GIB, ChunkCache, ChunkStore, LocalFolder, S3Store
-from frostline.data.decoding import MAX_PIXELS, ImageBytes, decode_image, decoder_identity
+from frostline.data.decoding import MAX_PIXELS, decode_image, decoder_identity
+from frostline.data.image_file import ImageBytes
 from frostline.data.order import LANES, Chunks
 from frostline.data.source import LabelledImage, LabelledImages
+from frostline.storage.checksums import fingerprint
 
 
 class StreamedImages(LabelledImages):
@@ -82,8 +83,8 @@ class StreamedImages(LabelledImages):
     @property
     def identity(self) -> str:
         """Changes with the packed images, the decoder and its settings."""
-        content = repr((self.entry, self.shorter_side, self.max_pixels, decoder_identity())).encode()
-        return f"packed {hashlib.blake2b(content, digest_size=16).hexdigest()}"
+        parts = (self.entry, self.shorter_side, self.max_pixels, decoder_identity())
+        return f"packed {fingerprint([repr(parts).encode()])}"
 
     def for_shorter_side(self, pixels: int) -> "StreamedImages":
         """See `frostline.data.source.ScalableImages`."""

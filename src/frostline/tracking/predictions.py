@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from frostline.data.files import ImageFiles
+from frostline.data.prediction_files import ImageFiles
 from frostline.data.transforms import eval_shorter_side, eval_transform
 from frostline.storage.atomic import atomically
 from frostline.storage.names import cell, utf8_name
