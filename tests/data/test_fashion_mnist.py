@@ -77,25 +77,19 @@ def test_missing_files_name_three_ways_out(tmp_path):
         assert way in str(caught.value)
 
 
-def test_damaged_files_are_named(tmp_path):
-    folder = make(tmp_path / "own")
-    images = folder / "train-images-idx3-ubyte.gz"
-    whole = images.read_bytes()
-    images.write_bytes(whole[:-50])
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz: damaged"):
-        FashionMNIST(path=folder)
-    images.write_bytes(gzip.compress(gzip.decompress(whole)[:-1]))
-    with pytest.raises(ValueError, match="156,799 values where its sizes"):
-        FashionMNIST(path=folder)
-    images.write_bytes(gzip.compress(b"<html>"))
-    with pytest.raises(ValueError, match="not an IDX file"):
-        FashionMNIST(path=folder)
+def test_corrupt_files_are_named(tmp_path):
+    images = make(tmp_path / "own") / "train-images-idx3-ubyte.gz"
+    intact = images.read_bytes()
+    for content in (intact[:-50], gzip.compress(gzip.decompress(intact)[:-1]), gzip.compress(b"<html>"), b""):
+        images.write_bytes(content)
+        with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz: corrupt, or not an IDX file \("):
+            FashionMNIST(path=tmp_path / "own")
 
 
 def test_labels_that_do_not_fit(tmp_path):
     folder = make(tmp_path / "own")
     write(folder / "train-labels-idx1-ubyte.gz", np.zeros(199, np.uint8), True)
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="train has 200 images and 199 labels"):
         FashionMNIST(path=folder)
     write(folder / "train-labels-idx1-ubyte.gz", np.full(200, 10, np.uint8), True)
     with pytest.raises(ValueError, match="label 10"):

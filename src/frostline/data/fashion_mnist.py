@@ -2,12 +2,14 @@
 
 import gzip
 import os
-import struct
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+from torchvision import datasets
+from torchvision.datasets import mnist
 
 from frostline.data.source import ArrayImages, LabelledImages
 from frostline.data.splitting import stratified_subset
@@ -15,18 +17,7 @@ from frostline.storage.locks import locked
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CACHE_FOLDER = Path("~/.cache/frostline/fashion_mnist")
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLASSES = tuple(datasets.FashionMNIST.classes)
 
 
 class FashionMNIST:
@@ -41,7 +32,7 @@ class FashionMNIST:
 
     Raises:
         FileNotFoundError: the files are nowhere, and may not be downloaded.
-        ValueError: a file is damaged, or more images are asked for than there are.
+        ValueError: a file is corrupt, or more images are asked for than there are.
     """
 
     def __init__(
@@ -55,12 +46,8 @@ class FashionMNIST:
     ) -> None:
         folder = _folder(None if path is None else Path(path).expanduser(), download)
         images, labels = read_pair(folder, "train")
-        held = train = list(range(len(labels)))
-        if val_length:
-            held = stratified_subset(labels, length=val_length, seed=split_seed)
-            train = sorted(set(train) - set(held))
-        else:
-            held = []
+        val = stratified_subset(labels, length=val_length, seed=split_seed) if val_length else []
+        train = sorted(set(range(len(labels))) - set(val))
         if train_length is not None:
             chosen = stratified_subset([labels[index] for index in train], length=train_length, seed=split_seed + 1)
             train = [train[index] for index in chosen]
@@ -68,7 +55,7 @@ class FashionMNIST:
             raise ValueError(f"data.val_length={val_length} leaves no image of {len(labels):,} to train on.")
         self._splits = {
             "train": ArrayImages(images=images[train], labels=[labels[index] for index in train]),
-            "val": ArrayImages(images=images[held], labels=[labels[index] for index in held]) if held else None,
+            "val": ArrayImages(images=images[val], labels=[labels[index] for index in val]) if val else None,
         }
         images, labels = read_pair(folder, "t10k")
         self._splits["test"] = ArrayImages(images=images, labels=labels)
@@ -85,37 +72,27 @@ def read_pair(folder: Path, part: str) -> tuple[torch.Tensor, list[int]]:
     """Images uint8 `(n, height, width)` and labels of the part `train` or `t10k`.
 
     Raises:
-        ValueError: the two files do not fit together, or one is damaged.
+        ValueError: the two files do not fit together, or one is corrupt.
     """
-    images = read_idx(_file(folder, f"{part}-images-idx3-ubyte"))
-    labels = read_idx(_file(folder, f"{part}-labels-idx1-ubyte"))
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise ValueError(
-            f"{folder}: {part} images of shape {images.shape} and labels of shape {labels.shape} do not fit together."
-        )
-    if labels.size and labels.max() >= len(CLASSES):
+    images = _read(_file(folder, f"{part}-images-idx3-ubyte"), mnist.read_image_file)
+    labels = _read(_file(folder, f"{part}-labels-idx1-ubyte"), mnist.read_label_file)
+    if len(images) != len(labels):
+        raise ValueError(f"{folder}: {part} has {len(images):,} images and {len(labels):,} labels.")
+    if len(labels) and labels.max() >= len(CLASSES):
         raise ValueError(f"{folder}: {part} has the label {labels.max()}; Fashion-MNIST has 0 to {len(CLASSES) - 1}.")
-    return torch.from_numpy(images), labels.tolist()
+    return images, labels.tolist()
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """An IDX file of bytes (http://yann.lecun.com/exdb/mnist): two zeros, type 8, rank, sizes big-endian, values.
-
-    Raises:
-        ValueError: it is not one, or its length is not what its sizes say.
-    """
+def _read(path: Path, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path}: damaged ({error}).") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
-        raise ValueError(f"{path}: not an IDX file of bytes.")
-    rank = content[3]
-    shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
-    if values.size != int(np.prod(shape)):
-        raise ValueError(f"{path}: damaged: {values.size:,} values where its sizes {shape} need {np.prod(shape):,}.")
-    return values.reshape(shape).copy()
+        if path.suffix != ".gz":
+            return read(str(path))
+        with gzip.open(path) as content, tempfile.NamedTemporaryFile() as unpacked:
+            shutil.copyfileobj(content, unpacked)
+            unpacked.flush()
+            return read(unpacked.name)
+    except Exception as error:  # torchvision's reader asserts and indexes
+        raise ValueError(f"{path}: corrupt, or not an IDX file ({error or type(error).__name__}).") from error
 
 
 def _file(folder: Path, name: str) -> Path:
@@ -144,14 +121,12 @@ def _folder(path: Path | None, download: bool) -> Path:
             "data.path=FOLDER where they are; on Debian, apt-get install dataset-fashion-mnist (and leave data.path "
             "out); data.download=true, which needs the network."
         )
-    from torchvision.datasets import FashionMNIST as Downloader
-
     target = path or CACHE_FOLDER.expanduser()
     target.mkdir(parents=True, exist_ok=True)
     # Several ranks of one machine start at the same time.
     with locked(target / ".download.lock", advice="type data.path=ANOTHER_FOLDER"):
         try:
-            Downloader(str(target), download=True)
+            datasets.FashionMNIST(str(target), download=True)
         except Exception as error:
             raise FileNotFoundError(f"Fashion-MNIST could not be downloaded to {target} ({error}).") from error
     return target / "FashionMNIST" / "raw"
