@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from frostline.autograd.diagnose import findings_of
 from frostline.autograd.flow import by_stage
 from frostline.autograd.gradient_flow import GradientFlow, measure_gradients
-from frostline.autograd.reading import findings_of
 
 pytestmark = pytest.mark.filterwarnings(
     # Tiny data on purpose.

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from frostline.autograd.agreement import disagreements
+from frostline.autograd.consistency import inconsistencies
 from frostline.autograd.graph import walk
 
 from .networks import IMAGES, TARGETS, cross_entropy, resnet
@@ -42,7 +42,7 @@ def test_leaves_are_the_parameters_that_require_a_gradient_and_the_optimizer_ste
     loss = cross_entropy(network(IMAGES))
     graph = walk(loss, network=network)
     assert graph.parameters == {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert disagreements(graph, network, optimizer) == []
+    assert inconsistencies(graph, network, optimizer) == []
     loss.backward()
     assert graph.parameters == {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     optimizer.step()
@@ -54,12 +54,12 @@ def test_each_disagreement_of_graph_flags_and_optimizer_is_named():
     network = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1)})
     graph = walk(network["used"](torch.rand(1, 2)).sum(), network=network)
     assert graph.unreached == ("unused.weight", "unused.bias")
-    [unused, not_held, stranger] = disagreements(graph, network, torch.optim.SGD([nn.Parameter(torch.rand(1))], lr=1))
+    [unused, not_held, stranger] = inconsistencies(graph, network, torch.optim.SGD([nn.Parameter(torch.rand(1))], lr=1))
     assert "2 of 4 parameters require a gradient, but the loss does not depend on them: unused.bias" in unused
     assert "the optimizer does not hold them" in not_held
     assert "no parameters of the network (1 of them)" in stranger
     network["used"].bias.requires_grad_(False)
-    sentences = disagreements(graph, network, torch.optim.SGD(network.parameters(), lr=1))
+    sentences = inconsistencies(graph, network, torch.optim.SGD(network.parameters(), lr=1))
     assert "1 of 4 parameters are leaves of the graph, but no longer require a gradient: used.bias." in sentences
 
 

@@ -1,4 +1,4 @@
-"""Check the gradient of a head or a loss of one's own against finite differences, and say in words what is wrong."""
+"""Check the gradient of a head or a loss of one's own against finite differences, and describe what is wrong."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from frostline.autograd.products import by_backward, by_finite_difference
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What the check found for one tensor that the gradient is taken of; `sentence` says it in full."""
 
     name: str
@@ -27,8 +27,8 @@ def check_gradient(
     *,
     fixed: Sequence[int] = (),
     tolerance: float = 1e-5,
-) -> list[Verdict]:
-    """`torch.autograd.gradcheck` in float64, one verdict for each floating-point input and each parameter of a module.
+) -> list[CheckResult]:
+    """`torch.autograd.gradcheck` in float64, one result for each floating-point input and each parameter of a module.
 
     inputs: what the function is called with. Integer tensors, such as class labels, and the positions named in `fixed`
     are held constant. A module is copied, and so are its parameters; it runs in the mode it is in.
@@ -70,17 +70,19 @@ def check_gradient(
                 f"The function fails on float64 inputs, in which gradients are checked: {error}. "
                 "A tensor that it makes itself should take its dtype from the input."
             ) from error
-    return [_verdict(call, name, tensor.requires_grad_(), tolerance) for name, tensor in checked.items()]
+    return [_check(call, name, tensor.requires_grad_(), tolerance) for name, tensor in checked.items()]
 
 
-def _verdict(
+def _check(
     call: Callable[[str, torch.Tensor], torch.Tensor], name: str, tensor: torch.Tensor, tolerance: float
-) -> Verdict:
+) -> CheckResult:
     output = call(name, tensor)
     if not output.requires_grad:
-        return Verdict(name, False, f"{name}: the result is cut off from it (detached, or computed without gradients).")
+        return CheckResult(
+            name, False, f"{name}: the result is cut off from it (detached, or computed without gradients)."
+        )
     if not torch.equal(output, call(name, tensor)):
-        return Verdict(
+        return CheckResult(
             name,
             False,
             f"{name}: two calls differ, so the function is random and has no gradient to check; call .eval() on a "
@@ -89,8 +91,8 @@ def _verdict(
     try:
         gradcheck(lambda value: call(name, value), (tensor,), atol=tolerance, rtol=1e-3)
     except GradcheckError:
-        return Verdict(name, False, f"{name}: wrong; {_where(lambda value: call(name, value), tensor)}")
-    return Verdict(name, True, f"{name}: right; {tensor.numel()} numbers agree with finite differences.")
+        return CheckResult(name, False, f"{name}: wrong; {_where(lambda value: call(name, value), tensor)}")
+    return CheckResult(name, True, f"{name}: right; {tensor.numel()} numbers agree with finite differences.")
 
 
 def _where(function: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> str:

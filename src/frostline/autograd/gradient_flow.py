@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from frostline.autograd.diagnose import findings_of
 from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.measurement import Measurement, Moments
-from frostline.autograd.reading import findings_of
 from frostline.finite import diverged
 from frostline.freezing.selectors import bare
 

@@ -12,7 +12,7 @@ from frostline.figures import ICE, ICE_INK, ICE_LINE, INK, WARM_INK, WARM_LINE, 
 
 @styled
 def plot_gradients(flows: Sequence[Flow], stages: Mapping[str, Sequence[str]], *, title: str) -> Figure:
-    """Parameters in execution order from left to right, grouped by stage; frozen ones stand in ice.
+    """Parameters in execution order from left to right, grouped by stage; frozen ones on a blue ground.
 
     flows: of single parameters. stages: stage -> names of the parameters in it.
     """

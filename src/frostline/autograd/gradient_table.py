@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.text import Text
 
+from frostline.autograd.diagnose import diagnose
 from frostline.autograd.flow import Flow
-from frostline.autograd.reading import read
 from frostline.tables import new_table
 
 
@@ -22,4 +22,4 @@ def gradient_table(flows: Sequence[Flow]) -> Group:
         style = "" if flow.trainable else "cyan"
         trains = f"{flow.trainable}/{flow.tensors}"
         table.add_row(flow.name, trains, norm, mean, largest, share, ratio, noise, style=style)
-    return Group(table, Text(""), *(Text(read(flow, flows)) for flow in flows))
+    return Group(table, Text(""), *(Text(diagnose(flow, flows)) for flow in flows))

@@ -156,7 +156,7 @@ def _saved(grad_fn: GradFn) -> Iterator[torch.Tensor]:
         if attribute.startswith("_raw_saved_"):
             try:
                 saved = getattr(grad_fn, attribute)
-            except RuntimeError:  # a Python-defined function says so where backward has freed its tensors
+            except RuntimeError:  # of a Python-defined function whose tensors backward has freed
                 continue
             for entry in saved if isinstance(saved, tuple | list) else (saved,):
                 if isinstance(entry.data, torch.Tensor):

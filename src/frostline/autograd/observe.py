@@ -1,4 +1,4 @@
-"""One forward pass watched from outside: its loss, its graph with the module that made each node, shapes and FLOPs."""
+"""Record one forward pass: its loss, its graph with the module that made each node, shapes and FLOPs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

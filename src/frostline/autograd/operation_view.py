@@ -17,7 +17,7 @@ WRAP = 108  # characters in a line of the note on frozen parameters
 
 
 def operation_figure(graph: Graph, *, title: str, summary: str) -> Figure:
-    """Backward runs down the lines from operation to operation; the leaves of an operation stand beside it.
+    """Backward runs down the lines from operation to operation; the leaves of an operation are beside it.
 
     A leaf that several operations read is drawn beside each, dashed from the second on.
     """

@@ -10,11 +10,11 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from frostline import batch_of_one
+from frostline.autograd.diagnose import findings_of
 from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.gradient_flow import measure_gradients
 from frostline.autograd.gradient_plot import plot_gradients
 from frostline.autograd.gradient_table import gradient_table
-from frostline.autograd.reading import findings_of
 from frostline.commands.failures import explained
 from frostline.commands.phases import set_scene
 from frostline.commands.train import quiet_libraries

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from frostline.autograd.agreement import disagreements
 from frostline.autograd.blocks import blocks_of
+from frostline.autograd.consistency import inconsistencies
 from frostline.autograd.drawing import Drawing, draw_operations, draw_stages
 from frostline.autograd.observe import Observation, observe
 from frostline.autograd.stage_table import stage_text
@@ -33,7 +33,7 @@ def run(settings: Mapping[str, Any]) -> None:
         drawings["operations"] = draw_operations(observation.graph, title=title)
     [summary] = {drawing.summary for drawing in drawings.values()}
     print(f"{title}\n{summary}\n\n{stage_text(blocks_of(observation))}")
-    for sentence in disagreements(observation.graph, observation.network, scene.optimizer()):
+    for sentence in inconsistencies(observation.graph, observation.network, scene.optimizer()):
         print(f"NOTE: {sentence}")
     for view, drawing in drawings.items():
         for ending in settings["formats"]:

@@ -1,4 +1,4 @@
-"""One sentence for each stage: what its gradient says, and whether something is wrong."""
+"""Diagnose the gradient of each stage in one sentence."""
 
 import math
 from collections.abc import Sequence
@@ -47,8 +47,8 @@ def findings_of(flows: Sequence[Flow]) -> list[Finding]:
     return found
 
 
-def read(flow: Flow, flows: Sequence[Flow]) -> str:
-    """One sentence on a stage among all stages, in execution order.
+def diagnose(flow: Flow, flows: Sequence[Flow]) -> str:
+    """One sentence on a stage; `flows` are all stages, in execution order.
 
     The reference for "vanishing" and "exploding" is the last stage with a gradient, usually the head.
     """

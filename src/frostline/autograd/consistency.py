@@ -1,4 +1,4 @@
-"""Whether graph, flags and optimizer speak of the same parameters."""
+"""Compare the parameters in the graph, those with `requires_grad` and those in the optimizer."""
 
 import torch
 from torch import nn
@@ -6,16 +6,16 @@ from torch import nn
 from frostline.autograd.graph import Graph
 
 
-def disagreements(graph: Graph, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+def inconsistencies(graph: Graph, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     """One sentence for each way in which three sets differ; none where they agree.
 
     The sets: the graph's leaves; the parameters with `requires_grad`; those of them that the optimizer holds. An
     optimizer may hold frozen parameters besides, as it does when they are to train in a later phase.
     """
     parameters = dict(network.named_parameters())
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    in_optimizer = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    stepped = {name for name in trainable if id(parameters[name]) in held}
+    stepped = {name for name in trainable if id(parameters[name]) in in_optimizer}
     own = {id(parameter) for parameter in parameters.values()}
     sentences = []
     for names, what in (
@@ -25,8 +25,8 @@ def disagreements(graph: Graph, network: nn.Module, optimizer: torch.optim.Optim
     ):
         if names:
             sentences.append(f"{len(names)} of {len(parameters)} parameters {what}: {_listed(sorted(names))}.")
-    if strangers := len(held - own):
-        sentences.append(f"The optimizer holds tensors that are no parameters of the network ({strangers} of them).")
+    if foreign := len(in_optimizer - own):
+        sentences.append(f"The optimizer holds tensors that are no parameters of the network ({foreign} of them).")
     return sentences
 
 

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from frostline.autograd.diagnose import diagnose, findings_of
 from frostline.autograd.flow import Flow
-from frostline.autograd.reading import findings_of, read
 
 
 def flow(name, mean=0.01, *, trainable=2, receiving=2, ratio=1e-3, noise=1.0, stray=0):
@@ -65,14 +65,14 @@ FROZEN = flow("layer1", trainable=0, receiving=0)
     ],
 )  # fmt: skip
 def test_each_state_has_its_sentence(stage, sentence):
-    assert read(stage, [stage, HEAD]) == sentence
+    assert diagnose(stage, [stage, HEAD]) == sentence
 
 
 def test_the_reference_is_the_last_stage_that_has_a_gradient():
     frozen_head = flow("head", trainable=0, receiving=0)
     small, large = flow("layer1", 1e-9), flow("layer2", 1.0)
-    assert "vanishing: its mean gradient is 1e-09 of layer2's" in read(small, [small, large, frozen_head])
-    assert read(large, [small, large, frozen_head]) == "layer2 learns: one step moves its weights by 0.1 %."
+    assert "vanishing: its mean gradient is 1e-09 of layer2's" in diagnose(small, [small, large, frozen_head])
+    assert diagnose(large, [small, large, frozen_head]) == "layer2 learns: one step moves its weights by 0.1 %."
 
 
 def test_findings_are_the_two_contradictions_and_nothing_else():
@@ -87,4 +87,4 @@ def test_findings_are_the_two_contradictions_and_nothing_else():
 def test_a_stage_may_have_both_contradictions():
     both = flow("layer1", trainable=1, receiving=1, stray=1)
     assert [finding.kind for finding in findings_of([both])] == ["frozen-with-gradient", "trainable-without"]
-    assert read(both, [both]).count("a bug") == 2
+    assert diagnose(both, [both]).count("a bug") == 2
