@@ -44,7 +44,7 @@ from frostline.data.transforms import Augmentation
 from frostline.freezing.policy import FreezePolicy
 from frostline.options import ComputeOptions, FeatureCache
 from frostline.resume import ExactResume
-from frostline.tracking.checkpoints import WholeFileCheckpointIO, checkpoint_callbacks
+from frostline.tracking.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 
 SIZE, BATCH, EPOCHS, BATCHES = 8, 4, 3, 5
 SOURCES = ("synthetic", "digits", "random", "folder", "packed", "csv", "streaming", "own")
@@ -202,7 +202,7 @@ def fit(case: Case, home: Path, folder: Path, *, place: str | None = None, resum
         max_epochs=EPOCHS, accelerator="cpu", devices=case.ranks, strategy="ddp" if case.ranks > 1 else "auto",
         limit_train_batches=BATCHES, accumulate_grad_batches=case.accumulate, num_sanity_val_steps=0, logger=False,
         callbacks=[ExactResume(), *kept.values(), *([Interrupt(place)] if place else [])],
-        plugins=[WholeFileCheckpointIO()], use_distributed_sampler=False, enable_progress_bar=False,
+        plugins=[AtomicCheckpointIO()], use_distributed_sampler=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
     torch.manual_seed(5 + trainer.global_rank + (100 if resume else 0))

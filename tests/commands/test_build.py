@@ -30,7 +30,7 @@ from frostline.commands.build import (
 from frostline.commands.help import default_config
 from frostline.config.optimizer import OPTIMIZERS
 from frostline.data.build import build_datamodule
-from frostline.tracking.checkpoints import WholeFileCheckpointIO
+from frostline.tracking.checkpoints import AtomicCheckpointIO
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.progress_bar import EpochLines, ThrottledProgressBar
 
@@ -165,7 +165,7 @@ def test_one_cpu() -> None:
         "strategy": "auto",
         "precision": "32-true",
     }
-    assert [type(plugin) for plugin in options["plugins"]] == [WholeFileCheckpointIO]
+    assert [type(plugin) for plugin in options["plugins"]] == [AtomicCheckpointIO]
 
 
 def test_threads_are_set() -> None:
@@ -201,7 +201,7 @@ def test_several_processes_are_ddp_in_the_launchers_environment(
     assert isinstance(options["strategy"], DDPStrategy)
     assert options["strategy"].process_group_backend == "gloo"
     assert options["strategy"]._timeout.total_seconds() == 60
-    [environment_plugin] = [p for p in options["plugins"] if not isinstance(p, WholeFileCheckpointIO)]
+    [environment_plugin] = [p for p in options["plugins"] if not isinstance(p, AtomicCheckpointIO)]
     assert type(environment_plugin) is kind
     if kind is SLURMEnvironment:
         assert not environment_plugin.auto_requeue

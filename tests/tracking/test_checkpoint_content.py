@@ -1,4 +1,4 @@
-"""Two checkpoints of the same content share one file; anything that differs, or might, is written."""
+"""Checkpoints of equal content share one file; others are written."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from frostline.tracking.checkpoint_content import COMPARED_BY_VALUE, content_of
-from frostline.tracking.checkpoints import WholeFileCheckpointIO
+from frostline.tracking.checkpoint_content import content_of
+from frostline.tracking.checkpoints import AtomicCheckpointIO
 
-LARGE = COMPARED_BY_VALUE // 4 + 1  # float32
+LARGE = 20_000
 
 
 def checkpoint(weights: torch.Tensor, **more: Any) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def one_file(folder: Path) -> bool:
 
 
 def save_both(folder: Path, first: dict[str, Any], second: dict[str, Any]) -> None:
-    files = WholeFileCheckpointIO()
+    files = AtomicCheckpointIO()
     files.save_checkpoint(first, folder / "best.ckpt")
     files.save_checkpoint(second, folder / "last.ckpt")
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
@@ -50,7 +50,7 @@ def test_the_second_of_two_equal_checkpoints_is_a_link_to_the_first(tmp_path: Pa
 def test_a_checkpoint_that_differs_is_written_and_the_first_file_stays(tmp_path: Path, change: Any) -> None:
     weights = torch.rand(LARGE)
     before = weights.clone()
-    files = WholeFileCheckpointIO()
+    files = AtomicCheckpointIO()
     files.save_checkpoint(checkpoint(weights), tmp_path / "best.ckpt")
     second = checkpoint(weights)
     change(second)
@@ -63,7 +63,7 @@ def test_a_checkpoint_that_differs_is_written_and_the_first_file_stays(tmp_path:
 
 
 def test_the_next_epochs_file_does_not_change_the_one_that_it_was_linked_to(tmp_path: Path) -> None:
-    weights, files = torch.rand(LARGE), WholeFileCheckpointIO()
+    weights, files = torch.rand(LARGE), AtomicCheckpointIO()
     files.save_checkpoint(checkpoint(weights), tmp_path / "best.ckpt")
     files.save_checkpoint(checkpoint(weights), tmp_path / "last.ckpt")
     before = weights.clone()
@@ -73,46 +73,29 @@ def test_the_next_epochs_file_does_not_change_the_one_that_it_was_linked_to(tmp_
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]["fc.weight"].equal(weights)
 
 
-def test_memory_that_was_given_to_another_tensor_is_not_taken_for_the_same() -> None:
-    # Averaged or gathered weights are copies, made for one checkpoint: the next one's may get their address.
-    addresses, contents = set(), []
-    for value in range(20):
-        copy = torch.full((100 * LARGE,), float(value))
-        addresses.add(copy.data_ptr())
-        contents.append(content_of(copy))
-        del copy
-    assert len(addresses) < 20, "no address was used twice: this test shows nothing"
-    assert not any(a == b for i, a in enumerate(contents) for b in contents[:i])
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        object(),
-        {"nested": [object()]},
-        torch.rand(LARGE).to_sparse(),
-        pytest.param("inference", id="inference tensor"),
-    ],
-)
-def test_what_cannot_be_compared_is_never_the_same(value: Any) -> None:
-    if isinstance(value, str):
-        with torch.inference_mode():
-            value = torch.rand(LARGE)
+@pytest.mark.parametrize("value", [object(), {"nested": [object()]}, torch.rand(LARGE).to_sparse()])
+def test_an_unknown_value_equals_nothing(value: Any) -> None:
     assert content_of(value) != content_of(value)
 
 
-def test_the_same_bytes_at_another_place_or_of_another_type_differ() -> None:
+def test_tokens_are_equal_for_equal_values_of_one_type_and_shape_only() -> None:
     values = torch.zeros(2 * LARGE)
-    assert content_of(values[:LARGE]) == content_of(values[:LARGE])
-    assert content_of(values[:LARGE]) != content_of(values[LARGE:])
+    assert content_of(values[:LARGE]) == content_of(values[LARGE:]) == content_of(torch.zeros(2, LARGE).T[:, 0])
     assert content_of(values) != content_of(values.view(2, LARGE))
     assert content_of(torch.zeros(2)) != content_of(torch.zeros(2, dtype=torch.int32))
-    assert content_of(torch.zeros(2, 1)) != content_of(torch.zeros(1, 2))
+    assert content_of(torch.zeros(())) == content_of(torch.tensor(0.0))
     assert content_of([1]) != content_of((1,))
 
 
-def test_a_file_that_somebody_replaced_is_not_linked_to(tmp_path: Path) -> None:
-    weights, files = torch.rand(LARGE), WholeFileCheckpointIO()
+def test_a_change_through_data_is_seen() -> None:
+    weights = torch.zeros(LARGE)
+    before = content_of(weights)
+    weights.data[-1] = 1
+    assert content_of(weights) != before
+
+
+def test_a_replaced_file_is_not_linked_to(tmp_path: Path) -> None:
+    weights, files = torch.rand(LARGE), AtomicCheckpointIO()
     files.save_checkpoint(checkpoint(weights), tmp_path / "best.ckpt")
     (tmp_path / "best.ckpt").write_bytes(b"something else")
     files.save_checkpoint(checkpoint(weights), tmp_path / "last.ckpt")
@@ -134,7 +117,7 @@ def test_where_there_are_no_links_both_are_written(tmp_path: Path, monkeypatch: 
 
 
 def test_the_same_checkpoint_twice_to_one_path_leaves_one_whole_file(tmp_path: Path) -> None:
-    weights, files = torch.rand(LARGE), WholeFileCheckpointIO()
+    weights, files = torch.rand(LARGE), AtomicCheckpointIO()
     for _ in range(2):
         files.save_checkpoint(checkpoint(weights), tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.tracking.checkpoints import (
+    AtomicCheckpointIO,
     Interrupted,
     SaveOnInterrupt,
-    WholeFileCheckpointIO,
     checkpoint_callbacks,
 )
 
@@ -36,7 +36,7 @@ pytestmark = [
 
 def test_the_file_is_written_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "last.ckpt"
-    WholeFileCheckpointIO().save_checkpoint({"value": torch.ones(2)}, path)
+    AtomicCheckpointIO().save_checkpoint({"value": torch.ones(2)}, path)
     assert torch.load(path, weights_only=True)["value"].tolist() == [1, 1]
     assert list(path.parent.iterdir()) == [path]
 
@@ -50,7 +50,7 @@ class Unpicklable:
 
 def test_a_failed_save_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    checkpoints = WholeFileCheckpointIO()
+    checkpoints = AtomicCheckpointIO()
     checkpoints.save_checkpoint({"value": 1}, path)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save_checkpoint({"large": torch.zeros(1000), "broken": Unpicklable()}, path)
@@ -64,10 +64,10 @@ def test_a_full_disk_names_the_checkpoint_and_leaves_the_one_before(tmp_path: Pa
         from pathlib import Path
 
         import torch
-        from frostline.tracking.checkpoints import WholeFileCheckpointIO
+        from frostline.tracking.checkpoints import AtomicCheckpointIO
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        path, checkpoints = Path(sys.argv[1]), WholeFileCheckpointIO()
+        path, checkpoints = Path(sys.argv[1]), AtomicCheckpointIO()
         checkpoints.save_checkpoint({"value": 1}, path)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         checkpoints.save_checkpoint({"value": torch.zeros(100_000)}, path)
@@ -80,7 +80,7 @@ def test_a_full_disk_names_the_checkpoint_and_leaves_the_one_before(tmp_path: Pa
 
 
 def test_a_run_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
-    checkpoints = WholeFileCheckpointIO(run_folder=tmp_path / "gone")
+    checkpoints = AtomicCheckpointIO(run_folder=tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="The run folder is gone"):
         checkpoints.save_checkpoint({}, tmp_path / "gone/checkpoints/last.ckpt")
     assert not list(tmp_path.iterdir())
@@ -92,7 +92,7 @@ def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
     killed.wait()
     (tmp_path / f".last.ckpt.{killed.pid}.part").write_bytes(b"half")
     other.write_bytes(b"another file's")
-    WholeFileCheckpointIO().save_checkpoint({}, path)
+    AtomicCheckpointIO().save_checkpoint({}, path)
     assert sorted(tmp_path.iterdir()) == [other, path]
 
 
@@ -102,16 +102,16 @@ def test_a_kill_in_the_middle_of_saving_leaves_a_file_that_loads(tmp_path: Path)
         from pathlib import Path
 
         import torch
-        from frostline.tracking.checkpoints import WholeFileCheckpointIO
+        from frostline.tracking.checkpoints import AtomicCheckpointIO
 
         folder, chance = Path(sys.argv[1]), random.Random(0)
         checkpoint = {"tensors": torch.ones(2_000_000)}
         for attempt in range(5):
             path = folder / str(attempt) / "last.ckpt"
-            WholeFileCheckpointIO().save_checkpoint(checkpoint, path)
+            AtomicCheckpointIO().save_checkpoint(checkpoint, path)
             saving = os.fork()
             while saving == 0:
-                WholeFileCheckpointIO().save_checkpoint(checkpoint, path)
+                AtomicCheckpointIO().save_checkpoint(checkpoint, path)
             time.sleep(chance.uniform(0.02, 0.1))
             os.kill(saving, signal.SIGKILL)
             os.waitpid(saving, 0)
@@ -175,7 +175,7 @@ def scored_fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         callbacks=list(kept.values()),
-        plugins=[WholeFileCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
     )
     data = DataLoader(TensorDataset(torch.ones(4, 2)))
     trainer.fit(Scored(scores), data, data, ckpt_path=resume, weights_only=True)

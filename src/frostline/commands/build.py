@@ -38,7 +38,7 @@ from frostline.resume import ExactResume
 from frostline.schedulers import SCHEDULERS
 from frostline.signatures import check_signature, find_class
 from frostline.tracking.applied_rates import AppliedRates
-from frostline.tracking.checkpoints import BEST, LAST, SaveOnInterrupt, WholeFileCheckpointIO, checkpoint_callbacks
+from frostline.tracking.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveOnInterrupt, checkpoint_callbacks
 from frostline.tracking.compile_cost import CompileCost
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.loggers import build_loggers
@@ -213,7 +213,7 @@ def device_options(
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or device["devices"]
     if processes == "all":
         processes = torch.cuda.device_count() if accelerator == "gpu" else 1
-    plugins: list[Any] = [WholeFileCheckpointIO(run_folder=run_folder)]
+    plugins: list[Any] = [AtomicCheckpointIO(run_folder=run_folder)]
     strategy: str | DDPStrategy = "auto"
     if processes * device["num_nodes"] > 1:
         plugins.append(_cluster_environment())

@@ -19,7 +19,7 @@ class AppliedRates(LearningRateMonitor):
         super().__init__(logging_interval="step", log_momentum=True)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Nothing: a phase that begins with this batch has not begun yet."""
+        """Nothing: a phase that begins with this batch has not begun."""
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and an interruption that loses nothing."""
+"""Checkpoints that are written atomically, also when a run is interrupted."""
 
 import errno
 import logging
@@ -25,17 +25,17 @@ BEST, LAST = "best", "last"
 log = logging.getLogger("frostline.checkpoints")
 
 
-class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, then renames.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a temporary file beside the target, then renames it.
 
     Lightning 2.6 writes to the temporary folder and moves; where that is another disk, 9 of 60 kills left an unreadable
     file. A rename within one folder left none in 200.
 
-    `best.ckpt` and `last.ckpt` mostly hold the same, and the second of them is then a hard link to the first: half the
-    time and half the disk. No file is ever changed in place, so that neither can change with the other.
+    `best.ckpt` and `last.ckpt` usually have equal content, and the second of them is then a hard link to the first:
+    half the time and half the disk. No file is changed in place, so that neither can change with the other.
 
     Args:
-        run_folder: a folder that has to be there: one that was removed is not made again with half of a run in it.
+        run_folder: a folder that must exist: one that was removed is not created again with half of a run in it.
     """
 
     def __init__(self, *, run_folder: Path | None = None) -> None:
@@ -44,7 +44,7 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         self._written: tuple[Any, Path, tuple[int, ...]] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write the file whole or leave what was there."""
+        """Write the file atomically: an error leaves the file before."""
         target, content = Path(path), content_of(checkpoint)
         if self.run_folder is not None and not self.run_folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, "The run folder is gone", str(self.run_folder))
@@ -56,10 +56,10 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         self._written = content, target, _file_state(target)
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Read a file whose check sums are right.
+        """Read a file after checking its checksums.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: the file is corrupt.
         """
         try:
             check_sums(path)
@@ -68,7 +68,7 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         return super().load_checkpoint(path, *arguments, **options)
 
     def _linked(self, path: Path, content: Any) -> bool:
-        """Link the last file that was written to `path`, where it is still there and holds this content."""
+        """Link the file written last to `path`, if it is unchanged and has this content."""
         if self._written is None:
             return False
         before, written, state = self._written
@@ -76,7 +76,7 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             if content != before or _file_state(written) != state:
                 return False
             path.hardlink_to(written)
-        except OSError:  # gone, or on a file system without links
+        except OSError:  # removed, or on a file system without links
             return False
         return True
 
@@ -97,7 +97,7 @@ def _file_state(path: Path) -> tuple[int, ...]:
 
 
 class _RunCheckpoint(ModelCheckpoint):
-    """One file in the run folder, whose state goes by Lightning's name."""
+    """One file in the run folder; its state is stored under the name of Lightning's ModelCheckpoint."""
 
     def __init__(self, folder: Path, name: str, **options: Any) -> None:
         super().__init__(folder, filename=name, auto_insert_metric_name=False, enable_version_counter=False, **options)
@@ -133,9 +133,9 @@ class BestCheckpoint(_RunCheckpoint):
         state.update(dirpath=self.dirpath, best_model_path=path, kth_best_model_path=path, best_k_models={path: score})
 
     def _carry(self, state: Mapping[str, Any], resumed: Path) -> bool:
-        """Bring the file that the state is about from beside `resumed` into this run's folder."""
+        """Link or copy the state's file, which lies beside `resumed`, into this run's folder."""
         found = resumed.with_name(self.path.name)
-        # What cannot be read, or is another one by now, is not there.
+        # An unreadable file, or another run's, counts as missing.
         with suppress(OSError, ValueError, LookupError, TypeError):
             there = read_plain(found)
             if torch.equal(there["callbacks"][self.state_key]["best_model_score"], state["best_model_score"].cpu()):
@@ -149,7 +149,7 @@ class BestCheckpoint(_RunCheckpoint):
 
 
 class LastCheckpoint(_RunCheckpoint):
-    """`last.ckpt`: written now and then, and in any case when a run ends."""
+    """`last.ckpt`: written at intervals and at the end of a run."""
 
     def __init__(self, folder: Path, name: str, **options: Any) -> None:
         super().__init__(folder, name, **options)
@@ -174,14 +174,14 @@ class LastCheckpoint(_RunCheckpoint):
 
 
 def _ends(trainer: lightning.Trainer) -> bool:
-    """Whether the epoch that ends now is the run's last one."""
+    """Whether the current epoch is the last one."""
     steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
     epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
     return trainer.should_stop or steps or epochs
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Let `target` be what `source` is: a hard link, or a copy where there are none."""
+    """Make `target` a hard link to `source`, or a copy where the file system has no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomically(target) as part:
         try:
@@ -193,8 +193,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 def checkpoint_callbacks(folder: Path, *, monitor: str | None, every_n_steps: int | None) -> dict[str, ModelCheckpoint]:
     """`best.ckpt` by the monitored value (where there is one) and `last.ckpt`, in one folder.
 
-    `every_n_steps` are the optimizer steps between two writings of `last.ckpt`; None writes it at each epoch's end. The
-    run's last step is written in any case.
+    `every_n_steps`: optimizer steps between two writes of `last.ckpt`; None writes it at the end of each epoch. The
+    last step of a run is always written.
     """
     last = LastCheckpoint(
         folder, LAST, every_n_train_steps=every_n_steps, save_on_train_epoch_end=every_n_steps is None
@@ -205,8 +205,8 @@ def checkpoint_callbacks(folder: Path, *, monitor: str | None, every_n_steps: in
     return {BEST: BestCheckpoint(folder, BEST, monitor=monitor, mode=mode), LAST: last}
 
 
-class Interrupted(Exception):  # noqa: N818 - no error, a wish of the user's
-    """Ctrl-C or SIGTERM; what was trained is in `checkpoint`, if there is one.
+class Interrupted(Exception):  # noqa: N818 - the user's request, not an error
+    """Ctrl-C or SIGTERM stopped the run; `checkpoint` is the last one written, if any.
 
     Args:
         step: None while the next image did not come: what came after the last checkpoint is lost.
@@ -224,10 +224,10 @@ class Interrupted(Exception):  # noqa: N818 - no error, a wish of the user's
 
 
 class SaveOnInterrupt(lightning.Callback):
-    """Between two batches: if SIGINT or SIGTERM has come to any process, save and stop on all of them.
+    """After each batch: if any process has received SIGINT or SIGTERM, save and stop on all of them.
 
-    The handlers only take a note. A handler that saved would wait for the other processes in the middle of whatever
-    collective it had interrupted, and they for it. Only a wait for images that do not come is ended at once.
+    The handlers only set a flag. A handler that saved would deadlock: it could interrupt a collective that the other
+    processes are waiting in. Only a wait for images is interrupted at once.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -252,7 +252,7 @@ class SaveOnInterrupt(lightning.Callback):
         self.restore()
 
     def restore(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the signal handlers that were there before."""
         if self._before:
             watch().ask(None)
         while self._before:

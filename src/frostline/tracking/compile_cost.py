@@ -1,4 +1,4 @@
-"""What torch.compile cost a run, and after how many steps it has paid for itself."""
+"""The cost of torch.compile in a run, and the number of steps after which it pays back."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ MEASURED = 5
 
 
 class CompileCost(lightning.Callback):
-    """Compares compiled steps with the same step of an eager copy of the network, and says where the break-even lies.
+    """Compares compiled steps with the same step of an eager copy of the network, and logs the break-even.
 
     A step is a forward and a backward pass. The copy runs a few times on the run's first batch, outside the run: no
     gradient, statistic or random number of the run changes. In a phase whose features are read back there is next to
@@ -54,7 +54,7 @@ class CompileCost(lightning.Callback):
 
 
 def now(trainer: lightning.Trainer) -> float:
-    """Seconds of the clock, when the device has done what it was given; for the first few steps only."""
+    """Seconds of the clock after the device has finished; for the first few steps only."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -88,5 +88,5 @@ def cost_text(*, cost: float, eager: float, compiled: float, steps: int) -> str:
     if compiled >= eager:
         return f"{spent}, so it never pays back here: trainer.compile=false is faster."
     needed = cost / (eager - compiled)
-    verdict = "it pays back" if needed < steps else "it does not pay back: trainer.compile=false is faster"
-    return f"{spent}. Break-even after {needed:,.0f} steps; this run has {steps:,}, so {verdict}."
+    outcome = "it pays back" if needed < steps else "it does not pay back: trainer.compile=false is faster"
+    return f"{spent}. Break-even after {needed:,.0f} steps; this run has {steps:,}, so {outcome}."

@@ -14,7 +14,7 @@ PACKAGES = ("frostline", "torch", "torchvision", "lightning", "torchmetrics", "h
 
 
 def environment_facts(*, command: str, seed: int) -> dict[str, Any]:
-    """What one needs to know to run it again and to compare it with another run."""
+    """What is needed to repeat a run and to compare it with another."""
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": command,

@@ -1,4 +1,4 @@
-"""How far a training is: a bar without a price that a fast step would notice, or a line an epoch."""
+"""Throttled progress bar; one log line per epoch without a terminal."""
 
 import logging
 import sys
@@ -15,10 +15,10 @@ log = logging.getLogger("frostline")
 
 
 class ThrottledProgressBar(RichProgressBar):
-    """Lightning's bar, drawn a few times a second, however many steps that are.
+    """Lightning's bar, drawn at most five times a second.
 
-    By default it is drawn up to a hundred times a second, by a thread of its own, and asks the device for the values
-    that it shows after every batch, for which a GPU has to finish what it was given.
+    By default it is drawn up to a hundred times a second, by a thread of its own, and reads the values it shows after
+    each batch, for which it waits for the GPU.
     """
 
     def __init__(self) -> None:
@@ -37,25 +37,25 @@ class ThrottledProgressBar(RichProgressBar):
 
 
 class EpochLines(lightning.Callback):
-    """A line for each epoch, with what the bar would show: for a job's log, in which a bar leaves its last shreds.
+    """A log line for each epoch, with the values that the bar would show.
 
-    The bar's thread also sleeps up to a fifth of a second after the end, which a sweep of short runs notices.
+    The bar's thread would also sleep up to 0.2 s after the end of each run.
     """
 
     def __init__(self) -> None:
         self._finished = 0
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # Only noted: Lightning computes what was logged in training after this hook; a bar shows the epoch before.
+        # Only stored: Lightning computes what was logged in training after this hook; a bar shows the epoch before.
         self._finished = trainer.current_epoch + 1
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._tell(trainer)
+        self._log_epoch(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._tell(trainer)
+        self._log_epoch(trainer)
 
-    def _tell(self, trainer: lightning.Trainer) -> None:
+    def _log_epoch(self, trainer: lightning.Trainer) -> None:
         if self._finished and trainer.is_global_zero:
             last = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
             values = ", ".join(

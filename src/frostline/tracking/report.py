@@ -1,4 +1,4 @@
-"""What a run tells its user: before the first step what will train, and at the end what came of it."""
+"""The texts of a run: before the first step its data and weights, at the end its results."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +24,7 @@ MOST_CLASSES = 20
 
 
 def plan_text(*, data: ImageDataModule, weights: str, device: str) -> str:
-    """On what a run will train and what it leaves out, from which weights and where; the freezing schedule tells what
-    trains."""
+    """The data of a run, what it leaves out, its weights and its device; the freezing schedule logs what trains."""
     splits = {split: data.images(split) for split in ("train", "val", "test")}
     counts = ", ".join(f"{len(images):,} {split}" for split, images in splits.items() if images is not None)
     lines = [f"data: {counts} images of {len(data.classes)} classes, {data.image_size} px", *data.notes]
@@ -53,7 +52,7 @@ def evaluation_text(facts: Mapping[str, Any]) -> str:
 
 
 def places_text(folder: Path, best: str) -> str:
-    """Where a run's files lie."""
+    """The paths of a run's files."""
     places = [("run folder", folder), ("best checkpoint", Path(best) if best else folder / "checkpoints/last.ckpt")]
     places += [(name, folder / name) for name in ("metrics.csv", "facts.json", "config.yaml", "train.log")]
     return "\n".join(f"{name:<16} {path}" for name, path in places if path.exists())

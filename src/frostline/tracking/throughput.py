@@ -1,4 +1,4 @@
-"""How fast a run trains, and how much of that time it waits for its data."""
+"""Training speed, and the share of the time spent waiting for data."""
 
 import time
 from collections.abc import Mapping
@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 
 import lightning
 import torch
+from lightning.pytorch.profilers import Profiler
 
 from frostline.data.cores import usable_cores
 
-# The action that Lightning's profilers know the wait for the next training batch by.
+# Lightning's profiler action for the wait for the next training batch.
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
-MUCH = 0.2  # share of the training time
-SECONDS_WORTH_A_WORD = 5.0
+LONG_WAIT = 0.2  # share of the training time
+LEAST_SECONDS = 5.0
 
 
 class Epoch(NamedTuple):
     """One training epoch: images over all ranks, seconds without the validation in it, and seconds waiting for data.
 
-    With several ranks, the seconds of the slowest and the wait of the one that waited longest: the others stand still
-    with it.
+    With several ranks: the seconds of the slowest rank and the longest wait of any, since the others wait for them.
     """
 
     images: int
@@ -27,13 +27,41 @@ class Epoch(NamedTuple):
     waited: float
 
 
+class FetchTimer(Profiler):
+    """Adds up the seconds in which the training loop waits for its next batch; passes all else to another profiler.
+
+    Lightning has no callback hook around the fetch, but it reports it to the trainer's profiler.
+    """
+
+    def __init__(self, profiler: Profiler) -> None:
+        super().__init__()
+        self.profiler = profiler
+        self.seconds = self._asked = 0.0
+
+    def start(self, action_name: str) -> None:
+        self.profiler.start(action_name)
+        if action_name == FETCH:
+            self._asked = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name == FETCH:
+            self.seconds += time.perf_counter() - self._asked
+        self.profiler.stop(action_name)
+
+    def summary(self) -> str:
+        return self.profiler.summary()
+
+    def describe(self) -> None:
+        self.profiler.describe()
+
+
 class Throughput(lightning.Callback):
     """Measures each epoch by the host's clock and logs `speed/images_per_second` and `speed/data_wait` at its end.
 
-    `speed/data_wait` is the share, from 0 to 1, of the training time in which the loop stood and waited for its next
-    batch: without workers all that decoding and transforming takes, with workers what they are too slow by. Validation
-    is not counted. A batch is counted by the length of its last item, the targets. Nothing waits for the device; on a
-    GPU, which may compute on while the host waits, the share is an upper bound. Several ranks meet once an epoch.
+    `speed/data_wait` is the share, from 0 to 1, of the training time in which the loop waited for its next batch.
+    Without workers that is all decoding and transforming; with workers, what they are too slow by. Validation is not
+    counted. A batch is counted by the length of its last item, the targets. The device is never waited for: a GPU may
+    compute while the host waits, so the share is an upper bound. Ranks synchronise once an epoch.
 
     Attributes:
         epochs: what was measured, of each epoch of this fit.
@@ -41,35 +69,18 @@ class Throughput(lightning.Callback):
 
     def __init__(self) -> None:
         self.epochs: list[Epoch] = []
-        self._profiler: Any = None
+        self._timer: FetchTimer | None = None
         self._images = 0
-        self._waited = self._asked = self._started = self._paused = self._validated = 0.0
+        self._started = self._paused = self._validated = 0.0
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage != "fit" or self._profiler is not None:
-            return
-        self.epochs = []
-        # Whichever profiler the trainer has is told when a batch is asked for and when it is there: there, and nowhere
-        # else, the wait can be told from the hooks around it.
-        self._profiler = trainer.profiler  # type: ignore[attr-defined]
-        start, stop = self._profiler.start, self._profiler.stop
-
-        def started(action: str) -> None:
-            if action == FETCH:
-                self._asked = time.perf_counter()
-            start(action)
-
-        def stopped(action: str) -> None:
-            stop(action)
-            if action == FETCH:
-                self._waited += time.perf_counter() - self._asked
-
-        self._profiler.start, self._profiler.stop = started, stopped
+        if stage == "fit" and self._timer is None:
+            self.epochs = []
+            trainer.profiler = self._timer = FetchTimer(trainer.profiler)  # type: ignore[attr-defined]
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if self._profiler is not None:
-            del self._profiler.start, self._profiler.stop  # the class's own stand behind them
-            self._profiler = None
+        if self._timer is not None:
+            trainer.profiler, self._timer = self._timer.profiler, None  # type: ignore[attr-defined]
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
@@ -82,7 +93,9 @@ class Throughput(lightning.Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._started = time.perf_counter()
-        self._images, self._waited, self._validated = 0, 0.0, 0.0
+        self._images, self._validated = 0, 0.0
+        if self._timer is not None:
+            self._timer.seconds = 0.0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -96,7 +109,8 @@ class Throughput(lightning.Callback):
         self._validated += time.perf_counter() - self._paused
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        epoch = Epoch(self._images, time.perf_counter() - self._started - self._validated, self._waited)
+        waited = 0.0 if self._timer is None else self._timer.seconds
+        epoch = Epoch(self._images, time.perf_counter() - self._started - self._validated, waited)
         if trainer.world_size > 1:
             mine = torch.tensor([epoch.seconds, epoch.waited], device=trainer.strategy.root_device)
             seconds, waited = trainer.strategy.reduce(mine, reduce_op="max").tolist()
@@ -135,14 +149,14 @@ def speed_text(facts: Mapping[str, Any], *, advice: str = "") -> str:
 
 
 def data_advice(facts: Mapping[str, Any], *, workers: int, cores: int, packable: bool) -> str:
-    """What would shorten the wait for data on this machine; empty where little would be won.
+    """Advice on how to shorten the wait for data on this machine; empty where little would be gained.
 
     Args:
         workers: loader processes of a rank.
         cores: a rank's share of the machine's.
         packable: the images are decoded from files and are not kept decoded yet.
     """
-    if facts["data_wait"] <= MUCH or facts["seconds_waited"] < SECONDS_WORTH_A_WORD:
+    if facts["data_wait"] <= LONG_WAIT or facts["seconds_waited"] < LEAST_SECONDS:
         return ""
     ways = ["data.packed=FOLDER (keeps decoded images for later epochs and runs)"] if packable else []
     more = min(8, cores - 1)
