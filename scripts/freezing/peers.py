@@ -300,7 +300,7 @@ def ranks() -> dict[str, Any]:
     (peer, where), (ours, _) = _between_ranks("lightning"), _between_ranks("frostline")
     return {
         "title": f"Lightning {importlib.metadata.version('lightning')} `BackboneFinetuning`, two ranks (DDP), "
-        "ResNet-18, 8 steps after the thaw",
+        "ResNet-18, 8 steps after unfreezing",
         "without": f"the ranks' weights differ by up to {peer:.3f} (`{where}`); no error, and no warning of it",
         "frostline": f"{ours}",
         "numbers": {"peer": peer, "where": where, "frostline": ours},
@@ -338,7 +338,7 @@ def resume() -> dict[str, Any]:
     peer, ours = found["lightning"], found["frostline"]
     return {
         "title": f"Lightning {importlib.metadata.version('lightning')} `BackboneFinetuning`, resumed one epoch after "
-        "the thaw, ResNet-18",
+        "unfreezing, ResNet-18",
         "without": f"{peer['frozen_tensors']} of {peer['tensors']} parameters are frozen again to the end; "
         f"{peer['differing']} tensors differ from the uninterrupted run, weights by up to {peer['largest']:.3f}",
         "frostline": f"{ours['frozen_tensors']} frozen, {ours['differing']} differ: bit-identical",
