@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from frostline.checkpoint import read_checkpoint
 from frostline.classifier import ImageClassifier, load_classifier
 from frostline.commands.build import optimizer_builder
-from frostline.commands.help import default_config
-from frostline.config.optimizer import OPTIMIZERS
+from frostline.config.commands import RUN_GROUPS
+from frostline.config.optimizer import OwnOptimizer
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise
 from frostline.freezing.callback import FreezingSchedule
@@ -26,6 +26,7 @@ from frostline.losses import CrossEntropy, SumOfDifferences
 from frostline.models.network import build_network
 from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
 from frostline.schedulers import constant
+from tests.configs import config
 
 CLASSES = [f"class {index}" for index in range(10)]
 IMAGES = {"classes": CLASSES, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "image_size": 32, "resize": 1.0}
@@ -196,6 +197,10 @@ class Own(torch.optim.AdamW):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
 
 
+def own_optimizer(**keys: Any) -> OwnOptimizer:
+    return OwnOptimizer.model_validate({"_target_": f"{__name__}.Own", "lr": 0.2, **keys})
+
+
 RATE = 0.25
 BUILDERS: dict[str, tuple[Any, tuple[float, float]]] = {
     "lambda": (lambda groups: torch.optim.AdamW(groups, lr=0.1), (0.1, 0.01)),
@@ -207,9 +212,9 @@ BUILDERS: dict[str, tuple[Any, tuple[float, float]]] = {
     "partial of a lambda": (partial(lambda groups, rate: torch.optim.SGD(groups, lr=rate), rate=0.3), (0.3, 0.0)),
     "class": (torch.optim.Adadelta, (1.0, 0.0)),
     "own class": (Own, (0.1, 0.3)),
-    "_target_": (optimizer_builder({"_target_": f"{__name__}.Own", "lr": 0.2, "weight_decay": None}), (0.2, 0.3)),
+    "_target_": (optimizer_builder(own_optimizer()), (0.2, 0.3)),
     "_target_ without decay": (
-        optimizer_builder({"_target_": f"{__name__}.Own", "lr": 0.2, "weight_decay": 0.0}),
+        optimizer_builder(own_optimizer(weight_decay=0.0)),
         (0.2, 0.0),
     ),
     "None": (None, (0.01, 0.0)),
@@ -492,9 +497,9 @@ def test_the_verdict_of_a_fit_outlives_a_test(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", RUN_GROUPS["optimizer"].by_name)
 def test_every_optimizer_in_its_fused_form_trains_with_clipped_gradients(name: str, precision: Any) -> None:
-    options = default_config("train", (f"optimizer={name}",))["optimizer"]
+    options = config(f"optimizer={name}").optimizer
     classifier = small(optimizer=optimizer_builder(options, fused=True))
     norms = []
 

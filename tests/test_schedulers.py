@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from frostline.config.optimizer import SCHEDULERS as DESCRIBED
+from frostline.config.commands import RUN_GROUPS
 from frostline.schedulers import SCHEDULERS, WARMUP_START, SchedulerBuilder, constant, cosine, onecycle, step
 
 # The rise from WARMUP_START over five steps, in tenths of the full rate of 0.1.
@@ -158,7 +158,7 @@ def test_a_resumed_schedule_goes_on_where_it_was(name: str) -> None:
 
 
 def test_every_schedule_is_described_in_the_schema() -> None:
-    assert SCHEDULERS.keys() == DESCRIBED.keys()
+    assert SCHEDULERS.keys() == RUN_GROUPS["scheduler"].by_name.keys()
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])

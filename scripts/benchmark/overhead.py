@@ -36,9 +36,11 @@ from scripts.benchmark.document import put_section
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.commands.allocator import keep_freed_memory
-from frostline.commands.build import build_classifier, build_trainer
+from frostline.commands.build import build_classifier
 from frostline.commands.help import default_config
 from frostline.commands.train import quiet_libraries
+from frostline.commands.trainer import build_trainer
+from frostline.config.commands import TrainConfig, config_of
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import LabelledImages
 
@@ -155,20 +157,19 @@ def clocks() -> Clocks:
 
 def measure(*, blocks: int, steps: int, image_size: int, freeze: str, overrides: list[str]) -> dict[str, list[float]]:
     """Seconds of one step of each kind, by the clock and in processor time: medians over the blocks but the first."""
-    settings = default_config(
-        "train",
-        (f"freeze={freeze}", "model.weights=none", "optimizer.lr=0.01", "optimizer.weight_decay=0.0", *overrides),
-    )
     total = steps * (blocks + 2)
-    settings["trainer"] |= {"max_epochs": 1, "max_steps": total}
-    settings["speed"]["feature_cache"] = False  # nothing is to be saved here: the steps are what is measured
+    fixed = (f"freeze={freeze}", "model.weights=none", "optimizer.lr=0.01", "optimizer.weight_decay=0.0")
+    length = ("trainer.max_epochs=1", f"trainer.max_steps={total}")
+    # No feature cache: the steps are what is measured.
+    composed = default_config("train", (*fixed, *length, "speed.feature_cache=false", *overrides))
+    config = config_of(TrainConfig, composed)
     torch.manual_seed(0)
     memory = Memory(length=total * BATCH, image_size=image_size)
     data = ReadyData(source=Source(memory), image_size=image_size, batch_size=BATCH)
-    classifier, _ = build_classifier(settings, data)
+    classifier, _ = build_classifier(config, data)
     turns = Turns(steps=steps)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(settings, folder=Path(folder), data=data)
+        trainer = build_trainer(config, folder=Path(folder), data=data)
         trainer.callbacks.append(turns)
         trainer.fit(classifier, datamodule=data)
     kept = {kind: taken[1 : blocks + 1] for kind, taken in turns.blocks.items()}

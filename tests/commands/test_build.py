@@ -8,33 +8,27 @@ from typing import Any
 import lightning
 import pytest
 import torch
-import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
+from tests.configs import config
 from torch import nn
 
-from frostline.commands.build import (
-    TORCH_OPTIMIZERS,
-    build_classifier,
-    build_trainer,
-    device_options,
-    monitored,
-    native_precision,
-    optimizer_builder,
-    wants_fused,
-)
-from frostline.commands.help import default_config
-from frostline.config.optimizer import OPTIMIZERS
-from frostline.data.build import build_datamodule
+from frostline.commands.build import TORCH_OPTIMIZERS, build_classifier, build_data, optimizer_builder, wants_fused
+from frostline.commands.trainer import build_trainer, device_options, monitored, native_precision
+from frostline.config.commands import RUN_GROUPS, TrainConfig
+from frostline.config.data import OwnSource
+from frostline.config.optimizer import OwnOptimizer
+from frostline.config.training import Device
+from frostline.data.datamodule import ImageDataModule
 from frostline.tracking.checkpoints import AtomicCheckpointIO
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.progress_bar import EpochLines, ThrottledProgressBar
 
-CONF = Path(__file__).parents[2] / "conf"
+OPTIMIZERS = RUN_GROUPS["optimizer"].by_name
 # The optimizers of torch that are no options, each with its reason.
 NOT_OFFERED = {
     "lbfgs": "evaluates the loss several times per step, which needs a closure",
@@ -45,18 +39,18 @@ NOT_OFFERED = {
 OWN_KEYS = {"name", "exclude_from_decay", "include_frozen"}
 
 
-def composed(*overrides: str) -> dict[str, Any]:
+def composed(*overrides: str) -> TrainConfig:
     small = ("data=synthetic", "data.length=8", "data.val_length=4", "data.test_length=4", "data.image_size=16")
-    return default_config("train", ("model.weights=none", *small, "device=cpu", *overrides))
+    return config("model.weights=none", *small, "device=cpu", *overrides)
 
 
-def data_of(settings: dict[str, Any]) -> Any:
-    return build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
+def data_of(chosen: TrainConfig) -> ImageDataModule:
+    return build_data(chosen.data, chosen.augment, seed=chosen.seed)
 
 
 def trainer_of(folder: Path, *overrides: str) -> lightning.Trainer:
-    settings = composed(*overrides)
-    return build_trainer(settings, folder=folder, data=data_of(settings))
+    chosen = composed(*overrides)
+    return build_trainer(chosen, folder=folder, data=data_of(chosen))
 
 
 # Optimizers
@@ -69,7 +63,8 @@ def test_every_optimizer_of_torch_is_an_option_or_has_its_reason() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizers_keys_are_its_signatures_and_it_steps(name: str) -> None:
-    options = yaml.safe_load((CONF / f"optimizer/{name}.yaml").read_text())
+    chosen = config(f"optimizer={name}").optimizer
+    options = chosen.as_dict()
     signature = inspect.signature(TORCH_OPTIMIZERS[name]).parameters
     assert options.keys() - OWN_KEYS <= signature.keys()
     # What is left out tells how torch computes, or where to; it changes no result.
@@ -77,7 +72,7 @@ def test_an_optimizers_keys_are_its_signatures_and_it_steps(name: str) -> None:
     assert left_out <= {"foreach", "maximize", "capturable", "differentiable", "fused"}
     layer = nn.Linear(3, 2)
     before = layer.weight.detach().clone()
-    optimizer = optimizer_builder(options)([{"params": list(layer.parameters()), "name": "layer"}])
+    optimizer = optimizer_builder(chosen)([{"params": list(layer.parameters()), "name": "layer"}])
     assert type(optimizer) is TORCH_OPTIMIZERS[name]
     layer(torch.ones(4, 3)).sum().backward()
     optimizer.step()
@@ -93,14 +88,69 @@ def test_an_own_optimizer_is_built_and_checked(tmp_path: Path, monkeypatch: pyte
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_optimizers", raising=False)
-    # As the schema completes an own optimizer's section: it takes no weight decay, and none is wanted.
-    options = {"_target_": "my_optimizers.Half", "lr": 0.1, "share": 0.5, "weight_decay": 0.0, "exclude_from_decay": []}
-    optimizer = optimizer_builder(options)([{"params": [nn.Parameter(torch.zeros(1))]}])
+
+    def half(**keys: Any) -> Any:
+        return optimizer_builder(OwnOptimizer.model_validate({"_target_": "my_optimizers.Half", "lr": 0.1, **keys}))
+
+    # The class takes no weight decay, and none is wanted.
+    optimizer = half(share=0.5, weight_decay=0.0)([{"params": [nn.Parameter(torch.zeros(1))]}])
     assert optimizer.param_groups[0]["lr"] == 0.05
     with pytest.raises(ValueError, match=r"optimizer\.shar: `Half` takes no such argument\. Did you mean `share`\?"):
-        optimizer_builder({"_target_": "my_optimizers.Half", "lr": 0.1, "shar": 0.5})
+        half(shar=0.5)
     with pytest.raises(ValueError, match=r"optimizer\.weight_decay: `Half` takes no such argument"):
-        optimizer_builder({**options, "weight_decay": 0.1})
+        half(share=0.5, weight_decay=0.1)
+
+
+# The data
+
+
+@pytest.mark.parametrize("name", ["digits", "random", "synthetic"])
+@pytest.mark.parametrize("augment", ["none", "light", "crop", "standard", "trivial"])
+def test_sources_make_batches_with_every_augmentation(name: str, augment: str) -> None:
+    data = data_of(config(f"data={name}", f"augment={augment}"))
+    images, targets = next(iter(data.train_dataloader()))
+    assert images.shape[1:] == (3, 64, 64)
+    assert len(images) == len(targets) == min(32, len(data.images("train")))
+
+
+def test_the_shared_keys_arrive() -> None:
+    keys = ("image_size=24", "batch_size=6", "resize=1.5", "sampling=balanced", "mean=[0.1,0.2,0.3]",
+            "std=[0.5,0.6,0.7]", "workers=3", "loader_timeout=9.0")  # fmt: skip
+    augment = ("augment=trivial", "augment.mixup=1", "augment.cutmix=0.2")
+    data = data_of(config("data=digits", *(f"data.{key}" for key in keys), *augment, "seed=5"))
+    assert (data.image_size, data.batch_size, data.resize, data.sampling, data.seed) == (24, 6, 1.5, "balanced", 5)
+    assert (data.mean, data.std) == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    assert (data.loading.workers, data.loading.timeout) == (3, 9.0)
+    assert (data.augment.name, data.augment.mixup, data.augment.cutmix) == ("trivial", 1.0, 0.2)
+    assert isinstance(data.augment.mixup, float)
+    assert data.augment.horizontal_flip is False
+
+
+OWN_SOURCE = """
+import torch
+from frostline.data.source import ArrayImages
+
+class Squares:
+    classes = ["small", "large"]
+
+    def __init__(self, *, count: int, image_size: int = 8):
+        self.count, self.image_size = count, image_size
+
+    def dataset(self, split):
+        images = torch.zeros(self.count, self.image_size, self.image_size, dtype=torch.uint8)
+        return ArrayImages(images=images, labels=[index % 2 for index in range(self.count)])
+"""
+
+
+def test_a_source_that_takes_the_image_size_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "squares.py").write_text(OWN_SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = OwnSource.model_validate({"_target_": "squares.Squares", "count": 4, "image_size": 12})
+    assert build_data(own, seed=0).source.image_size == 12
+    noise = data_of(config("data=random", "data.image_size=20"))
+    images, _ = next(iter(noise.train_dataloader()))
+    assert images.shape == (1, 3, 20, 20)
+    assert images.is_floating_point()
 
 
 # The classifier
@@ -115,7 +165,7 @@ def test_a_classifier_is_built_from_a_config() -> None:
     assert training == {"layer4", "fc"}
     assert classifier.optimizer_options.exclude_from_decay == ["bias"]
     assert {group["lr"] for group in classifier.build_optimizer().param_groups} == {0.001}
-    assert classifier.settings == settings
+    assert classifier.settings == settings.as_dict()
     assert classifier.compute_options.channels_last
     assert classifier.images["image_size"] == 16
     assert classifier.recipe == {
@@ -134,7 +184,7 @@ def test_a_head_that_was_loaded_obeys_the_policy(tmp_path: Path) -> None:
     settings = composed("freeze=custom", "freeze.train=[layer4]")
     first, _ = build_classifier(settings, data_of(settings))
     torch.save(first.network.state_dict(), tmp_path / "trained.pth")
-    settings["model"]["weights"] = str(tmp_path / "trained.pth")
+    settings = composed("freeze=custom", "freeze.train=[layer4]", f"model.weights={tmp_path}/trained.pth")
     classifier, loaded = build_classifier(settings, data_of(settings))
     assert len(loaded.loaded) == 122
     assert not classifier.network.fc.weight.requires_grad
@@ -157,7 +207,7 @@ def test_balanced_class_weights_come_from_the_data() -> None:
 
 
 def test_one_cpu() -> None:
-    options = device_options({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "threads": None, "timeout": 60})
+    options = device_options(Device(accelerator="cpu", timeout=60))
     assert {key: options[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision")} == {
         "accelerator": "cpu",
         "devices": 1,
@@ -171,7 +221,7 @@ def test_one_cpu() -> None:
 def test_threads_are_set() -> None:
     before = torch.get_num_threads()
     try:
-        device_options({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "threads": 3, "timeout": 60})
+        device_options(Device(accelerator="cpu", threads=3))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -197,7 +247,7 @@ def test_several_processes_are_ddp_in_the_launchers_environment(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    options = device_options({"accelerator": "cpu", "devices": 2, "num_nodes": 1, "threads": None, "timeout": 60})
+    options = device_options(Device(accelerator="cpu", devices=2, timeout=60))
     assert isinstance(options["strategy"], DDPStrategy)
     assert options["strategy"].process_group_backend == "gloo"
     assert options["strategy"]._timeout.total_seconds() == 60
@@ -297,14 +347,14 @@ def test_checkpoints_every_n_steps(tmp_path: Path) -> None:
     ],
 )
 def test_what_chooses_the_best_checkpoint(overrides: list[str], monitor: str | None) -> None:
-    settings = default_config("train", ("data=synthetic", *overrides))
-    assert monitored(settings, data_of(settings)) == monitor
+    chosen = config("data=synthetic", *overrides)
+    assert monitored(chosen.callbacks, data_of(chosen)) == monitor
 
 
 def test_early_stopping_needs_validation_images() -> None:
-    settings = default_config("train", ("data=random", "callbacks.early_stopping_patience=2"))
+    chosen = config("data=random", "callbacks.early_stopping_patience=2")
     with pytest.raises(ValueError, match="the data has no validation images to decide by"):
-        monitored(settings, data_of(settings))
+        monitored(chosen.callbacks, data_of(chosen))
 
 
 def test_without_validation_images_nothing_is_validated(tmp_path: Path) -> None:
@@ -320,7 +370,7 @@ def test_logger_none_logs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_an_optimizer_is_fused_where_torch_has_it_so_and_takes_the_same_step(name: str) -> None:
-    options = yaml.safe_load((CONF / f"optimizer/{name}.yaml").read_text())
+    options = config(f"optimizer={name}").optimizer
     steps = []
     for fused in (True, False):
         torch.manual_seed(0)
@@ -330,7 +380,7 @@ def test_an_optimizer_is_fused_where_torch_has_it_so_and_takes_the_same_step(nam
             layer(torch.ones(2, 4)).square().sum().backward()
             optimizer.step()
         steps.append(layer.weight.detach())
-        has = "fused" in inspect.signature(TORCH_OPTIMIZERS[options["name"]]).parameters
+        has = "fused" in inspect.signature(TORCH_OPTIMIZERS[name]).parameters
         assert bool(optimizer.defaults.get("fused")) == (fused and has)
     torch.testing.assert_close(*steps, rtol=1e-6, atol=1e-7)
 
@@ -349,12 +399,9 @@ def test_an_optimizer_is_fused_where_torch_has_it_so_and_takes_the_same_step(nam
 def test_a_fused_optimizer_is_not_taken_where_scaled_gradients_are_clipped(
     precision: str, clip: float | None, fused: bool
 ) -> None:
-    settings: dict[str, Any] = {
-        "speed": {"fused_optimizer": True},
-        "trainer": {"precision": precision, "gradient_clip_norm": clip},
-    }
-    assert wants_fused(settings) == fused
-    assert not wants_fused({**settings, "speed": {"fused_optimizer": False}})
+    trainer = (f"trainer.precision={precision}", f"trainer.gradient_clip_norm={'null' if clip is None else clip}")
+    assert wants_fused(config(*trainer)) == fused
+    assert not wants_fused(config(*trainer, "speed.fused_optimizer=false"))
 
 
 @pytest.mark.parametrize(("asked", "threads"), [(None, 5), (2, 1)])
@@ -364,13 +411,13 @@ def test_a_cpu_run_computes_with_the_cores_that_its_workers_leave(
     from frostline.commands.train import leave_cores_to_workers
 
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
-    settings: dict[str, Any] = default_config("train")
-    data = build_datamodule(data={**settings["data"], "workers": 3}, augment=settings["augment"], seed=0)
+    chosen = config("data.workers=3", f"device.threads={'null' if asked is None else asked}")
+    data = data_of(chosen)
     trainer = lightning.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        leave_cores_to_workers({**settings, "device": {**settings["device"], "threads": asked}}, data, trainer)
+        leave_cores_to_workers(chosen, data, trainer)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

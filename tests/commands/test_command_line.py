@@ -10,6 +10,7 @@ import pytest
 
 from frostline.commands.command_line import COMMAND_VARIABLE, command_line, command_to_go_on, for_workers
 from frostline.commands.quoting import override_text, parsed, shell_text, shell_words, unreadable
+from frostline.config.commands import TrainConfig
 
 ODD = [
     *("a b", "my runs (1)=é", "it's", 'say "so"', "a,b", "[x]", "{a: 1}", "a:b", "$HOME", "`pwd`", "\\", "a\\"),
@@ -21,7 +22,9 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from frostline.commands.command_line import command_to_go_on
-print(json.dumps([sys.argv[1:], command_to_go_on(Path({checkpoint!r}), {{"init_from": None}})]))
+from frostline.config.commands import TrainConfig
+config = TrainConfig.model_construct(init_from=None, on_policy_change="refuse")
+print(json.dumps([sys.argv[1:], command_to_go_on(Path({checkpoint!r}), config)]))
 """
 
 
@@ -96,8 +99,8 @@ def test_the_installed_script_is_called_by_its_name(monkeypatch: pytest.MonkeyPa
 def test_what_began_the_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["/usr/bin/python3", "/usr/bin/frostline", "train", "init_from=a", "on_policy_change=restart", "seed=1"]
     monkeypatch.setattr(sys, "orig_argv", typed)
-    settings = {"init_from": "a", "on_policy_change": "restart"}
-    assert command_to_go_on(Path("b"), settings) == (
+    begun = TrainConfig.model_construct(init_from="a", on_policy_change="restart")
+    assert command_to_go_on(Path("b"), begun) == (
         "frostline train seed=1 resume_from=b init_from=null on_policy_change=refuse"
     )
 
@@ -107,7 +110,8 @@ def test_a_worker_is_told_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert command_line() == "python train.py 'a=\"b c\"'"
     assert for_workers() == {COMMAND_VARIABLE: "python train.py 'a=\"b c\"'"}
     monkeypatch.setenv("FROSTLINE_SWEEP", "/runs/sweep")
-    assert command_to_go_on(Path("/runs/sweep/0/checkpoints/last.ckpt"), {"init_from": "a"}) == (
+    begun = TrainConfig.model_construct(init_from="a", on_policy_change="refuse")
+    assert command_to_go_on(Path("/runs/sweep/0/checkpoints/last.ckpt"), begun) == (
         "python train.py 'a=\"b c\"' resume_from=/runs/sweep"
     )
 

@@ -3,35 +3,33 @@
 import pytest
 
 from frostline.commands.evaluate import _as_a_whole
-
-DEFAULTS = {
-    "val_fraction": 0.15,
-    "test_fraction": 0.15,
-    "split_seed": 0,
-    "rare_classes": "raise",
-    "on_bad_image": "raise",
-}
+from frostline.config.data import ImageFolder, Synthetic
 
 
 def data(path, **changes):
-    return {"name": "image_folder", "path": str(path), **DEFAULTS, **changes}
+    path.mkdir(exist_ok=True)
+    return ImageFolder(name="image_folder", path=str(path), **changes)
+
+
+def stored(path):
+    return data(path).model_dump()
 
 
 def test_other_images_are_taken_as_a_whole(tmp_path):
-    assert _as_a_whole(data(tmp_path / "b"), data(tmp_path / "a"), "test") == {"whole_as": "test"}
+    assert _as_a_whole(data(tmp_path / "b"), stored(tmp_path / "a"), "test") == {"whole_as": "test"}
     assert _as_a_whole(data(tmp_path / "b", on_bad_image="skip"), {}, "val") == {"whole_as": "val"}
 
 
 def test_fractions_that_were_typed_count(tmp_path):
-    assert _as_a_whole(data(tmp_path / "b", test_fraction=0.5), data(tmp_path / "a"), "test") == {}
+    assert _as_a_whole(data(tmp_path / "b", test_fraction=0.5), stored(tmp_path / "a"), "test") == {}
 
 
 def test_a_source_that_is_never_divided():
-    assert _as_a_whole({"name": "synthetic"}, {}, "test") == {}
+    assert _as_a_whole(Synthetic(name="synthetic"), {}, "test") == {}
 
 
 def test_the_images_of_the_training_are_divided_as_there(tmp_path):
-    assert _as_a_whole(data(tmp_path), data(f"{tmp_path}/../{tmp_path.name}"), "test") == {}
+    assert _as_a_whole(data(tmp_path), {"path": f"{tmp_path}/../{tmp_path.name}"}, "test") == {}
 
 
 @pytest.mark.parametrize("change", [{"test_fraction": 0.3}, {"split_seed": 1}, {"on_bad_image": "skip"}])
@@ -40,4 +38,4 @@ def test_another_division_of_these_is_refused(tmp_path, change):
     with pytest.raises(
         ValueError, match=rf"divided otherwise \({key}\)\. Leave data out .*, or type data\.{key}={value}$"
     ):
-        _as_a_whole(data(tmp_path), data(tmp_path, **change), "test")
+        _as_a_whole(data(tmp_path), data(tmp_path, **change).model_dump(), "test")

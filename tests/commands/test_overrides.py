@@ -6,9 +6,18 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from tests.configs import config, settings
 
 from frostline.commands import run_folder
-from frostline.commands.overrides import Invocation, adapted, group_options, problems_of, run_folder_of, unswept
+from frostline.commands.overrides import (
+    Invocation,
+    adapted,
+    composed_here,
+    group_options,
+    problems_of,
+    run_folder_of,
+    unswept,
+)
 from frostline.config.commands import COMMANDS
 
 
@@ -166,8 +175,10 @@ def test_a_plus_before_a_group_is_named() -> None:
     ]
 
 
-def test_a_removed_key_is_missing() -> None:
-    assert problems("~seed") == ["seed: missing; type seed=VALUE (seed of weights, order and augmentation)."]
+def test_a_removed_key_has_its_default() -> None:
+    assert problems("~seed") == []
+    assert "seed" not in settings("~seed")
+    assert config("~seed").seed == 0
 
 
 def test_a_group_of_another_command_is_a_mistake() -> None:
@@ -279,18 +290,35 @@ def test_own_classes_named_in_yaml_are_accepted(tmp_path: Path) -> None:
         data__mine="_target_: my_parts.Source\nlength: 5\nimage_size: 32\n",
     )
     chosen = ["optimizer=mine", "head=mine", "model=mine", "data=mine"]
-    assert problems(*chosen, "optimizer.beta=4", "+data.batch_size=4", config_dir=folder) == []
-    assert problems(*chosen, "optimizer.lr=0", "optimizer.bta=4", "data.batch_size=4", config_dir=folder) == [
+    assert problems(*chosen, "optimizer.beta=4", "data.batch_size=4", config_dir=folder) == []
+    assert problems(*chosen, "optimizer.lr=0", "optimizer.bta=4", config_dir=folder) == [
         "optimizer.bta: unknown key. Did you mean optimizer.beta?",
-        "data.batch_size: the chosen data file does not hold this key. Write it there, or +data.batch_size=VALUE.",
-        "optimizer.lr: must be float > 0, not `0` (learning rate).",
+        "optimizer.lr: must be float > 0, not `0` (learning rate; the freezing policy and the scheduler multiply it).",
     ]
+
+
+def test_an_own_file_has_the_defaults_of_what_it_leaves_out(tmp_path: Path) -> None:
+    folder = written(
+        tmp_path,
+        optimizer__mine="name: sgd\nlr: 0.3\n",
+        data__smaller="defaults: [digits, _self_]\nbatch_size: 8\n",
+        trainer__long="max_epochs: 90\n",
+    )
+    words = ["optimizer=mine", "data=smaller", "trainer=long", "optimizer.nesterov=true", "optimizer.momentum=0.5"]
+    assert problems(*words, "trainer.log_every_n_steps=3", config_dir=folder) == []
+    composed = composed_here(Invocation(command="train", overrides=words, config_dir=folder))
+    assert (
+        composed["optimizer"] == config("optimizer.lr=0.3", *words[3:], "optimizer.weight_decay=0").optimizer.as_dict()
+    )
+    assert composed["data"] == config("data.batch_size=8").data.as_dict()
+    assert composed["trainer"] == config("trainer.max_epochs=90").trainer.as_dict()
 
 
 def test_an_own_optimizer_needs_a_learning_rate(tmp_path: Path) -> None:
     folder = written(tmp_path, optimizer__mine="_target_: my_parts.Optimizer\n")
     assert problems("optimizer=mine", config_dir=folder) == [
-        "optimizer.lr: missing; type optimizer.lr=VALUE (learning rate)."
+        "optimizer.lr: missing; type optimizer.lr=VALUE (learning rate; the freezing policy and the scheduler multiply "
+        "it)."
     ]
 
 

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from tests.configs import config
 
 from frostline.commands import predict
 from frostline.commands.failures import USER_ERROR
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     classifier = SimpleNamespace(
         classes=["cat", "dog"],
@@ -20,21 +21,19 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, objec
         probabilities=lambda images: torch.tensor([[0.25, 0.75]]).expand(len(images), 2),
     )
     monkeypatch.setattr(predict, "load_classifier", lambda *arguments, **options: classifier)
-    keys = {"checkpoint": "x.ckpt", "trust_checkpoint": False, "top_k": 1, "batch_size": 2}
-    return {
-        **keys,
-        "device": {"accelerator": "cpu", "threads": None, "devices": 1, "num_nodes": 1},
-        "inputs": str(tmp_path),
-    }
+    return tmp_path
 
 
-def test_an_image_of_the_inputs_is_no_output(
-    settings: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    image = tmp_path / "a.png"
+def run(inputs: Path, output: Path) -> None:
+    words = ("checkpoint=x.ckpt", "top_k=1", "batch_size=2", "device=cpu", f"inputs={inputs}", f"output={output}")
+    predict.run(config(*words, command="predict"))
+
+
+def test_an_image_of_the_inputs_is_no_output(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = inputs / "a.png"
     before = image.read_bytes()
     with pytest.raises(SystemExit) as end:
-        predict.run({**settings, "output": str(image)})
+        run(inputs, image)
     assert end.value.code == USER_ERROR
     assert image.read_bytes() == before
     said = f"frostline: output: `{image}` is one of the images, which it would replace. Name another file.\n"
@@ -43,11 +42,11 @@ def test_an_image_of_the_inputs_is_no_output(
 
 @pytest.mark.parametrize(("output", "stream"), [("/dev/null", "err"), ("p.csv", "out")])
 def test_a_pipe_gets_the_table_alone(
-    output: str, stream: str, settings: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    output: str, stream: str, inputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`output=/dev/stdout` is a pipe's other end: what is said of the table goes to stderr."""
-    path = tmp_path / output
-    predict.run({**settings, "output": str(path)})
+    path = inputs / output
+    run(inputs, path)
     said = capsys.readouterr()
     assert getattr(said, stream) == f"1 images predicted: {path}\n"
     assert said.out + said.err == getattr(said, stream)

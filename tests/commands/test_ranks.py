@@ -12,6 +12,8 @@ import pytest
 from frostline.commands import ranks
 from frostline.commands.main import main
 from frostline.commands.ranks import announce, await_config, global_rank, launched_outside, outside_world
+from frostline.config.commands import TrainConfig
+from frostline.config.training import Device
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "abc",
@@ -155,7 +157,7 @@ def test_start_ends_its_processes_gives_back_the_signals_and_returns_the_first_f
     """Real workers, without a config: each fails at once."""
     monkeypatch.setattr(ranks, "GRACE_SECONDS", 10)
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    assert ranks.start(tmp_path, {}, processes=2, threads=1) == 1
+    assert ranks.start(tmp_path, TrainConfig.model_construct(device=Device()), processes=2) == 1
     assert {signum: signal.getsignal(signum) for signum in before} == before
     # Told by the folder on their command lines: a test process may have other children.
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in command_line_of(path)]

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.configs import settings, typed
 
 from frostline.commands.resuming import applied, changes, problems, treatment
 from frostline.commands.train import _restored
-from frostline.config.commands import RUN_GROUPS, TrainKeys
+from frostline.config.commands import RUN_GROUPS, TrainConfig, TrainKeys
 from frostline.config.key_text import fields_of
 from frostline.freezing.policy import FreezePolicy
 
@@ -26,27 +27,24 @@ def test_every_key_says_what_becomes_of_it_on_a_resume() -> None:
     assert treatment("trainer.some_new_key") is None
 
 
-def config(**changed: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "seed": 0,
-        "resume_from": "a.ckpt",
-        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "exclude_from_decay": []},
-        "data": {"name": "digits", "batch_size": 8, "path": "/a", "workers": 0},
-        "model": {"name": "resnet18", "weights": "none"},
-        "head": {"name": "linear", "dropout": 0.0},
-        "trainer": {"max_epochs": 4, "max_steps": None},
-        "augment": {"name": "none"},
-    }
+def config(**changed: Any) -> TrainConfig:
+    values = settings("optimizer.lr=0.1", "data.batch_size=8", "data.workers=0", "model.weights=none")
     for key, value in changed.items():
         group, _, name = key.partition("__")
-        settings[group] = {**settings[group], name: value} if name else value
-    return settings
+        values[group] = {**values[group], name: value} if name else value
+    chosen: TrainConfig = typed(values)
+    return chosen.model_copy(update={"resume_from": "a.ckpt"})
+
+
+def checkpoint_of(chosen: TrainConfig, *, step: int = 5) -> dict[str, Any]:
+    policy = FreezePolicy.from_dict({k: v for k, v in chosen.freeze.as_dict().items() if k != "name"}).to_dict()
+    kept = {"batches_per_epoch": 5, "accumulate_grad_batches": 2}
+    described = {"settings": chosen.as_dict(), "policy": policy}
+    return {"frostline": described, "global_step": step, "frostline_resume": kept}
 
 
 def met(typed: set[str], *, step: int = 5, **changed: Any) -> list[str]:
-    kept = {"batches_per_epoch": 5, "accumulate_grad_batches": 2}
-    checkpoint = {"frostline": {"settings": config()}, "global_step": step, "frostline_resume": kept}
-    return problems(checkpoint, config(**changed), typed=typed)
+    return problems(checkpoint_of(config(), step=step), config(**changed), typed=typed)
 
 
 def test_the_same_config_goes_on() -> None:
@@ -54,13 +52,13 @@ def test_the_same_config_goes_on() -> None:
 
 
 def test_what_is_about_the_machine_may_change() -> None:
-    assert met(set(), data__path="/b", data__workers=2, model__weights="imagenet", trainer__max_epochs=9) == []
+    assert met(set(), cache__folder="/b", data__workers=2, model__weights="imagenet", trainer__max_epochs=9) == []
 
 
 @pytest.mark.parametrize("typed", ["optimizer.lr", "optimizer", "experiment"])
 def test_a_typed_rate_is_applied(typed: str) -> None:
     assert met({typed}, optimizer__lr=0.01) == []
-    assert list(map(str, applied(config(), config(optimizer__lr=0.01)))) == [
+    assert list(map(str, applied(config().as_dict(), config(optimizer__lr=0.01).as_dict()))) == [
         "optimizer.lr: 0.1 in the checkpoint, 0.01 now"
     ]
 
@@ -77,8 +75,8 @@ def test_a_rate_that_is_only_the_default_is_asked_about() -> None:
     [
         ("seed", 1, "type seed=0"),
         ("data__batch_size", 4, "type data.batch_size=8"),
-        ("data__name", "csv", "type data=digits"),
-        ("optimizer__name", "adamw", "type optimizer=sgd"),
+        ("data", settings("data=synthetic")["data"], "type data=digits"),
+        ("optimizer", settings("optimizer=adamw")["optimizer"], "type optimizer=sgd"),
         ("optimizer__exclude_from_decay", ["bias"], "type optimizer.exclude_from_decay=[]"),
         ("model__name", "resnet34", "type model=resnet18"),
         ("head__dropout", 0.5, "type head.dropout=0.0"),
@@ -116,30 +114,24 @@ def test_a_run_cannot_be_made_shorter_than_it_is() -> None:
     ]
 
 
-FREEZE = {"batch_norm": "frozen", "dropout": "frozen", "name": "none", "train": ["all"]}
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"name": "head", "train": ["head"]}, "freeze=none"),
         ({"name": "head", "train": ["head"], "batch_norm": "train"}, "freeze=none freeze.batch_norm=frozen"),
         ({"batch_norm": "train"}, "freeze.batch_norm=frozen"),
-        ({"name": "another name for it"}, None),
+        ({"name": "custom"}, None),
     ],
 )
 def test_another_policy_is_refused_before_the_run_with_what_to_type(change: dict[str, Any], words: str | None) -> None:
-    policy = FreezePolicy.from_dict({key: value for key, value in FREEZE.items() if key != "name"}).to_dict()
-    before = {**config(), "freeze": FREEZE, "on_policy_change": "refuse"}
-    kept = {"batches_per_epoch": 5, "accumulate_grad_batches": 2}
-    checkpoint = {"frostline": {"settings": before, "policy": policy}, "global_step": 5, "frostline_resume": kept}
-    now = {**before, "freeze": {**FREEZE, **change}}
+    checkpoint = checkpoint_of(config())
+    now = config(**{f"freeze__{key}": value for key, value in change.items()})
     told = problems(checkpoint, now, typed=set())
     assert len(told) == (words is not None)
     assert words is None or told[0].startswith(
         f"freeze: another policy than in the checkpoint. To go on as before, type {words}; to begin"
     )
-    assert problems(checkpoint, {**now, "on_policy_change": "restart"}, typed=set()) == []
+    assert problems(checkpoint, now.model_copy(update={"on_policy_change": "restart"}), typed=set()) == []
 
 
 @pytest.mark.parametrize("error", [KeyError("lr_lambdas"), TypeError("int"), AttributeError("pop"), IndexError("99")])

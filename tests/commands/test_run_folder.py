@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.configs import config, typed
 
 from frostline.commands.run_folder import (
     claimed,
@@ -70,19 +71,15 @@ def test_two_runs_started_in_the_same_second_do_not_meet() -> None:
 
 
 def test_the_config_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    settings = {
-        "seed": 0,
-        "data": {"mean": None, "classes": [1.5, "a"]},
-        "freeze": {"train": ["from:layer4", "@BatchNorm2d"]},
-    }
+    chosen = config("freeze=batch_norm_only", "data.mean=[0.5,0.25,1]")
     folder = tmp_path / "runs" / "one"
-    prepare(folder, settings, ["seed=0", "freeze.train=['from:layer4']"])
-    assert read_config(folder) == settings
+    prepare(folder, chosen, ["seed=0", "freeze.train=['from:layer4']"])
+    assert typed(read_config(folder)) == chosen
     assert (folder / "overrides.yaml").read_text() == "- seed=0\n- freeze.train=['from:layer4']\n"
 
 
 def test_without_overrides_the_file_says_so(tmp_path: Path) -> None:
-    prepare(tmp_path, {}, [])
+    prepare(tmp_path, config(), [])
     assert (tmp_path / "overrides.yaml").read_text() == "[]\n"
 
 
@@ -121,7 +118,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended_or_crashe
         pass
 
 
-PLAIN = {"fit": True, "resume_from": None}
+PLAIN = config()
 
 
 @pytest.fixture
@@ -139,10 +136,11 @@ def test_a_run_that_starts_in_a_folder_with_a_checkpoint_is_refused_and_told_wha
 
 
 @pytest.mark.parametrize(
-    "settings", [{"fit": True, "resume_from": "elsewhere/last.ckpt"}, {"fit": False, "resume_from": None}]
+    "changed", [{"fit": True, "resume_from": "elsewhere/last.ckpt"}, {"fit": False, "resume_from": None}]
 )
-def test_a_resumed_run_and_one_that_only_tests_go_on(trained: Path, settings: dict[str, object]) -> None:
-    assert continued(trained, settings) == settings
+def test_a_resumed_run_and_one_that_only_tests_go_on(trained: Path, changed: dict[str, object]) -> None:
+    chosen = PLAIN.model_copy(update=changed)
+    assert continued(trained, chosen) == chosen
 
 
 def test_a_new_folder_is_taken(tmp_path: Path) -> None:
@@ -155,7 +153,7 @@ def test_a_job_that_was_started_again_goes_on(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(ValueError, match="would overwrite"):
         continued(trained, PLAIN)
     monkeypatch.setenv(name, "1")
-    assert continued(trained, PLAIN) == {"fit": True, "resume_from": f"{trained}/checkpoints/last.ckpt"}
+    assert continued(trained, PLAIN).resume_from == f"{trained}/checkpoints/last.ckpt"
     (trained / "checkpoints/last.ckpt").rename(trained / "checkpoints/best.ckpt")
     with pytest.raises(ValueError, match="would overwrite"):
         continued(trained, PLAIN)

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from tests.configs import config
 from torch import nn
 
 from frostline.classifier import ImageClassifier
@@ -89,10 +90,10 @@ def test_the_step_is_taken_at_the_phases_learning_rates(tmp_path, capsys):
 
 
 def _network_of_seed_0():
-    from frostline.commands.help import default_config
-    from frostline.commands.phases import set_scene
+    from frostline.commands.phases import build_at_phase
 
-    return set_scene(default_config("gradients", (*SMALL, "freeze=discriminative")), []).classifier.network
+    chosen = config(*SMALL, "freeze=discriminative", command="gradients")
+    return build_at_phase(chosen, []).classifier.network
 
 
 @pytest.fixture
@@ -120,11 +121,10 @@ def test_a_checkpoint_brings_its_own_config_which_overrides_may_change(checkpoin
 def test_a_checkpoints_weights_are_the_ones_measured(checkpoint, tmp_path, capsys):
     out = typed("gradients", f"checkpoint={checkpoint}", "batches=1", capsys=capsys)
     assert "layer3 receives no gradient: it is frozen." in out
-    from frostline.commands.help import default_config
-    from frostline.commands.phases import set_scene
+    from frostline.commands.phases import build_at_phase
 
-    settings = default_config("gradients", (f"checkpoint={checkpoint}",))
-    network = set_scene(settings, [f"checkpoint={checkpoint}"]).classifier.network
+    chosen = config(f"checkpoint={checkpoint}", command="gradients")
+    network = build_at_phase(chosen, [f"checkpoint={checkpoint}"]).classifier.network
     stored = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, stored[name]) for name, tensor in network.state_dict().items())
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.configs import config
 
 from frostline.commands.sweep import Job, with_own_checkpoint
+from frostline.config.commands import TrainConfig
 
 BIN = Path(sys.executable).parent
 
@@ -22,9 +24,10 @@ def job_folder(sweep: Path, number: int, *overrides: str, checkpoint: bool = Tru
 
 
 def resumed(source: Path | str, *swept: str) -> tuple[object, object]:
-    settings = {"resume_from": str(source), "init_from": "weights", "on_policy_change": "restart"}
-    found = with_own_checkpoint(settings, Job(number=0, swept=swept))
-    return found["resume_from"], found["init_from"]
+    changed = {"resume_from": str(source), "init_from": "weights", "on_policy_change": "restart"}
+    found = with_own_checkpoint(config().model_copy(update=changed), Job(number=0, swept=swept))
+    assert isinstance(found, TrainConfig)
+    return found.resume_from, found.init_from
 
 
 def test_each_job_finds_its_own_checkpoint(tmp_path: Path) -> None:
@@ -53,7 +56,7 @@ def test_a_folder_that_is_no_sweep_s_is_refused(tmp_path: Path, capsys: pytest.C
     with pytest.raises(SystemExit):
         resumed(tmp_path, "seed=1")
     with pytest.raises(SystemExit):
-        with_own_checkpoint({"resume_from": str(tmp_path)}, None)
+        with_own_checkpoint(config().model_copy(update={"resume_from": str(tmp_path)}), None)
     assert capsys.readouterr().err == (
         f"frostline: resume_from: `{tmp_path}` is no folder of a sweep. Name one, or a checkpoint.\n"
         f"frostline: resume_from: `{tmp_path}` is a folder. Name a checkpoint in it, such as checkpoints/last.ckpt.\n"

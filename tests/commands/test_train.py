@@ -5,11 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.configs import config
 
 from frostline.commands import train
 from frostline.freezing.checks import FrozenTensorChanged, GradientCheckFailed
 
-SETTINGS = {"speed": {"allocator": False}}
+CONFIG = config("speed.allocator=false")
 
 
 def ending(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> object:
@@ -18,7 +19,7 @@ def ending(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> o
 
     monkeypatch.setattr(train, "train", fails)
     with pytest.raises(SystemExit) as ended:
-        train.train_in(folder, SETTINGS)
+        train.train_in(folder, CONFIG)
     return ended.value.code
 
 

@@ -7,17 +7,21 @@ import lightning
 import pytest
 import torch
 import yaml
+from tests.configs import typed
 from torch import nn
 
 from frostline.commands import run_folder
-from frostline.commands.build import build_classifier, build_trainer, device_options, optimizer_builder
+from frostline.commands.build import build_classifier, build_data, optimizer_builder
 from frostline.commands.help import default_config
 from frostline.commands.overrides import Invocation, group_options, problems_of
-from frostline.config.commands import COMMANDS
+from frostline.commands.trainer import build_trainer, device_options
+from frostline.config.commands import COMMANDS, TrainConfig
+from frostline.config.data import Data
 from frostline.config.key_text import fields_of
 from frostline.config.section import Section
-from frostline.data.build import build_datamodule, build_source
+from frostline.data.build import build_source
 from frostline.data.chunk_writer import Packer
+from frostline.data.datamodule import ImageDataModule
 from frostline.data.image_folder import ImageFolder
 from frostline.data.source import SPLITS, ImageSource
 from frostline.freezing.policy import FreezePolicy
@@ -71,10 +75,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / path for name, path in names.items()}
 
 
-def settings_of(group: str, option: str, files: dict[str, Path]) -> dict[str, Any]:
+def settings_of(group: str, option: str, files: dict[str, Path], *more: str) -> dict[str, Any]:
     """The whole config with this option chosen, and what it needs."""
     extra = NEEDED.get((group, option), "").format(**files)
-    return default_config("train", (f"{group}={option}", *([extra] if extra else [])))
+    return default_config("train", (f"{group}={option}", *([extra] if extra else []), *more))
+
+
+def config_of(group: str, option: str, files: dict[str, Path], *more: str) -> TrainConfig:
+    found: TrainConfig = typed(settings_of(group, option, files, *more))
+    return found
+
+
+def data_of(config: TrainConfig) -> ImageDataModule:
+    return build_data(config.data, config.augment, seed=config.seed)
 
 
 # Compose and validate
@@ -109,22 +122,29 @@ def test_every_commands_config_holds_exactly_its_keys(name: str) -> None:
 @pytest.mark.parametrize(
     ("group", "option"), options(*(g for g in GROUPS if g not in ("experiment", "logger"))), ids=id_of
 )
-def test_every_option_holds_exactly_the_keys_of_its_schema(group: str, option: str) -> None:
+def test_every_option_shows_every_key_and_its_file_no_default(group: str, option: str) -> None:
+    """A default has one home, the class that describes the key; the file holds what differs."""
     node = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
     schema = TRAIN.groups[group].schema_of(node)
     assert schema is not None
-    assert set(node) == set(fields_of(schema))
-    if "name" in fields_of(schema):
+    fields = fields_of(schema)
+    assert set(default_config("train", (f"{group}={option}",))[group]) == set(fields)
+    if "name" in fields:
         assert (next(iter(node)), node["name"]) == ("name", option)
+    assert not [key for key, value in node.items() if value == fields[key].get_default(call_default_factory=True)]
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS["logger"] if option != "none"])
-def test_every_logger_holds_exactly_the_keys_of_its_section(option: str) -> None:
-    node = yaml.safe_load((CONF / f"logger/{option}.yaml").read_text())
+def test_every_logger_shows_exactly_the_keys_of_its_section(option: str) -> None:
+    assert yaml.safe_load((CONF / f"logger/{option}.yaml").read_text()) == {option: {}}
     section = fields_of(TRAIN.groups["logger"].section)[option].annotation.__args__[0]
     assert issubclass(section, Section)
-    assert list(node) == [option]
-    assert set(node[option]) == set(fields_of(section))
+    assert set(default_config("train", (f"logger={option}",))["logger"][option]) == set(fields_of(section))
+
+
+def test_no_command_file_holds_a_key() -> None:
+    for name in COMMANDS:
+        assert set(yaml.safe_load((CONF / f"{name}.yaml").read_text())) <= {"defaults", "hydra"}
 
 
 def test_every_name_of_a_schema_has_its_option() -> None:
@@ -151,11 +171,8 @@ def test_every_head_is_built(option: str, files: dict[str, Path]) -> None:
 
 
 def test_head_pretrained_is_built_with_its_model(files: dict[str, Path]) -> None:
-    settings = settings_of("head", "pretrained", files)
-    settings["model"]["weights"] = "none"
-    settings["data"] = default_config("train", ("data=random",))["data"]
-    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=0)
-    classifier, _ = build_classifier(settings, data)
+    config = config_of("head", "pretrained", files, "data=random", "model.weights=none")
+    classifier, _ = build_classifier(config, data_of(config))
     assert classifier.network.fc.out_features == 1000
 
 
@@ -199,9 +216,8 @@ DATA_WITHOUT_DOWNLOAD = ("csv", "digits", "image_folder", "random", "streaming",
 
 @pytest.mark.parametrize("option", DATA_WITHOUT_DOWNLOAD)
 def test_every_source_gives_batches(option: str, files: dict[str, Path]) -> None:
-    settings = settings_of("data", option, files)
-    settings["data"] |= {"image_size": 16, "batch_size": 1, "workers": 0}
-    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=0)
+    small = ("data.image_size=16", "data.batch_size=1", "data.workers=0")
+    data = data_of(config_of("data", option, files, *small))
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (1, 3, 16, 16)
     assert len(labels) == 1
@@ -209,27 +225,22 @@ def test_every_source_gives_batches(option: str, files: dict[str, Path]) -> None
 
 def test_the_other_sources_say_what_they_lack(files: dict[str, Path], tmp_path: Path) -> None:
     assert {*DATA_WITHOUT_DOWNLOAD, "fashion_mnist", "torchvision"} == set(OPTIONS["data"])
-    fake = settings_of("data", "torchvision", files)["data"] | {
+    settings = settings_of("data", "torchvision", files)
+    settings["data"] |= {
         "dataset": "FakeData",  # torchvision's own data without a download
         "root": str(tmp_path),
         "options": {"size": 40, "image_size": [3, 16, 16], "num_classes": 2},
     }
-    assert isinstance(
-        build_datamodule(data=fake, augment=settings_of("augment", "none", files)["augment"], seed=0).source,
-        ImageSource,
-    )
+    assert isinstance(data_of(typed(settings)).source, ImageSource)
     fashion = settings_of("data", "fashion_mnist", files)["data"]
-    shared = set(fields_of(TRAIN.groups["data"].by_name["random"].__mro__[1]))
-    own = {key: value for key, value in fashion.items() if key not in shared} | {"path": str(tmp_path)}
+    own = {key: value for key, value in fashion.items() if key not in Data.model_fields} | {"path": str(tmp_path)}
     with pytest.raises((ValueError, FileNotFoundError), match=r"data\.download=true|dataset-fashion-mnist|idx"):
         build_source(own)
 
 
 @pytest.mark.parametrize("option", OPTIONS["augment"])
 def test_every_augmentation_gives_training_images(option: str, files: dict[str, Path]) -> None:
-    settings = settings_of("augment", option, files)
-    section = default_config("train", ("data=synthetic", "data.length=4", "data.batch_size=2"))["data"]
-    data = build_datamodule(data=section, augment=settings["augment"], seed=0)
+    data = data_of(config_of("augment", option, files, "data=synthetic", "data.length=4", "data.batch_size=2"))
     images, _ = next(iter(data.train_dataloader()))
     assert images.dtype == torch.uint8
     assert images.shape == (2, 3, 64, 64)
@@ -245,10 +256,10 @@ def test_every_loss_is_built(option: str, files: dict[str, Path]) -> None:
 @pytest.mark.parametrize("option", OPTIONS["optimizer"])
 @pytest.mark.parametrize("schedule", OPTIONS["scheduler"])
 def test_every_optimizer_goes_with_every_scheduler(option: str, schedule: str) -> None:
-    chosen = yaml.safe_load((CONF / f"optimizer/{option}.yaml").read_text())
-    keys = yaml.safe_load((CONF / f"scheduler/{schedule}.yaml").read_text())
+    config = typed(default_config("train", (f"optimizer={option}", f"scheduler={schedule}")))
+    keys = dict(config.scheduler)
     parameter = nn.Parameter(torch.ones(2, 2))
-    optimizer = optimizer_builder(chosen)([{"params": [parameter], "lr": chosen["lr"]}])
+    optimizer = optimizer_builder(config.optimizer)([{"params": [parameter], "lr": config.optimizer.lr}])
     scheduler = SCHEDULERS[keys.pop("name")](**keys)(optimizer, 10, 5)
     for _ in range(10):
         parameter.sum().backward()
@@ -259,9 +270,9 @@ def test_every_optimizer_goes_with_every_scheduler(option: str, schedule: str) -
 
 @pytest.mark.parametrize("option", OPTIONS["device"])
 def test_every_device_gives_trainer_options(option: str, files: dict[str, Path]) -> None:
-    device = settings_of("device", option, files)["device"]
+    device = config_of("device", option, files).device
     if ("device", option) in NEEDS_GPU and not torch.cuda.is_available():
-        assert device["accelerator"] == "gpu"
+        assert device.accelerator == "gpu"
         return
     chosen = device_options(device)
     lightning.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, **chosen)
@@ -277,10 +288,8 @@ def test_slurms_own_numbers_become_devices_and_nodes(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("group", "option"), options("trainer", "callbacks", "logger"), ids=id_of)
 def test_every_trainer_part_is_built(group: str, option: str, files: dict[str, Path], tmp_path: Path) -> None:
-    settings = settings_of(group, option, files)
-    settings["data"] = default_config("train", ("data=synthetic",))["data"]
-    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=0)
-    trainer = build_trainer(settings, folder=tmp_path, data=data)
+    config = config_of(group, option, files, "data=synthetic")
+    trainer = build_trainer(config, folder=tmp_path, data=data_of(config))
     if option == "wandb":
         trainer.logger.experiment.finish()
     kinds = [type(logger).__name__ for logger in trainer.loggers]
@@ -290,13 +299,13 @@ def test_every_trainer_part_is_built(group: str, option: str, files: dict[str, P
 
 @pytest.mark.parametrize("option", OPTIONS["experiment"])
 def test_every_experiment_is_built(option: str, files: dict[str, Path], tmp_path: Path) -> None:
-    settings = settings_of("experiment", option, files)
-    settings["model"]["weights"] = "none"
-    if settings["data"]["name"] == "fashion_mnist":  # its files are not on every machine
+    # Fashion-MNIST's files are not on every machine.
+    settings = settings_of("experiment", option, files, "model.weights=none")
+    if settings["data"]["name"] == "fashion_mnist":
         settings["data"] = default_config("train", ("data=digits",))["data"]
-    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
-    classifier, _ = build_classifier(settings, data)
-    build_trainer(settings, folder=tmp_path, data=data)
+    config: TrainConfig = typed(settings)
+    classifier, _ = build_classifier(config, data_of(config))
+    build_trainer(config, folder=tmp_path, data=data_of(config))
     assert classifier.network.fc.in_features == 512
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import pytest
+from tests.configs import config
 
 from frostline.commands import train
 from frostline.commands.failures import USER_MISTAKES
@@ -22,7 +23,6 @@ from frostline.commands.overrides import Invocation, adapted, group_options, pro
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of, value_text
 from frostline.config.section import Section
-from frostline.config.validation import completed
 
 TRAIN = COMMANDS["train"]
 SMALL = {
@@ -137,13 +137,13 @@ def outcome(overrides: Sequence[str], folder: Path) -> str:
     if problems := problems_of(Invocation(command="train", overrides=whole), TRAIN):
         assert all(":" in problem and "\n" not in problem for problem in problems)
         return problems[0]
-    config = completed(TRAIN, default_config("train", tuple(whole)))
+    chosen = config(*whole)
     run = folder / "run"
     (run / "checkpoints").mkdir(parents=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            train.train(run, config, is_first=True)
+            train.train(run, chosen, is_first=True)
         except USER_MISTAKES as error:
             return str(error) or "no message"
     assert (run / "checkpoints/last.ckpt").exists()

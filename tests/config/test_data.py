@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import yaml
 from pydantic import ValidationError
+from tests.configs import settings
 
 from frostline.config.augment import Augment
-from frostline.config.data import DATA, PILLOWS_LIMIT, Data, OwnSource, TorchvisionName
+from frostline.config.commands import RUN_GROUPS
+from frostline.config.data import PILLOWS_LIMIT, Data, OwnSource, TorchvisionName
 from frostline.data import decoding
-from frostline.data.build import SHARED_KEYS, SOURCES, source_class
+from frostline.data.build import SOURCES, source_class
 from frostline.data.torchvision_source import DATASETS
 from frostline.data.transforms import AUGMENTATIONS
 
+DATA = RUN_GROUPS["data"].by_name
+
 
 def shipped(name, group="data"):
-    return yaml.safe_load(Path(f"conf/{group}/{name}.yaml").read_text())
+    return settings(f"{group}={name}")[group]
 
 
 def valid(name, tmp_path):
@@ -55,9 +58,9 @@ def test_yaml_schema_and_constructor_have_the_same_keys(name, tmp_path):
     assert DATA[name].model_validate(section).model_dump() == section
     assert next(iter(section)) == "name"
     assert set(section) == set(DATA[name].model_fields)
-    assert set(Data.model_fields) == set(SHARED_KEYS) <= set(section)
+    assert set(Data.model_fields) <= set(section)
     parameters = set(inspect.signature(source_class({"name": name})).parameters)
-    assert parameters - {"image_size", "whole_as"} == set(section) - set(SHARED_KEYS) - {"name"}
+    assert parameters - {"image_size", "whole_as"} == set(section) - set(Data.model_fields) - {"name"}
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -163,4 +166,4 @@ def test_an_own_source_keeps_its_own_keys():
     dumped = section.model_dump(by_alias=True)
     assert dumped["count"] == 3
     assert dumped["_target_"] == "my.Source"
-    assert set(SHARED_KEYS) <= set(dumped)
+    assert set(Data.model_fields) <= set(dumped)

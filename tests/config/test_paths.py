@@ -10,16 +10,16 @@ from typing import Annotated
 import pytest
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
+from tests.configs import config
 
 from frostline.commands import run_folder
 from frostline.commands.build import feature_cache
-from frostline.commands.help import default_config
 from frostline.commands.overrides import RUN_FOLDERS, Invocation, adapted, problems_of, run_folder_of
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of, nested_section, type_text
 from frostline.config.paths import absolute
 from frostline.config.section import Section
-from frostline.config.validation import completed
+from frostline.config.speed import Cache
 from frostline.data.streaming import default_cache
 
 BIN = Path(sys.executable).parent
@@ -124,10 +124,10 @@ def test_the_config_and_the_run_folder_have_them_absolute(home: Path) -> None:
     overrides = ['output_dir="~/runs"', "data=image_folder", 'data.path="~/photos"', "cache.folder=cache"]
     invocation = Invocation(command="train", overrides=overrides)
     assert problems_of(invocation, COMMANDS["train"]) == []
-    settings = completed(COMMANDS["train"], default_config("train", tuple(overrides)))
-    assert settings["output_dir"] == f"{home}/runs"
-    assert settings["data"]["path"] == f"{home}/photos"
-    assert settings["cache"]["folder"] == f"{home.parent}/here/cache"
+    chosen = config(*overrides)
+    assert chosen.output_dir == f"{home}/runs"
+    assert chosen.data.path == f"{home}/photos"
+    assert chosen.cache.folder == f"{home.parent}/here/cache"
     assert run_folder_of(invocation) == f"{home}/runs/{run_folder.run_key()}"
 
 
@@ -138,11 +138,10 @@ def test_a_run_folder_that_hydra_is_told_is_absolute(folder: str, home: Path) ->
 
 def test_a_tilde_in_the_environment_is_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROSTLINE_CACHE", "~/features")
-    options = {"folder": None, "limit_gb": 1.0, "views": 0}
-    assert feature_cache(options).folder == home / "features"
+    assert feature_cache(Cache()).folder == home / "features"
     monkeypatch.delenv("FROSTLINE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "~/caches")
-    assert feature_cache(options).folder == home / "caches/frostline/features"
+    assert feature_cache(Cache()).folder == home / "caches/frostline/features"
     assert default_cache() == home / "caches/frostline/chunks"
 
 

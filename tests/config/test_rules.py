@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.configs import settings, typed
 
-from frostline.commands.help import default_config
 from frostline.config import rules
 from frostline.config.rules import broken_rules, visible_gpus
+from frostline.config.training import Device
 
 
 @pytest.fixture(scope="module")
 def composed() -> dict[str, Any]:
-    return default_config("train")
+    return settings()
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +27,8 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 def broken(config: dict[str, Any], **sections: Any) -> list[str]:
     """The broken rules of the config with other keys in its sections, or other values at its top."""
-    return broken_rules(
-        {**config, **{k: {**config[k], **v} if isinstance(v, dict) else v for k, v in sections.items()}}
-    )
+    changed = {k: {**config[k], **v} if isinstance(v, dict) else v for k, v in sections.items()}
+    return broken_rules(dict(typed({**config, **changed})))
 
 
 def test_the_default_config_breaks_no_rule(composed: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def test_missing_files_are_named(composed: dict[str, Any], tmp_path: Path) -> No
     gone = str(tmp_path / "gone")
     assert broken(composed, resume_from=gone) == [f"resume_from: there is no file `{gone}`."]
     assert broken_rules({"checkpoint": gone}) == [f"checkpoint: there is no file `{gone}`."]
-    assert broken(composed, freeze={"path": gone}) == [f"freeze.path: there is no file `{gone}`."]
+    assert broken(settings("freeze=file", f"freeze.path={gone}")) == [f"freeze.path: there is no file `{gone}`."]
     assert broken_rules({"inputs": [str(tmp_path), gone]}) == [f"inputs: there is no file or folder `{gone}`."]
     assert broken_rules({"inputs": gone}) == [f"inputs: there is no file or folder `{gone}`."]
 
@@ -57,7 +57,9 @@ def test_weights_are_a_word_a_url_or_a_file(composed: dict[str, Any], tmp_path: 
     for weights in ("auto", "imagenet", "none", "https://example.org/weights.pth", str(file)):
         assert broken(composed, model={"weights": weights}) == []
     [problem] = broken(composed, model={"weights": "imagnet"})
-    assert problem.startswith("model.weights: there is no file `imagnet`. The choices are: auto, imagenet, none, or")
+    assert problem.startswith(
+        f"model.weights: there is no file `{Path.cwd()}/imagnet`. The choices are: auto, imagenet, none, or"
+    )
 
 
 # Devices
@@ -135,10 +137,10 @@ def test_bf16_on_a_cpu_needs_maps_whose_gradients_are_right(
 def test_evaluate_and_predict_run_on_one_device(composed: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "best.ckpt"
     file.touch()
-    device = {**composed["device"], "accelerator": "cpu"}
-    assert broken_rules({"checkpoint": str(file), "device": device}) == []
+    device = {"accelerator": "cpu"}
+    assert broken_rules({"checkpoint": str(file), "device": Device(**device)}) == []
     for several in ({"devices": 2}, {"num_nodes": 2}):
-        assert broken_rules({"checkpoint": str(file), "device": {**device, **several}}) == [
+        assert broken_rules({"checkpoint": str(file), "device": Device(**device, **several)}) == [
             "device.devices: this command runs on one device. Use device=auto, device=cpu or device=gpu."
         ]
 
@@ -189,11 +191,11 @@ def test_nothing_to_leave_out_of_no_decay(composed: dict[str, Any]) -> None:
     assert problem.startswith("optimizer.exclude_from_decay: optimizer.weight_decay is 0")
 
 
-def test_rprops_steps_have_an_order(composed: dict[str, Any]) -> None:
-    rprop = {"name": "rprop", "step_sizes": [1.0, 0.1]}
-    assert broken(composed, optimizer=rprop) == ["optimizer.step_sizes: the smallest step must lie below the largest."]
+def test_rprops_steps_have_an_order() -> None:
+    rprop = settings("optimizer=rprop", "optimizer.step_sizes=[1.0,0.1]")
+    assert broken(rprop) == ["optimizer.step_sizes: the smallest step must lie below the largest."]
 
 
-def test_soft_labels_have_no_class_weights(composed: dict[str, Any]) -> None:
-    [problem] = broken(composed, data={"name": "random"}, loss={"class_weights": "balanced"})
+def test_soft_labels_have_no_class_weights() -> None:
+    [problem] = broken(settings("data=random", "loss.class_weights=balanced"))
     assert problem.startswith("loss.class_weights: the random source has soft labels")

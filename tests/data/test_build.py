@@ -1,13 +1,11 @@
-"""Sources and datamodules from config sections; a user's own class is checked against its signature."""
+"""Sources by name; a user's own class is checked against its signature."""
 
 import sys
 import textwrap
 
 import pytest
-import torch
-import yaml
 
-from frostline.data.build import SHARED_KEYS, SOURCES, build_datamodule, build_source, source_class
+from frostline.data.build import SOURCES, build_source, source_class
 from frostline.data.digits import Digits
 
 OWN = """
@@ -42,11 +40,6 @@ def own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     sys.modules.pop("own_sources", None)
-
-
-def conf(group, option):
-    with open(f"conf/{group}/{option}.yaml") as stream:
-        return yaml.safe_load(stream)
 
 
 def test_by_name():
@@ -92,46 +85,3 @@ def test_a_class_that_is_no_source_is_refused_before_it_is_constructed(tmp_path)
     with pytest.raises(ValueError, match="is no data source"):
         build_source({"_target_": "subprocess.Popen", "args": ["touch", str(marker)]})
     assert not marker.exists()
-
-
-@pytest.mark.parametrize("name", ["digits", "random", "synthetic"])
-@pytest.mark.parametrize("augment", ["none", "light", "crop", "standard", "trivial"])
-def test_the_shipped_configs_make_batches(name, augment):
-    data = build_datamodule(data=conf("data", name), augment=conf("augment", augment), seed=0)
-    images, targets = next(iter(data.train_dataloader()))
-    assert images.shape[1:] == (3, 64, 64)
-    assert len(images) == len(targets) == min(32, len(data.images("train")))
-
-
-def test_the_shared_keys_arrive():
-    section = conf("data", "digits") | {
-        "image_size": 24,
-        "batch_size": 6,
-        "resize": 1.5,
-        "sampling": "balanced",
-        "mean": [0.1, 0.2, 0.3],
-        "std": [0.5, 0.6, 0.7],
-        "workers": 3,
-        "loader_timeout": 9.0,
-    }
-    data = build_datamodule(data=section, augment={"name": "trivial", "mixup": 0.1, "cutmix": 0.2}, seed=5)
-    assert (data.image_size, data.batch_size, data.resize, data.sampling, data.seed) == (24, 6, 1.5, "balanced", 5)
-    assert (data.mean, data.std) == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
-    assert (data.loading.workers, data.loading.timeout) == (3, 9.0)
-    assert (data.augment.name, data.augment.mixup, data.augment.cutmix) == ("trivial", 0.1, 0.2)
-    assert data.augment.horizontal_flip is False
-
-
-def test_a_generated_source_is_told_the_image_size(own):
-    shared = {key: value for key, value in conf("data", "digits").items() if key in SHARED_KEYS}
-    section = {"_target_": "own_sources.Squares", "count": 4} | shared | {"image_size": 12}
-    data = build_datamodule(data=section, augment=conf("augment", "none"), seed=0)
-    assert data.source.image_size == 12
-    noise = build_datamodule(data=conf("data", "random") | {"image_size": 20}, augment=conf("augment", "none"), seed=0)
-    assert next(iter(noise.train_dataloader()))[0].shape == (1, 3, 20, 20)
-    assert torch.is_floating_point(next(iter(noise.train_dataloader()))[0])
-
-
-def test_a_missing_shared_key():
-    with pytest.raises(ValueError, match=r"lacks data\.image_size, data\.batch_size"):
-        build_datamodule(data={"name": "digits"}, augment={}, seed=0)

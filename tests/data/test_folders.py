@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from frostline.config.data import DATA
+from frostline.config.commands import RUN_GROUPS
 from frostline.data.csv_table import CsvTable
 from frostline.data.folders import AGAIN, BY_CONTENT, ELSEWHERE, HIDDEN, LOOSE, UNREADABLE, LeftOut, split_of
 from frostline.data.image_folder import ImageFolder
@@ -298,7 +298,8 @@ class TestRareClasses:
         assert source.notes == ["WARNING: too few images to split, all kept in train: x"]
 
     def test_every_source_that_splits_files_has_the_key(self):
-        assert [name for name, schema in DATA.items() if "rare_classes" in schema.model_fields] == [
+        sources = RUN_GROUPS["data"].by_name
+        assert [name for name, schema in sources.items() if "rare_classes" in schema.model_fields] == [
             "image_folder",
             "csv",
             "torchvision",

@@ -3,11 +3,10 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from frostline.commands.quoting import override_text, shell_text, shell_words
+from frostline.config.commands import TrainConfig
 from frostline.config.secret_values import MARK, hide
 
 COMMAND_VARIABLE = "FROSTLINE_COMMAND"
@@ -19,16 +18,16 @@ def command_line() -> str:
     return shell_text(*map(hide, _typed()))
 
 
-def command_to_go_on(checkpoint: Path, settings: Mapping[str, Any]) -> str:
+def command_to_go_on(checkpoint: Path, config: TrainConfig) -> str:
     """What to type after an interruption: the same command from the checkpoint on, or with the same sweep.
 
     What said where the run begins is left out, as each of these keys would contradict the checkpoint.
     """
     sweep = sweep_folder()
     changed = {"resume_from": override_text("resume_from", str(sweep or checkpoint))}
-    if sweep is None and settings.get("init_from") is not None:
+    if sweep is None and config.init_from is not None:
         changed["init_from"] = "init_from=null"
-    if sweep is None and settings.get("on_policy_change") == "restart":
+    if sweep is None and config.on_policy_change == "restart":
         changed["on_policy_change"] = "on_policy_change=refuse"
     words = [hide(word) for word in _typed() if word.partition("=")[0].lstrip("+") not in changed]
     text = shell_text(*words, *changed.values())

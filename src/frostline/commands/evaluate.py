@@ -9,12 +9,15 @@ from typing import Any
 import lightning
 
 from frostline.classifier import load_classifier
-from frostline.commands.build import device_options
+from frostline.commands.build import build_data
 from frostline.commands.failures import explained
 from frostline.commands.phases import check_stored, unobeyed
 from frostline.commands.train import quiet_libraries
+from frostline.commands.trainer import device_options
+from frostline.config.commands import EvaluateConfig, config_of, stored_settings
+from frostline.config.data import Decoded, Source
 from frostline.config.secret_values import refuse_hidden
-from frostline.data.build import NO_AUGMENTATION, build_datamodule, source_class
+from frostline.data.build import source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import SPLITS
 from frostline.storage.atomic import write_text
@@ -26,31 +29,19 @@ DIVISION = (*FRACTIONS, "rare_classes", "on_bad_image")
 
 
 @explained
-def run(settings: Mapping[str, Any]) -> None:
+def run(config: EvaluateConfig) -> None:
     """Print the metrics of a checkpoint on one split, and write them to `output` where one is given."""
     quiet_libraries()
-    trusted = settings["trust_checkpoint"]
-    classifier = load_classifier(settings["checkpoint"], trust_checkpoint=trusted)
-    trained_on = classifier.settings
-    data_settings = settings.get("data") or trained_on.get("data")
-    if data_settings is None:
-        raise ValueError(
-            "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
-        )
-    if not settings.get("data"):
-        check_stored(settings["checkpoint"], {key: trained_on[key] for key in ("data", "seed") if key in trained_on})
-        refuse_hidden({"data": data_settings}, where=str(settings["checkpoint"]))
-    if not settings.get("data") and not trusted:
-        data_settings = {**data_settings, **unobeyed(settings["checkpoint"], {"data": data_settings})}
+    classifier = load_classifier(config.checkpoint, trust_checkpoint=config.trust_checkpoint)
+    trained_on, split = classifier.settings, config.split
+    whole = {} if config.data is None else _as_a_whole(config.data, trained_on.get("data") or {}, split)
+    source = config.data or _trained_on(config, trained_on)
     images = {key: classifier.images[key] for key in ("image_size", "resize", "mean", "std")}
-    if "scaled_decoding" in inspect.signature(source_class(data_settings)).parameters:
+    if isinstance(source, Decoded):
         images["scaled_decoding"] = classifier.images.get("scaled_decoding", False)
-    if settings["batch_size"] is not None:
-        images["batch_size"] = settings["batch_size"]
-    split = settings["split"]
-    if settings.get("data"):
-        images |= _as_a_whole(data_settings, trained_on.get("data") or {}, split)
-    data = build_datamodule(data={**data_settings, **images}, augment=NO_AUGMENTATION, seed=trained_on.get("seed", 0))
+    if config.batch_size is not None:
+        images["batch_size"] = config.batch_size
+    data = build_data(source.model_copy(update=images), seed=trained_on.get("seed", 0), constructor=whole)
     if not data.take_order(classifier.classes):
         raise ValueError(
             f"data: its classes are not the checkpoint's. The data has {len(data.classes)} ({_listed(data.classes)}), "
@@ -68,22 +59,42 @@ def run(settings: Mapping[str, Any]) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
-        **device_options(settings["device"], precision=settings["precision"]),
+        **device_options(config.device, precision=config.precision),
     )
     data.trainer = trainer  # by which it knows whether there is a GPU to pin memory for
     [results] = trainer.test(classifier, dataloaders=data.evaluation_loader(split), verbose=False)
     named = {f"{split}/{name.partition('/')[2]}": float(value) for name, value in results.items()}
     outcome = evaluation_facts(named, classifier.confusion, classifier.classes)
     print(evaluation_text(outcome))
-    if settings["output"] is not None:
-        output = Path(settings["output"])
+    if config.output is not None:
+        output = Path(config.output)
         output.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"checkpoint": str(settings["checkpoint"]), "split": split, **outcome}
+        facts = {"checkpoint": config.checkpoint, "split": split, **outcome}
         write_text(output, json.dumps(facts, indent=2) + "\n")
         print(f"written to {output.resolve()}")
 
 
-def _as_a_whole(typed: Mapping[str, Any], trained_on: Mapping[str, Any], split: str) -> dict[str, str]:
+def _trained_on(config: EvaluateConfig, settings: Mapping[str, Any]) -> Source:
+    """The data that the checkpoint was trained on; without trust, only read.
+
+    Raises:
+        ValueError: the checkpoint does not say, or its config is corrupt.
+    """
+    data = settings.get("data")
+    if data is None:
+        raise ValueError(
+            "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
+        )
+    check_stored(config.checkpoint, {key: settings[key] for key in ("data", "seed") if key in settings})
+    refuse_hidden({"data": data}, where=config.checkpoint)
+    if not config.trust_checkpoint:
+        data = {**data, **unobeyed(config.checkpoint, {"data": data})}
+    source = config_of(EvaluateConfig, stored_settings(EvaluateConfig, {**config.as_dict(), "data": data})).data
+    assert source is not None
+    return source
+
+
+def _as_a_whole(typed: Source, trained_on: Mapping[str, Any], split: str) -> dict[str, str]:
     """The key by which a source takes all images for the split, where they lie in no split folders.
 
     Not where the user typed fractions, nor for the images that the checkpoint was trained on.
@@ -91,9 +102,10 @@ def _as_a_whole(typed: Mapping[str, Any], trained_on: Mapping[str, Any], split: 
     Raises:
         ValueError: they are those, and would be divided in another way: training images would be among the test images.
     """
-    parameters = inspect.signature(source_class(typed)).parameters
-    if _place(typed) is not None and _place(typed) == _place(trained_on):
-        keys = [key for key in DIVISION if key in typed and typed[key] != trained_on.get(key, typed[key])]
+    chosen = typed.model_dump(by_alias=True)
+    parameters = inspect.signature(source_class(chosen)).parameters
+    if _place(chosen) is not None and _place(chosen) == _place(trained_on):
+        keys = [key for key in DIVISION if key in chosen and chosen[key] != trained_on.get(key, chosen[key])]
         if keys:
             wanted = " ".join(f"data.{key}={trained_on[key]}" for key in keys)
             raise ValueError(
@@ -102,7 +114,7 @@ def _as_a_whole(typed: Mapping[str, Any], trained_on: Mapping[str, Any], split: 
             )
         return {}
     if "whole_as" not in parameters or any(
-        typed.get(key, parameters[key].default) != parameters[key].default for key in FRACTIONS
+        chosen.get(key, parameters[key].default) != parameters[key].default for key in FRACTIONS
     ):
         return {}
     return {"whole_as": split}

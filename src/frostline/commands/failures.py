@@ -2,9 +2,9 @@
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
 from frostline.commands.arguments import with_keys
 from frostline.commands.terminal import shown
@@ -16,7 +16,7 @@ INTERRUPTIONS = (INTERRUPTED, 143)  # by SIGINT, SIGTERM
 # An OSError is about a path or an address that the user named, or a full disk.
 USER_MISTAKES = (ValueError, OSError, FloatingPointError)
 
-Run = Callable[[Mapping[str, Any]], None]
+Config = TypeVar("Config")
 
 
 def message_of(error: Exception) -> str:
@@ -37,13 +37,13 @@ def _has_working_directory() -> bool:
     return True
 
 
-def explained(run: Run) -> Run:
+def explained(run: Callable[[Config], None]) -> Callable[[Config], None]:
     """Let a command's user mistakes end in one message."""
 
     @functools.wraps(run)
-    def wrapper(settings: Mapping[str, Any]) -> None:
+    def wrapper(config: Config) -> None:
         try:
-            run(settings)
+            run(config)
         except BrokenPipeError:  # nobody reads the output: see `main`
             raise
         except USER_MISTAKES as error:

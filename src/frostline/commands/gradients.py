@@ -1,10 +1,9 @@
 """frostline gradients: what reaches each stage of a classifier under its policy."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
@@ -16,8 +15,9 @@ from frostline.autograd.gradient_flow import measure_gradients
 from frostline.autograd.gradient_plot import plot_gradients
 from frostline.autograd.gradient_table import gradient_table
 from frostline.commands.failures import explained
-from frostline.commands.phases import set_scene
+from frostline.commands.phases import build_at_phase
 from frostline.commands.train import quiet_libraries
+from frostline.config.commands import GradientsConfig
 from frostline.figures import save_figure
 from frostline.freezing.selectors import in_stage, stages_of
 from frostline.storage.atomic import atomically
@@ -27,33 +27,32 @@ COLUMNS = ("norm", "mean", "maximum", "zeros", "update_ratio", "noise")
 
 
 @explained
-def run(settings: Mapping[str, Any]) -> None:
+def run(config: GradientsConfig) -> None:
     """Measure the gradients on training batches, in float32, and print what they say."""
     quiet_libraries()
-    scene = set_scene(settings, list(HydraConfig.get().overrides.task))
-    classifier, network = scene.classifier, scene.classifier.network
+    setup = build_at_phase(config, list(HydraConfig.get().overrides.task))
+    classifier, network = setup.classifier, setup.classifier.network
     batches = (
         (classifier.normalised(images.to(classifier.device)), labels.to(classifier.device))
-        for images, labels in islice(scene.data.train_dataloader(), settings["batches"])
+        for images, labels in islice(setup.data.train_dataloader(), config.batches)
     )
     with batch_of_one.explained(processes=1):
-        flows = measure_gradients(network, batches, classifier.loss, scene.optimizer())
+        flows = measure_gradients(network, batches, classifier.loss, setup.optimizer())
     stages = by_stage(network, flows)
     console = Console(highlight=False, markup=False)
-    lr = scene.settings["optimizer"].get("lr")
     console.print(
-        f"{scene.title}; Δw of one step" + (f" at optimizer.lr={lr:g}, without its schedule\n" if lr else "\n")
+        f"{setup.title}; Δw of one step at optimizer.lr={setup.config.optimizer.lr:g}, without its schedule\n"
     )
     console.print(gradient_table(stages))
     found = findings_of(stages)
     console.print(f"\n{len(found)} finding{'' if len(found) == 1 else 's'}")
-    if settings["output"] is not None:
-        folder = Path(settings["output"])
+    if config.output is not None:
+        folder = Path(config.output)
         members = {
             stage: [name for name, _ in network.named_parameters() if in_stage(name, modules)]
             for stage, modules in stages_of(network).items()
         }
-        figure = plot_gradients(flows, members, title=scene.title)
+        figure = plot_gradients(flows, members, title=setup.title)
         paths = [save_figure(figure, folder / f"gradients.{ending}") for ending in ("png", "svg")]
         for path in (*paths, write_csv(flows, folder / "gradients.csv")):
             print(f"written to {path.resolve()}")

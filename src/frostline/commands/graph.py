@@ -1,8 +1,6 @@
 """frostline graph: draw the autograd graph of a classifier under its policy."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -12,38 +10,39 @@ from frostline.autograd.consistency import inconsistencies
 from frostline.autograd.drawing import Drawing, draw_operations, draw_stages
 from frostline.autograd.observe import Observation, observe
 from frostline.autograd.stage_table import stage_text
-from frostline.commands.build import native_precision
 from frostline.commands.failures import explained
-from frostline.commands.phases import Scene, set_scene
+from frostline.commands.phases import PhaseSetup, build_at_phase
 from frostline.commands.train import quiet_libraries
+from frostline.commands.trainer import native_precision
+from frostline.config.commands import GraphConfig
 
 
 @explained
-def run(settings: Mapping[str, Any]) -> None:
+def run(config: GraphConfig) -> None:
     """Run one training batch forward, draw the graph of its loss, and say where the files lie."""
     quiet_libraries()
-    scene = set_scene(settings, list(HydraConfig.get().overrides.task))
-    precision = precision_of(scene)
-    title = f"{scene.title}, {precision}"
-    observation = observed(scene, precision)
+    setup = build_at_phase(config, list(HydraConfig.get().overrides.task))
+    precision = precision_of(setup)
+    title = f"{setup.title}, {precision}"
+    observation = observed(setup, precision)
     drawings: dict[str, Drawing] = {}
-    if "stages" in settings["views"]:
+    if "stages" in config.views:
         drawings["stages"] = draw_stages(observation, title=title)
-    if "operations" in settings["views"]:
+    if "operations" in config.views:
         drawings["operations"] = draw_operations(observation.graph, title=title)
     [summary] = {drawing.summary for drawing in drawings.values()}
     print(f"{title}\n{summary}\n\n{stage_text(blocks_of(observation))}")
-    for sentence in inconsistencies(observation.graph, observation.network, scene.optimizer()):
+    for sentence in inconsistencies(observation.graph, observation.network, setup.optimizer()):
         print(f"NOTE: {sentence}")
     for view, drawing in drawings.items():
-        for ending in settings["formats"]:
-            print(f"written to {drawing.save(Path(settings['output']) / f'{view}.{ending}').resolve()}")
+        for ending in config.formats:
+            print(f"written to {drawing.save(Path(config.output) / f'{view}.{ending}').resolve()}")
 
 
-def observed(scene: Scene, precision: str) -> Observation:
+def observed(setup: PhaseSetup, precision: str) -> Observation:
     """The network's forward pass on the first training batch, in the precision of the run."""
-    classifier = scene.classifier
-    images, labels = (tensor.to(classifier.device) for tensor in next(iter(scene.data.train_dataloader())))
+    classifier = setup.classifier
+    images, labels = (tensor.to(classifier.device) for tensor in next(iter(setup.data.train_dataloader())))
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     with torch.autocast(classifier.device.type, dtype=half, enabled=half is not None):
         return observe(
@@ -51,10 +50,10 @@ def observed(scene: Scene, precision: str) -> Observation:
         )
 
 
-def precision_of(scene: Scene) -> str:
+def precision_of(setup: PhaseSetup) -> str:
     """The run's precision. Mixed ones add nodes that convert, and keep converted copies of the weights."""
-    precision = str(scene.settings["trainer"]["precision"])
+    precision = setup.config.trainer.precision
     if precision != "auto":
         return precision
-    accelerator = "gpu" if scene.classifier.device.type == "cuda" else "cpu"
-    return native_precision(accelerator, image_size=scene.settings["data"]["image_size"])
+    accelerator = "gpu" if setup.classifier.device.type == "cuda" else "cpu"
+    return native_precision(accelerator, image_size=setup.config.data.image_size)

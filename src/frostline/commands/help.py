@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose
 from omegaconf import OmegaConf
 
-from frostline.commands import run_folder
+from frostline.commands.config_files import composing
 from frostline.commands.overrides import group_options
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
@@ -67,8 +67,7 @@ def command_help(name: str) -> str:
 
 def default_config(command: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """The config that a command composes, without the values that only a run knows."""
-    run_folder.register_resolvers()
-    with initialize_config_module("frostline.conf", version_base="1.3", job_name=command):
+    with composing(command):
         settings = OmegaConf.to_container(compose(command, overrides=list(overrides)), resolve=True)
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}

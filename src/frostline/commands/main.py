@@ -106,7 +106,7 @@ def run_hydra(command: str, given: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
     from omegaconf import DictConfig
 
-    from frostline.commands import run_folder, sweep
+    from frostline.commands import config_files, sweep
     from frostline.commands.imports import quick_imports
     from frostline.commands.overrides import (
         RUN_FOLDERS,
@@ -120,17 +120,17 @@ def run_hydra(command: str, given: list[str]) -> None:
     from frostline.commands.quoting import override_text
     from frostline.commands.ranks import global_rank, launched_outside, outside_world
     from frostline.config import secret_values
-    from frostline.config.commands import COMMANDS
+    from frostline.config.commands import COMMANDS, config_of
     from frostline.config.paths import absolute
-    from frostline.config.validation import completed, validate
+    from frostline.config.validation import validate
     from frostline.storage.atomic import output_problem
 
-    run_folder.register_resolvers()
     # Intermixed: Hydra itself wants all flags before or after the overrides.
     parser = get_args_parser()
     parser.error = _refuse_option
     flags = parser.parse_intermixed_args(given)
     config_dir = Path(absolute(flags.config_dir)) if flags.config_dir else None
+    config_files.register(config_dir)
     overrides = adapted(flags.overrides)
     secret_values.remember(dict(override.partition("=")[::2] for override in flags.overrides))
     invocation = Invocation(command=command, overrides=overrides, config_dir=config_dir)
@@ -190,11 +190,11 @@ def run_hydra(command: str, given: list[str]) -> None:
         try:
             if problems := validate(COMMANDS[command], settings):  # of a job beyond those checked above
                 fail(problems)
-            settings = sweep.with_own_checkpoint(completed(COMMANDS[command], settings), this)
+            typed = sweep.with_own_checkpoint(config_of(COMMANDS[command].config, settings), this)
             with quick_imports():
                 # Found by name, as each command pulls in torch.
                 run = importlib.import_module(f"frostline.commands.{command}").run
-            run(settings)
+            run(typed)
         except BrokenPipeError:  # here, as Hydra would print a traceback
             _close_stdout()
         except SystemExit as end:

@@ -4,7 +4,6 @@ Hydra stops at the first mistake, advises `+` for a mistyped key and then accept
 looked at on its own, and what is wrong is left out of the composition that looks for the next mistake.
 """
 
-import importlib.resources
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,19 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from frostline.commands.config_files import PACKAGED, composing
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
 from frostline.config import secret_values
-from frostline.config.commands import COMMANDS, Command
+from frostline.config.commands import COMMANDS, Command, config_of
 from frostline.config.guesses import WITHOUT_KEY
 from frostline.config.key_text import fields_of, value_text
 from frostline.config.paths import absolute
-from frostline.config.validation import completed, unknown_choice, unknown_key, validate, with_type
+from frostline.config.validation import unknown_choice, unknown_key, validate, with_type
 from frostline.storage.yaml_file import alias_problem, read_mapping
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
@@ -61,7 +61,7 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
         asked = shell_text(*(part for key, word in typed for part in (*key[:-1], override_text(key[-1], word))))
         return [f"{' '.join(bare)}: values need their keys. Type {asked}"]
     overrides = _parsed(invocation.overrides, problems)
-    with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
+    with composing(invocation.command, invocation.config_dir):
         groups = group_options(invocation.config_dir)
         options, values = [], []
         for override in overrides:
@@ -119,7 +119,7 @@ def unswept(texts: Sequence[str]) -> list[str]:
 def group_options(config_dir: Path | None) -> dict[str, list[str]]:
     """The config groups and their options, frostline's and those in the user's folder."""
     groups: dict[str, list[str]] = {}
-    for folder in (Path(str(importlib.resources.files("frostline.conf"))), config_dir):
+    for folder in (PACKAGED, config_dir):
         if folder is None:
             continue
         for file in sorted(folder.rglob("*.yaml"), key=_natural):
@@ -203,10 +203,9 @@ def run_folder_of(invocation: Invocation, *, key: str = RUN_FOLDERS[0]) -> str:
         ValueError: it is named by what does not exist, or cannot be told to Hydra.
     """
     try:
-        with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
+        with composing(invocation.command, invocation.config_dir):
             overrides = [override for text in invocation.overrides if (override := parsed(text)) is not None]
-            job = [*next(_jobs(overrides)), *_searchpath(invocation)]
-            config = compose(invocation.command, overrides=job, return_hydra_config=True)
+            config = compose(invocation.command, overrides=next(_jobs(overrides)), return_hydra_config=True)
             folder = str(OmegaConf.select(config, key))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_in_short(error)) from None
@@ -215,14 +214,8 @@ def run_folder_of(invocation: Invocation, *, key: str = RUN_FOLDERS[0]) -> str:
     return folder
 
 
-def _searchpath(invocation: Invocation) -> list[str]:
-    if invocation.config_dir is None:
-        return []
-    return [f"hydra.searchpath=['file://{invocation.config_dir.resolve()}']"]
-
-
 def _composed(invocation: Invocation, overrides: list[str]) -> dict[str, Any]:
-    return resolved(compose(config_name=invocation.command, overrides=[*overrides, *_searchpath(invocation)]))
+    return resolved(compose(config_name=invocation.command, overrides=overrides))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -235,8 +228,9 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 def composed_here(invocation: Invocation) -> dict[str, Any]:
     """The config of a command line, as this process composes it."""
-    with initialize_config_module("frostline.conf", version_base="1.3", job_name=invocation.command):
-        return completed(COMMANDS[invocation.command], _composed(invocation, list(invocation.overrides)))
+    with composing(invocation.command, invocation.config_dir):
+        settings = _composed(invocation, list(invocation.overrides))
+    return config_of(COMMANDS[invocation.command].config, settings).as_dict()
 
 
 def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -253,11 +247,10 @@ def _unknown(
     group, node = command.groups.get(name), defaults.get(name)
     schema = group.schema_of(node) if group is not None and isinstance(node, Mapping) else None
     part = rest.partition(".")[0]
-    if schema is not None and part in fields_of(schema):
-        if part in groups[name] and part not in (node or {}):  # logger.wandb.project without logger=wandb
-            return f"{key}: {name}={part} is not chosen. Several at once: {name}=[{','.join([*(node or ()), part])}]."
-        if part == rest:  # a class of the user's own, whose file leaves out what the schema fills in
-            return f"{key}: the chosen {name} file does not hold this key. Write it there, or +{key}=VALUE."
+    chosen = node or {}
+    # logger.wandb.project without logger=wandb
+    if schema is not None and part in fields_of(schema) and part in groups[name] and part not in chosen:
+        return f"{key}: {name}={part} is not chosen. Several at once: {name}=[{','.join([*chosen, part])}]."
     message = unknown_key(key, known, group=group)
     return with_type(message, schema, node) if schema is not None and isinstance(node, Mapping) else message
 

@@ -1,36 +1,35 @@
 """frostline pack: a source's images in a few large files, which data=streaming reads from a disk or a store."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from frostline.commands.build import build_data
 from frostline.commands.failures import explained
 from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.train import quiet_libraries
-from frostline.data.build import NO_AUGMENTATION, build_datamodule
+from frostline.config.commands import PackConfig
 from frostline.data.chunk_writer import MIB, Packed, Packer
 from frostline.data.cores import usable_cores
 from frostline.data.source import SPLITS
 
 
 @explained
-def run(settings: Mapping[str, Any]) -> None:
+def run(config: PackConfig) -> None:
     """Write the packed folder, and say what is in it."""
     quiet_libraries()
-    data = build_datamodule(data=settings["data"], augment=NO_AUGMENTATION, seed=settings["seed"])
+    data = build_data(config.data, seed=config.seed)
     found = {split: data.images(split) for split in SPLITS}
     images = {split: of_split for split, of_split in found.items() if of_split is not None}
     length = sum(map(len, images.values()))
-    output = Path(settings["output"])
+    output = Path(config.output)
     packer = Packer(
-        chunk_size=settings["chunk_size"],
-        seed=settings["seed"],
-        skip_broken=settings["skip_broken"],
-        workers=_workers(settings["data"]["workers"], length),
+        chunk_size=config.chunk_size,
+        seed=config.seed,
+        skip_broken=config.skip_broken,
+        workers=_workers(config.data.workers, length),
     )
     with Progress(console=Console(file=getattr(sys.stderr, "rich_proxied_file", sys.stderr)), transient=True) as bar:
         tasks: dict[str, TaskID] = {

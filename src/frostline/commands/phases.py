@@ -10,11 +10,12 @@ from lightning import seed_everything
 
 from frostline.checkpoint import CHECKPOINT_KEY, check_trust, read_checkpoint, reading_only
 from frostline.classifier import ImageClassifier
-from frostline.commands.build import build_classifier, device_options
-from frostline.config.commands import COMMANDS
+from frostline.commands.build import build_classifier, build_data
+from frostline.commands.trainer import device_options
+from frostline.config.commands import COMMANDS, GradientsConfig, GraphConfig, config_of, stored_settings
+from frostline.config.model import OwnBackbone
 from frostline.config.secret_values import refuse_hidden
 from frostline.config.validation import stored_problems
-from frostline.data.build import build_datamodule
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.resolved import ResolvedPhase
@@ -24,21 +25,21 @@ FIXED = ("model", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class PhaseSetup:
     """A classifier in training mode on its device, in a phase, with its data and the config that describes it."""
 
     classifier: ImageClassifier
     data: ImageDataModule
     phase: ResolvedPhase
-    settings: Mapping[str, Any]
+    config: GraphConfig | GradientsConfig
 
     @property
     def title(self) -> str:
         """ "resnet18, freeze=gradual, phase layer4"."""
-        freeze, phases = self.settings["freeze"]["name"], self.classifier.resolved.phases
+        model, phases = self.config.model, self.classifier.resolved.phases
         phase = f", phase {self.phase.name}" if len(phases) > 1 else ""
-        model = self.settings["model"].get("name") or self.settings["model"]["_target_"]
-        return f"{model}, freeze={freeze}{phase}"
+        name = model.target if isinstance(model, OwnBackbone) else model.name
+        return f"{name}, freeze={self.config.freeze.name}{phase}"
 
     def optimizer(self) -> torch.optim.Optimizer:
         """The run's optimizer, at the phase's learning rates and without a schedule."""
@@ -50,7 +51,7 @@ class Scene:
         return optimizer
 
 
-def set_scene(settings: Mapping[str, Any], overrides: Sequence[str]) -> Scene:
+def build_at_phase(config: GraphConfig | GradientsConfig, overrides: Sequence[str]) -> PhaseSetup:
     """Build what the config describes; with a checkpoint, what the checkpoint's config and the overrides do.
 
     Raises:
@@ -59,41 +60,40 @@ def set_scene(settings: Mapping[str, Any], overrides: Sequence[str]) -> Scene:
         FileNotFoundError: no such checkpoint.
     """
     reached = 0
-    if settings["checkpoint"] is not None:
-        stored = read_checkpoint(settings["checkpoint"])
+    if config.checkpoint is not None:
+        stored = read_checkpoint(config.checkpoint)
         reached = _phase_of(stored)
-        settings = _with_checkpoint(settings, stored[CHECKPOINT_KEY]["settings"], overrides)
+        config = _with_checkpoint(config, stored[CHECKPOINT_KEY]["settings"], overrides)
     # A compiled network's graph is one opaque node.
-    settings = {
-        **settings,
-        "trainer": {**settings["trainer"], "compile": False},
-        "speed": {**settings["speed"], "fused_optimizer": False},
-    }
-    seed_everything(settings["seed"], verbose=False)
-    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
-    classifier, _ = build_classifier(settings, data)
+    trainer = config.trainer.model_copy(update={"compile": False})
+    speed = config.speed.model_copy(update={"fused_optimizer": False})
+    config = config.model_copy(update={"trainer": trainer, "speed": speed})
+    seed_everything(config.seed, verbose=False)
+    data = build_data(config.data, config.augment, seed=config.seed)
+    classifier, _ = build_classifier(config, data)
     phases = classifier.resolved.phases
-    if settings["phase"] is not None:
+    if config.phase is not None:
         names = [phase.name for phase in phases]
-        if settings["phase"] not in names:
-            raise ValueError(f"phase={settings['phase']}: the policy has no such phase. It has: {', '.join(names)}.")
-        reached = names.index(settings["phase"])
+        if config.phase not in names:
+            raise ValueError(f"phase={config.phase}: the policy has no such phase. It has: {', '.join(names)}.")
+        reached = names.index(config.phase)
     elif reached >= len(phases):
         reached = 0
-    accelerator = device_options(settings["device"])["accelerator"]
+    accelerator = device_options(config.device)["accelerator"]
     classifier.to("cuda" if accelerator == "gpu" else "cpu").train()
     apply_phase(classifier.network, phases[reached])
-    return Scene(classifier=classifier, data=data, phase=phases[reached], settings=settings)
+    return PhaseSetup(classifier=classifier, data=data, phase=phases[reached], config=config)
 
 
 def _with_checkpoint(
-    settings: Mapping[str, Any], stored: Mapping[str, Any], overrides: Sequence[str]
-) -> dict[str, Any]:
+    config: GraphConfig | GradientsConfig, stored: Mapping[str, Any], overrides: Sequence[str]
+) -> GraphConfig | GradientsConfig:
     """The checkpoint's own config, with what was typed on the command line laid over it."""
+    checkpoint, settings = str(config.checkpoint), config.as_dict()
     if not stored:
-        raise ValueError(f"{settings['checkpoint']}: says nothing of the config that it was trained with.")
-    check_stored(settings["checkpoint"], stored)
-    merged = {**deepcopy(dict(stored)), **{key: settings[key] for key in ("checkpoint", "phase")}}
+        raise ValueError(f"{checkpoint}: says nothing of the config that it was trained with.")
+    check_stored(checkpoint, stored)
+    merged = settings | deepcopy(stored_settings(type(config), stored))
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
         group, _, rest = key.partition(".")
@@ -114,13 +114,13 @@ def _with_checkpoint(
         for part in key.split("."):
             value = value[part]
         node[last] = value
-    refuse_hidden(merged, where=settings["checkpoint"])
-    if not settings["trust_checkpoint"]:
+    refuse_hidden(merged, where=checkpoint)
+    if not config.trust_checkpoint:
         typed = [override.partition("=")[0].lstrip("+~") for override in overrides]
-        merged["data"] |= unobeyed(settings["checkpoint"], _without_keys(merged, typed))
-    merged["model"] = {**merged["model"], "weights": settings["checkpoint"]}
+        merged["data"] |= unobeyed(checkpoint, _without_keys(merged, typed))
+    merged["model"] = {**merged["model"], "weights": checkpoint}
     merged["device"] = settings["device"]
-    return merged
+    return config_of(type(config), merged)
 
 
 def check_stored(checkpoint: str, sections: Mapping[str, Any]) -> None:

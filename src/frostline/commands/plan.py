@@ -1,17 +1,16 @@
 """frostline plan: what a run with the same overrides would train when, without training."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning import seed_everything
 
-from frostline.commands.build import build_classifier
+from frostline.commands.build import build_classifier, build_data
 from frostline.commands.failures import explained
 from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.train import quiet_libraries
-from frostline.data.build import build_datamodule
+from frostline.config.commands import PlanConfig
+from frostline.config.model import OwnBackbone
 from frostline.freezing.policy import write_policy
 from frostline.freezing.progress import warmup_warnings
 from frostline.storage.atomic import atomically
@@ -19,18 +18,18 @@ from frostline.tracking.plan import draw_plan, plan, plan_table
 
 
 @explained
-def run(settings: Mapping[str, Any]) -> None:
+def run(config: PlanConfig) -> None:
     """Print the phases as a table; draw them and export the policy where that is asked for."""
     quiet_libraries()
-    seed_everything(settings["seed"], verbose=False)
-    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
+    seed_everything(config.seed, verbose=False)
+    data = build_data(config.data, config.augment, seed=config.seed)
     # Which weights a policy freezes does not change what it costs.
-    random = {**settings, "model": {**settings["model"], "weights": "none"}}
+    random = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
     classifier, _ = build_classifier(random, data)
-    trainer = settings["trainer"]
-    batches = min(data.batches_per_epoch, trainer["limit_train_batches"] or data.batches_per_epoch)
-    steps_per_epoch = -(-batches // trainer["accumulate_grad_batches"])
-    total_steps = min(steps_per_epoch * trainer["max_epochs"], trainer["max_steps"] or 2**62)
+    trainer = config.trainer
+    batches = min(data.batches_per_epoch, trainer.limit_train_batches or data.batches_per_epoch)
+    steps_per_epoch = -(-batches // trainer.accumulate_grad_batches)
+    total_steps = min(steps_per_epoch * trainer.max_epochs, trainer.max_steps or 2**62)
     planned = plan(
         classifier.network,
         classifier.resolved,
@@ -44,12 +43,12 @@ def run(settings: Mapping[str, Any]) -> None:
         print(note)
     print(plan_table(planned))
     print(f"\n{total_steps} optimizer steps, {steps_per_epoch} an epoch; learning rates before the scheduler's factor")
-    if settings["output"] is not None:
-        title = f"{settings['model'].get('name', 'own network')}, freeze={settings['freeze'].get('name', 'own')}"
-        draw_plan(planned, Path(settings["output"]), title=title)
-        print(f"drawn: {Path(settings['output']).resolve()}")
-    if settings["export"] is not None:
-        path = Path(settings["export"])
+    if config.output is not None:
+        network = "own network" if isinstance(config.model, OwnBackbone) else config.model.name
+        draw_plan(planned, Path(config.output), title=f"{network}, freeze={config.freeze.name}")
+        print(f"drawn: {Path(config.output).resolve()}")
+    if config.export is not None:
+        path = Path(config.export)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomically(path) as part:
             write_policy(classifier.policy, part)

@@ -2,35 +2,34 @@
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from frostline.classifier import load_classifier
-from frostline.commands.build import device_options
 from frostline.commands.failures import explained
+from frostline.commands.trainer import device_options
+from frostline.config.commands import PredictConfig
 from frostline.data.folders import LeftOut
 from frostline.data.prediction_files import find_images
 from frostline.tracking.predictions import predict_files, write_predictions
 
 
 @explained
-def run(settings: Mapping[str, Any]) -> None:
+def run(config: PredictConfig) -> None:
     """Write a CSV with a row for each image; an image that cannot be read has the reason in its row."""
-    accelerator = device_options(settings["device"])["accelerator"]
+    accelerator = device_options(config.device)["accelerator"]
     classifier = load_classifier(
-        settings["checkpoint"],
+        config.checkpoint,
         device="cuda" if accelerator == "gpu" else "cpu",
-        trust_checkpoint=settings["trust_checkpoint"],
+        trust_checkpoint=config.trust_checkpoint,
     )
-    inputs = settings["inputs"]
+    inputs = config.inputs
     left_out = LeftOut()
     paths = find_images([inputs] if isinstance(inputs, str) else inputs, left_out=left_out)
-    output, top_k = Path(settings["output"]), min(settings["top_k"], len(classifier.classes))
+    output, top_k = Path(config.output), min(config.top_k, len(classifier.classes))
     if output.is_file() and any(os.path.realpath(path) == os.path.realpath(output) for path in paths):
         raise ValueError(f"output: `{output}` is one of the images, which it would replace. Name another file.")
     predictions = predict_files(
-        classifier.probabilities, paths, images=classifier.images, top_k=top_k, batch_size=settings["batch_size"]
+        classifier.probabilities, paths, images=classifier.images, top_k=top_k, batch_size=config.batch_size
     )
     read, broken = write_predictions(predictions, output, top_k=top_k)
     unreadable = f"; {broken} could not be read (see the column error)" if broken else ""

@@ -18,6 +18,7 @@ from typing import Any
 
 from frostline.commands.command_line import for_workers
 from frostline.config import secret_values
+from frostline.config.commands import TrainConfig
 from frostline.data.cores import usable_cores
 
 READY_SECONDS = 300.0
@@ -79,7 +80,7 @@ def _signal_name() -> str:
     return f".ready-{launch}"
 
 
-def start(folder: Path, settings: Mapping[str, Any], *, processes: int, threads: int | None) -> int:
+def start(folder: Path, config: TrainConfig, *, processes: int) -> int:
     """Run the prepared run folder on several processes of this machine and return the exit code.
 
     When one process fails, the others are ended: they would wait for it until their time-out.
@@ -96,7 +97,7 @@ def start(folder: Path, settings: Mapping[str, Any], *, processes: int, threads:
         **for_workers(),
         # Classes of the user's own are found where this process finds them.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "OMP_NUM_THREADS": threads or max(1, usable_cores() // processes),
+        "OMP_NUM_THREADS": config.device.threads or max(1, usable_cores() // processes),
     }
     children: list[subprocess.Popen[bytes]] = []
 
@@ -114,7 +115,7 @@ def start(folder: Path, settings: Mapping[str, Any], *, processes: int, threads:
             children.append(child)
             assert child.stdin is not None
             with child.stdin:  # the config in the folder lacks the secrets
-                child.stdin.write(pickle.dumps((settings, secret_values.known())))
+                child.stdin.write(pickle.dumps((config, secret_values.known())))
         return _outcome(children)
     finally:
         for child in children:

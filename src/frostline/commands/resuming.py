@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from frostline.config.commands import TrainConfig
 from frostline.config.key_text import value_text
 from frostline.config.secret_values import hidden
 
@@ -176,13 +177,13 @@ def applied(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     return [change for change in changes(before, now) if treatment(change.key) == "applied"]
 
 
-def problems(checkpoint: Mapping[str, Any], now: Mapping[str, Any], *, typed: Collection[str]) -> list[str]:
+def problems(checkpoint: Mapping[str, Any], config: TrainConfig, *, typed: Collection[str]) -> list[str]:
     """Why a run cannot go on from a checkpoint under a config: one message a problem.
 
     Args:
         typed: the keys of the command line.
     """
-    found = []
+    found, now = [], config.as_dict()
     for change in changes(checkpoint["frostline"]["settings"], now):
         kind = treatment(change.key)
         group = change.key.partition(".")[0]
@@ -195,19 +196,18 @@ def problems(checkpoint: Mapping[str, Any], now: Mapping[str, Any], *, typed: Co
         other = (
             f"or {change.key}={value_text(change.now)} to go on with that"
             if kind == "applied"
-            else f"or start a new run from its weights: init_from={now['resume_from']} in place of resume_from"
+            else f"or start a new run from its weights: init_from={config.resume_from} in place of resume_from"
         )
         found.append(f"{change}. To go on as before, {back}; {other}.")
-    found += _policy(checkpoint, now)
-    return found + list(_lengths(checkpoint, now["trainer"], resume_from=now["resume_from"]))
+    return [*found, *_policy(checkpoint, config), *_lengths(checkpoint, config)]
 
 
-def _policy(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _policy(checkpoint: Mapping[str, Any], config: TrainConfig) -> Iterator[str]:
     """What to type where FreezingSchedule would refuse the policy in mid-work."""
     from frostline.freezing.policy import FreezePolicy  # imports torch, which the checkpoint needed as well
 
-    before, after = checkpoint["frostline"]["settings"].get("freeze"), now.get("freeze")
-    if now.get("on_policy_change") != "refuse" or not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+    before, after = checkpoint["frostline"]["settings"].get("freeze"), config.freeze.as_dict()
+    if config.on_policy_change != "refuse" or not isinstance(before, Mapping):
         return
     policy = FreezePolicy.from_dict({key: value for key, value in after.items() if key != "name"})
     if policy.to_dict() == checkpoint["frostline"]["policy"]:
@@ -219,20 +219,23 @@ def _policy(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             words.append(f"freeze.{key}={value_text(before[key])}")
     yield (
         f"freeze: another policy than in the checkpoint. To go on as before, type {' '.join(words)}; to begin this one "
-        f"with its first phase, on_policy_change=restart; or start a new run: init_from={now['resume_from']} in place "
+        f"with its first phase, on_policy_change=restart; or start a new run: init_from={config.resume_from} in place "
         "of resume_from."
     )
 
 
-def _lengths(checkpoint: Mapping[str, Any], trainer: Mapping[str, Any], *, resume_from: str) -> Iterator[str]:
-    step, kept = checkpoint["global_step"], checkpoint.get("frostline_resume")
-    if trainer["max_steps"] is not None and trainer["max_steps"] < step:
-        yield f"trainer.max_steps: {trainer['max_steps']}, but {resume_from} is from step {step}. Type a larger number."
+def _lengths(checkpoint: Mapping[str, Any], config: TrainConfig) -> Iterator[str]:
+    step, kept, trainer = checkpoint["global_step"], checkpoint.get("frostline_resume"), config.trainer
+    if trainer.max_steps is not None and trainer.max_steps < step:
+        yield (
+            f"trainer.max_steps: {trainer.max_steps}, but {config.resume_from} is from step {step}. Type a larger "
+            "number."
+        )
     if kept is not None:
         epochs = step // -(-kept["batches_per_epoch"] // kept["accumulate_grad_batches"])
-        if trainer["max_epochs"] < epochs:
+        if trainer.max_epochs < epochs:
             yield (
-                f"trainer.max_epochs: {trainer['max_epochs']}, but {resume_from} has done {epochs} epochs. Type a "
+                f"trainer.max_epochs: {trainer.max_epochs}, but {config.resume_from} has done {epochs} epochs. Type a "
                 "larger number."
             )
 

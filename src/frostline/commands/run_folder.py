@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands.command_line import command_to_go_on
+from frostline.config.commands import TrainConfig
 from frostline.config.paths import absolute
 from frostline.config.secret_values import hidden, hide
 from frostline.storage.atomic import write_text
@@ -82,7 +83,7 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
-def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def continued(folder: Path, config: TrainConfig) -> TrainConfig:
     """The config of a training that overwrites no checkpoint from step 0.
 
     A job that SLURM or torchrun started again goes on from the folder's last checkpoint. What a finished run left is
@@ -92,13 +93,13 @@ def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: the folder holds checkpoints of an unfinished run, and the config names none to go on from.
     """
     kept = sorted((folder / CHECKPOINTS).glob("*.ckpt"))
-    if not kept or not settings["fit"] or settings["resume_from"] is not None:
-        return dict(settings)
+    if not kept or not config.fit or config.resume_from is not None:
+        return config
     last = folder / CHECKPOINTS / "last.ckpt"
     restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
     if last in kept and any(count not in ("", "0") for count in restarts):
         log.info("The job was started again and goes on from %s", last)
-        return {**settings, "resume_from": str(last)}
+        return config.model_copy(update={"resume_from": str(last)})
     if _finished(folder):
         aside = next(aside for number in itertools.count(1) if not (aside := folder / f"earlier-{number}").exists())
         aside.mkdir()
@@ -106,10 +107,10 @@ def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             if (folder / name).exists():
                 (folder / name).rename(aside / name)
         log.info("%s holds a finished run, whose checkpoints and facts are kept in %s", folder, aside)
-        return dict(settings)
+        return config
     raise ValueError(
         f"{folder}: holds the checkpoints of an unfinished run, which a new run would overwrite. To go on with it: "
-        f"{command_to_go_on(last if last in kept else kept[-1], settings)} - for a new run, name another folder "
+        f"{command_to_go_on(last if last in kept else kept[-1], config)} - for a new run, name another folder "
         "(RUN_ID, output_dir) or remove this one."
     )
 
@@ -122,7 +123,7 @@ def _finished(folder: Path) -> bool:
         return False
 
 
-def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def prepare(folder: Path, config: TrainConfig, overrides: Sequence[str]) -> None:
     """Write the resolved config and the overrides into the run folder, without secrets."""
     from omegaconf import OmegaConf
 
@@ -130,7 +131,7 @@ def prepare(folder: Path, settings: Mapping[str, Any], overrides: Sequence[str])
     sweep = folder.parent / "multirun.yaml"  # Hydra's, with all that was typed
     if sweep.is_file() and hide(text := sweep.read_text(encoding="utf-8")) != text:
         write_text(sweep, hide(text))
-    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(hidden(settings))))
+    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(hidden(config.as_dict()))))
     write_text(
         folder / OVERRIDES,
         OmegaConf.to_yaml(OmegaConf.create([hide(override) for override in overrides])) if overrides else "[]\n",

@@ -8,6 +8,8 @@ from typing import Any
 from frostline.commands.failures import fail
 from frostline.commands.quoting import parsed
 from frostline.commands.run_folder import OVERRIDES
+from frostline.config.commands import TrainConfig
+from frostline.config.section import Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +46,17 @@ def this_job(typed: Sequence[str]) -> Job | None:
     return Job(number=config.job.num, swept=own)
 
 
-def with_own_checkpoint(settings: dict[str, Any], job: Job | None) -> dict[str, Any]:
+def with_own_checkpoint(config: Section, job: Job | None) -> Section:
     """The config of a job, its `resume_from` no longer the folder of an interrupted sweep.
 
     The job of the same swept values is looked for there, and where that sweep itself had gone on from. A job that
     was finished is resumed at its last step, and one that had not begun starts as the first sweep's jobs did.
     """
-    source = settings.get("resume_from")
+    if not isinstance(config, TrainConfig):
+        return config
+    source = config.resume_from
     if source is None or not Path(source).is_dir():
-        return settings
+        return config
     if job is None:
         fail([f"resume_from: `{source}` is a folder. Name a checkpoint in it, such as checkpoints/last.ckpt."])
     seen = []
@@ -63,10 +67,11 @@ def with_own_checkpoint(settings: dict[str, Any], job: Job | None) -> dict[str, 
         for folder, overrides in jobs.items():
             checkpoint = folder / "checkpoints" / "last.ckpt"
             if set(job.swept) <= set(overrides) and checkpoint.is_file():
-                return {**settings, "resume_from": str(checkpoint), "init_from": None, "on_policy_change": "refuse"}
+                changed = {"resume_from": str(checkpoint), "init_from": None, "on_policy_change": "refuse"}
+                return config.model_copy(update=changed)
         seen.append(source)
         source = next((_value(word) for word in overrides if word.startswith("resume_from=")), None)
-    return {**settings, "resume_from": None if source in seen else source}
+    return config.model_copy(update={"resume_from": None if source in seen else source})
 
 
 def _overrides(file: Path) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from frostline.commands.log_lines import PrintableFormatter, TerminalHandler
 from frostline.commands.overrides import Invocation, composed_here, run_folder_of
 from frostline.commands.terminal import shown
 from frostline.config import secret_values
+from frostline.config.commands import TrainConfig, config_of
 from frostline.config.paths import absolute
 from frostline.config.rules import visible_gpus
 from frostline.tracking.wandb_access import wandb_problem
@@ -30,7 +31,7 @@ log = logging.getLogger("frostline")
 FRESH_SECONDS = 30.0  # a log of another rank older than this is of another run in the folder
 
 
-def run(settings: dict[str, Any]) -> None:
+def run(config: TrainConfig) -> None:
     """Prepare the run folder, then train in it: here, or on as many processes as the config asks for."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -38,63 +39,63 @@ def run(settings: dict[str, Any]) -> None:
     folder = Path(hydra.runtime.output_dir).resolve()
     outside = ranks.launched_outside()
     if outside:
-        settings = on_outside_world(settings)
-    if settings["resume_from"] is not None:
-        check_resume(settings, hydra.overrides.task)
-    if "wandb" in settings["logger"] and (problem := wandb_problem(settings["logger"]["wandb"])):
+        config = on_outside_world(config)
+    if config.resume_from is not None:
+        check_resume(config, hydra.overrides.task)
+    wandb = config.logger.wandb
+    if wandb is not None and (problem := wandb_problem(offline=wandb.offline)):
         fail([problem])
-    device = settings["device"]
-    if not outside and device["num_nodes"] > 1:
+    if not outside and config.device.num_nodes > 1:
         fail(["device.num_nodes: several nodes need a launcher: srun (scripts/slurm/train.sbatch) or torchrun."])
     try:
         with run_folder.claimed(folder):
-            resumed = run_folder.continued(folder, settings)
-            if resumed["resume_from"] != settings["resume_from"]:
+            resumed = run_folder.continued(folder, config)
+            if resumed.resume_from != config.resume_from:
                 check_resume(resumed, hydra.overrides.task)
             _run_in(folder, resumed, list(hydra.overrides.task), outside=outside)
     except USER_MISTAKES as error:
         fail([message_of(error)])
 
 
-def _run_in(folder: Path, settings: dict[str, Any], overrides: list[str], *, outside: bool) -> None:
-    run_folder.prepare(folder, settings, overrides)
+def _run_in(folder: Path, config: TrainConfig, overrides: list[str], *, outside: bool) -> None:
+    run_folder.prepare(folder, config, overrides)
     sys.argv = [secret_values.hide(word) for word in sys.argv]  # which W&B records
-    device = settings["device"]
+    devices = config.device.devices
     if outside:
         ranks.announce(folder)
-    processes = max(1, visible_gpus()) if device["devices"] == "all" else device["devices"]
+    processes = max(1, visible_gpus()) if devices == "all" else devices
     if outside or processes == 1:
-        train_in(folder, settings)
-    elif code := ranks.start(folder, settings, processes=processes, threads=device["threads"]):
+        train_in(folder, config)
+    elif code := ranks.start(folder, config, processes=processes):
         raise SystemExit(code)
 
 
-def check_resume(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def check_resume(config: TrainConfig, overrides: Sequence[str]) -> None:
     """Read the checkpoint to go on from, and compare its config with this one, before there is a run folder."""
     with quick_imports():
         from frostline.checkpoint import read_checkpoint
 
     try:
-        checkpoint = read_checkpoint(settings["resume_from"], key="resume_from", resumable=True)
+        checkpoint = read_checkpoint(str(config.resume_from), key="resume_from", resumable=True)
     except USER_MISTAKES as error:
         fail([message_of(error)])
     typed = {override.partition("=")[0].lstrip("+~").partition("@")[0] for override in overrides}
-    if found := resuming.problems(checkpoint, settings, typed=typed):
+    if found := resuming.problems(checkpoint, config, typed=typed):
         fail(found)
 
 
-def take_changes_over(settings: Mapping[str, Any], trainer: Any) -> list[resuming.Change]:
+def take_changes_over(config: TrainConfig, trainer: Any) -> list[resuming.Change]:
     """What of the config is another than in the checkpoint and holds from now on; the optimizer gets its values."""
     from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
     from frostline.commands.build import wants_fused
     from frostline.resume import ChangedOptimizer
 
-    stored = read_checkpoint(settings["resume_from"], key="resume_from")[CHECKPOINT_KEY]["settings"]
-    changed = resuming.applied(stored, settings)
+    stored = read_checkpoint(str(config.resume_from), key="resume_from")[CHECKPOINT_KEY]["settings"]
+    changed = resuming.applied(stored, config.as_dict())
     places = [(change.key.partition("."), change) for change in changed]
     values = {name: (change.before, change.now) for (group, _, name), change in places if group == "optimizer"}
     if changed:
-        trainer.callbacks.append(ChangedOptimizer(values=values, fused=wants_fused(settings)))
+        trainer.callbacks.append(ChangedOptimizer(values=values, fused=wants_fused(config)))
     return changed
 
 
@@ -105,7 +106,7 @@ def join(invocation: Invocation) -> None:
     settings = run_folder.read_config(folder)
     if secret_values.marked(settings):
         settings = secret_values.with_secrets(settings, composed_here(invocation))
-    train_in(folder, settings)
+    train_in(folder, config_of(TrainConfig, settings))
 
 
 @contextmanager
@@ -127,21 +128,21 @@ def _nothing_left() -> Iterator[None]:
 
 
 @_nothing_left()
-def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
+def train_in(folder: Path, config: TrainConfig) -> None:
     """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback."""
     from frostline.freezing.checks import FrozenTensorChanged, GradientCheckFailed
     from frostline.tracking.checkpoints import Interrupted
 
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-    if settings["speed"]["allocator"]:
+    if config.speed.allocator:
         keep_freed_memory()
     _log_into(folder, rank)
     try:
-        train(folder, settings, is_first=rank == 0)
+        train(folder, config, is_first=rank == 0)
     except Interrupted as interruption:
         log.info("%s", interruption)
         if interruption.checkpoint is not None:
-            log.info("To go on: %s", command_to_go_on(interruption.checkpoint, settings))
+            log.info("To go on: %s", command_to_go_on(interruption.checkpoint, config))
         code = 128 + interruption.signum
         _end_loggers(code)
         raise SystemExit(code) from None
@@ -164,27 +165,27 @@ def train_in(folder: Path, settings: Mapping[str, Any]) -> None:
     _end_loggers(0)
 
 
-def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
+def train(folder: Path, config: TrainConfig, *, is_first: bool) -> None:
     """The story of a run."""
     from lightning import seed_everything
 
-    from frostline.commands.build import build_classifier, build_trainer
-    from frostline.data.build import build_datamodule
+    from frostline.commands.build import build_classifier, build_data
+    from frostline.commands.trainer import build_trainer
     from frostline.freezing.callback import FreezingSchedule
     from frostline.tracking.facts import environment_facts
     from frostline.tracking.report import evaluation_facts, evaluation_text, places_text, plan_text
     from frostline.tracking.throughput import Throughput, data_advice_for, speed_text
 
     quiet_libraries()
-    seed_everything(settings["seed"], verbose=False)
+    seed_everything(config.seed, verbose=False)
     if is_first:
-        run_folder.write_facts(folder, environment_facts(command=command_line(), seed=settings["seed"]))
-    data = build_datamodule(data=settings["data"], augment=settings["augment"], seed=settings["seed"])
+        run_folder.write_facts(folder, environment_facts(command=command_line(), seed=config.seed))
+    data = build_data(config.data, config.augment, seed=config.seed)
     if is_first:
-        data.check_images((("train", "val") if settings["fit"] else ()) + (("test",) if settings["test"] else ()))
-    classifier, loaded = build_classifier(settings, data)
-    trainer = build_trainer(settings, folder=folder, data=data)
-    leave_cores_to_workers(settings, data, trainer)
+        data.check_images((("train", "val") if config.fit else ()) + (("test",) if config.test else ()))
+    classifier, loaded = build_classifier(config, data)
+    trainer = build_trainer(config, folder=folder, data=data)
+    leave_cores_to_workers(config, data, trainer)
     if is_first:
         device = f"device: {trainer.accelerator.name()} × {trainer.world_size}, precision {trainer.precision}"
         log.info("%s", plan_text(data=data, weights=loaded.summary(), device=device))
@@ -192,13 +193,13 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
             log.warning("WARNING: %s\n", loaded.warning)
         run_folder.write_facts(folder, {"data": data.facts()})
         run_folder.write_facts(folder, {"weights": {"source": loaded.source, "warning": loaded.warning}})
-    if settings["resume_from"] is not None:
-        for change in take_changes_over(settings, trainer):
+    if config.resume_from is not None:
+        for change in take_changes_over(config, trainer):
             log.info("resume_from: from here on another value: %s", change)
     best = ""
-    if settings["fit"]:
-        with _restored(trainer, settings["resume_from"]):
-            trainer.fit(classifier, datamodule=data, ckpt_path=settings["resume_from"], weights_only=True)
+    if config.fit:
+        with _restored(trainer, config.resume_from):
+            trainer.fit(classifier, datamodule=data, ckpt_path=config.resume_from, weights_only=True)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if is_first:
             [schedule] = [found for found in callbacks_of(trainer) if isinstance(found, FreezingSchedule)]
@@ -211,7 +212,7 @@ def train(folder: Path, settings: Mapping[str, Any], *, is_first: bool) -> None:
                 advice = data_advice_for(trainer, speed)
                 run_folder.write_facts(folder, {"speed": {**speed, "advice": advice or None}})
                 log.info("%s", speed_text(speed, advice=advice))
-    if settings["test"] and data.images("test") is not None:
+    if config.test and data.images("test") is not None:
         [tested] = trainer.test(classifier, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
         outcome = evaluation_facts(tested, classifier.confusion, classifier.classes)
         if is_first:
@@ -240,12 +241,12 @@ def _restored(trainer: Any, checkpoint: str | None) -> Iterator[None]:
         ) from error
 
 
-def leave_cores_to_workers(settings: Mapping[str, Any], data: Any, trainer: Any) -> None:
+def leave_cores_to_workers(config: TrainConfig, data: Any, trainer: Any) -> None:
     """Compute with as many threads as the loader's workers leave cores, where the config names no number."""
     import torch
 
     data.trainer = trainer
-    if settings["fit"] and settings["device"]["threads"] is None and (threads := data.threads_beside_workers):
+    if config.fit and config.device.threads is None and (threads := data.threads_beside_workers):
         torch.set_num_threads(threads)
 
 
@@ -254,11 +255,10 @@ def callbacks_of(trainer: Any) -> list[Any]:
     return list(trainer.callbacks)
 
 
-def on_outside_world(settings: Mapping[str, Any]) -> dict[str, Any]:
+def on_outside_world(config: TrainConfig) -> TrainConfig:
     """The config with the number of processes that torchrun or srun started."""
     processes, nodes = ranks.outside_world()
-    device = settings["device"]
-    asked = (device["devices"], device["num_nodes"])
+    asked = (config.device.devices, config.device.num_nodes)
     if asked not in ((1, 1), ("all", 1), (processes, nodes)):
         fail(
             [
@@ -266,10 +266,11 @@ def on_outside_world(settings: Mapping[str, Any]) -> dict[str, Any]:
                 f"{processes} per node on {nodes}. Leave device.devices and device.num_nodes out, or make them agree."
             ]
         )
-    batch, world = settings["data"]["batch_size"], processes * nodes
+    batch, world = config.data.batch_size, processes * nodes
     if batch % world:
         fail([f"data.batch_size: {batch} images cannot be shared evenly by {world} processes (the size is global)."])
-    return {**settings, "device": {**device, "devices": processes, "num_nodes": nodes}}
+    device = config.device.model_copy(update={"devices": processes, "num_nodes": nodes})
+    return config.model_copy(update={"device": device})
 
 
 def quiet_libraries() -> None:

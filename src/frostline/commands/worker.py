@@ -28,6 +28,6 @@ if __name__ == "__main__":
 
         show_only_printable()
 
-        settings, secrets = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - from the process that started this one
+        config, secrets = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - from the process that started this one
         secret_values.also_know(secrets)
-        train_in(Path(sys.argv[1]), settings)
+        train_in(Path(sys.argv[1]), config)

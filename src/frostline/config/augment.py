@@ -15,5 +15,9 @@ class Augment(Section):
         "a milder random crop, flip and mild colour changes; trivial: one random operation of random strength "
         "(TrivialAugmentWide) and flip. data.horizontal_flip=false leaves the flip out"
     )
-    mixup: float = Field(ge=0, description="alpha of mixup, which blends pairs of images and labels; 0 for none")
-    cutmix: float = Field(ge=0, description="alpha of CutMix, which pastes patches between images; 0 for none")
+    mixup: float = Field(
+        default=0.0, ge=0, description="alpha of mixup, which blends pairs of images and labels; 0 for none"
+    )
+    cutmix: float = Field(
+        default=0.0, ge=0, description="alpha of CutMix, which pastes patches between images; 0 for none"
+    )

@@ -19,37 +19,44 @@ class TourKeys(Section):
     """Keys of the tour."""
 
     weights: PathText | None = Field(
+        default=None,
         description="state dict of a ResNet-18 with 1,000 classes; null: ImageNet's if torchvision has them in its "
-        "cache, else random ones"
+        "cache, else random ones",
     )
-    width: Annotated[int, Field(ge=60)] | None = Field(description="columns to write in; null: the terminal's")
+    width: Annotated[int, Field(ge=60)] | None = Field(
+        default=None, description="columns to write in; null: the terminal's"
+    )
 
 
 class GraphKeys(Section):
     """Keys of the drawing of the autograd graph, outside the groups."""
 
-    seed: int = Field(ge=0, lt=2**32, description=SEED)
-    checkpoint: PathText | None = Field(description=CHECKPOINT)
-    trust_checkpoint: bool = Field(description=TRUST_CHECKPOINT)
-    phase: Annotated[str, Field(min_length=1)] | None = Field(description=PHASE)
+    seed: int = Field(default=0, ge=0, lt=2**32, description=SEED)
+    checkpoint: PathText | None = Field(default=None, description=CHECKPOINT)
+    trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
+    phase: Annotated[str, Field(min_length=1)] | None = Field(default=None, description=PHASE)
     views: Annotated[list[Literal["stages", "operations"]], Field(min_length=1)] = Field(
-        description="the pictures: `stages` has a block for each, `operations` every node of the graph"
+        default=["stages", "operations"],
+        description="the pictures: `stages` has a block for each, `operations` every node of the graph",
     )
     formats: Annotated[list[Literal["svg", "html", "dot", "png"]], Field(min_length=1)] = Field(
-        description="the files of each picture; dot is for Graphviz"
+        default=["svg", "html"], description="the files of each picture; dot is for Graphviz"
     )
-    output: PathText = Field(json_schema_extra=FOLDER, description="folder for the files")
+    output: PathText = Field(default="graph", json_schema_extra=FOLDER, description="folder for the files")
 
 
 class GradientsKeys(Section):
     """Keys of the measurement of the gradients, outside the groups."""
 
-    seed: int = Field(ge=0, lt=2**32, description=SEED)
-    checkpoint: PathText | None = Field(description=CHECKPOINT)
-    trust_checkpoint: bool = Field(description=TRUST_CHECKPOINT)
-    phase: Annotated[str, Field(min_length=1)] | None = Field(description=PHASE)
-    batches: int = Field(ge=1, description="training batches over which the gradient is averaged; the noise needs two")
+    seed: int = Field(default=0, ge=0, lt=2**32, description=SEED)
+    checkpoint: PathText | None = Field(default=None, description=CHECKPOINT)
+    trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
+    phase: Annotated[str, Field(min_length=1)] | None = Field(default=None, description=PHASE)
+    batches: int = Field(
+        default=8, ge=1, description="training batches over which the gradient is averaged; the noise needs two"
+    )
     output: PathText | None = Field(
+        default=None,
         json_schema_extra=FOLDER,
         description="folder for gradients.csv, gradients.png and gradients.svg; null: the terminal only",
     )

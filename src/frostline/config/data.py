@@ -11,65 +11,70 @@ from frostline.config.section import OwnClass, Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Three = Annotated[list[float], Field(min_length=3, max_length=3)]
-Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 
 PILLOWS_LIMIT = 178_956_970  # pixels; Pillow refuses to open more
 
 MANIFEST = "frostline.json"  # what a packed folder has
 
-IMAGE_SIZE = "height and width in pixels of what the network sees"
-BATCH_SIZE = "images in one batch over all devices together"
-RESIZE = "evaluation resizes the shorter side to image_size x resize and takes the centre; ImageNet's habit is 1.143"
-HORIZONTAL_FLIP = "let augmentation mirror images; false where left and right mean something, as in digits"
-SAMPLING = "shuffled: each image once an epoch; balanced: with replacement, each class equally often"
-MEAN = "red, green and blue mean to normalise with, on the scale 0 to 1; null for the source's own, else ImageNet's"
-STD = "red, green and blue standard deviation to normalise with; null for the source's own, else ImageNet's"
-WORKERS = (
-    "loader processes per device; auto: none on two cores or for fewer than 1,000 images, else beside a GPU all cores "
-    "but one, at most 8, and on a CPU one for each six cores"
-)
-MAX_PIXELS = "refuse larger images, before they are decoded"
-SCALED_DECODING = (
-    "decode a JPEG of 2 megapixels or more at 1/2, 1/4 or 1/8 of its size, where that leaves twice the pixels that are "
-    "needed: pixels differ by a few grey levels; smaller images come out bit-identical"
-)
-ON_BAD_IMAGE = (
-    "what to do with images that cannot be read. raise: name them all before the first step, from headers, check sums "
-    "and ends of files (0.2 to 0.4 ms a JPEG or PNG and core; other formats are decoded). skip: decode every image "
-    "once at the start (2 to 15 ms an image and core, in each process), leave the broken ones out, and name them"
-)
-PACKED = (
-    "folder in which decoded images are kept, so that later epochs, runs and processes need not decode them; null: none"
-)
-PACKED_LIMIT = "GiB that data.packed may take; what no run uses is removed first, the longest unused before others"
-TIMEOUT = "seconds to wait for a batch before the run fails; 0 waits for ever"
-
 
 class Data(Section):
     """What every source shares: from images to batches."""
 
-    image_size: int = Field(ge=1, description=IMAGE_SIZE)
-    batch_size: int = Field(ge=1, description=BATCH_SIZE)
-    resize: float = Field(ge=1, description=RESIZE)
-    horizontal_flip: bool = Field(description=HORIZONTAL_FLIP)
-    sampling: Literal["shuffled", "balanced"] = Field(description=SAMPLING)
-    mean: Three | None = Field(description=MEAN)
-    std: Three | None = Field(description=STD)
-    workers: Workers = Field(description=WORKERS)
-    loader_timeout: float = Field(ge=0, description=TIMEOUT)
+    image_size: int = Field(default=224, ge=1, description="height and width in pixels of what the network sees")
+    batch_size: int = Field(default=32, ge=1, description="images in one batch over all devices together")
+    resize: float = Field(
+        default=1.0,
+        ge=1,
+        description="evaluation resizes the shorter side to image_size x resize and takes the centre; ImageNet's habit "
+        "is 1.143",
+    )
+    horizontal_flip: bool = Field(
+        default=True,
+        description="let augmentation mirror images; false where left and right mean something, as in digits",
+    )
+    sampling: Literal["shuffled", "balanced"] = Field(
+        default="shuffled",
+        description="shuffled: each image once an epoch; balanced: with replacement, each class equally often",
+    )
+    mean: Three | None = Field(
+        default=None,
+        description="red, green and blue mean to normalise with, on the scale 0 to 1; null for the source's own, else "
+        "ImageNet's",
+    )
+    std: Three | None = Field(
+        default=None,
+        description="red, green and blue standard deviation to normalise with; null for the source's own, else "
+        "ImageNet's",
+    )
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto",
+        description="loader processes per device; auto: none on two cores or for fewer than 1,000 images, else beside "
+        "a GPU all cores but one, at most 8, and on a CPU one for each six cores",
+    )
+    loader_timeout: float = Field(
+        default=120.0, ge=0, description="seconds to wait for a batch before the run fails; 0 waits for ever"
+    )
 
     @field_validator("std")
     @classmethod
     def _positive(cls, std: list[float] | None) -> list[float] | None:
-        return positive(std)
+        if std is not None and min(std) <= 0:
+            raise ValueError("each standard deviation must be above 0: images are divided by it")
+        return std
 
 
 class SplitOff(Data):
     """A source whose validation and test images may have to be split off."""
 
-    val_fraction: Fraction = Field(description="part of each class kept for validation, where it is not given apart")
-    test_fraction: Fraction = Field(description="part of each class kept for the test, where nothing is given apart")
-    split_seed: int = Field(ge=0, description="seed of that split; not the run's, so that runs share their test images")
+    val_fraction: Fraction = Field(
+        default=0.15, description="part of each class kept for validation, where it is not given apart"
+    )
+    test_fraction: Fraction = Field(
+        default=0.15, description="part of each class kept for the test, where nothing is given apart"
+    )
+    split_seed: int = Field(
+        default=0, ge=0, description="seed of that split; not the run's, so that runs share their test images"
+    )
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> "SplitOff":
@@ -85,34 +90,74 @@ class Files(SplitOff):
     """A source of files: some may be broken, and classes too small to split."""
 
     rare_classes: Literal["raise", "train"] = Field(
+        default="raise",
         description="what to do where a class has too few images to split: an error that names all such classes, or "
-        "keep their images in train"
+        "keep their images in train",
     )
-    on_bad_image: Literal["raise", "skip"] = Field(description=ON_BAD_IMAGE)
+    on_bad_image: Literal["raise", "skip"] = Field(
+        default="raise",
+        description="what to do with images that cannot be read. raise: name them all before the first step, from "
+        "headers, check sums and ends of files (0.2 to 0.4 ms a JPEG or PNG and core; other formats are decoded). "
+        "skip: decode every image once at the start (2 to 15 ms an image and core, in each process), leave the broken "
+        "ones out, and name them",
+    )
+
+
+class Decoded(Data):
+    """A source of encoded images."""
+
+    max_pixels: int = Field(
+        default=100_000_000, ge=1, le=PILLOWS_LIMIT, description="refuse larger images, before they are decoded"
+    )
+    scaled_decoding: bool = Field(
+        default=True,
+        description="decode a JPEG of 2 megapixels or more at 1/2, 1/4 or 1/8 of its size, where that leaves twice the "
+        "pixels that are needed: pixels differ by a few grey levels; smaller images come out bit-identical",
+    )
+
+
+class ImageFiles(Decoded, Files):
+    """A source of image files."""
+
+    packed: PathText | None = Field(
+        default=None,
+        description="folder in which decoded images are kept, so that later epochs, runs and processes need not decode "
+        "them; null: none",
+    )
+    packed_limit: float = Field(
+        default=50.0,
+        gt=0,
+        description="GiB that data.packed may take; what no run uses is removed first, the longest unused before "
+        "others",
+    )
 
 
 class Random(Data):
     """Uniform noise and uniform soft labels: nothing to learn, for looking at gradients."""
 
     name: Literal["random"] = Field(description="the source's name")
-    length: int = Field(ge=1, description="training images")
-    val_length: int = Field(ge=0, description="validation images")
-    test_length: int = Field(ge=0, description="test images")
-    classes: int = Field(ge=1, description="length of a label row")
-    seed: int = Field(ge=0, description="seed of the noise")
-    sampling: Literal["shuffled"] = Field(description="each image once an epoch; soft labels cannot be balanced")
+    length: int = Field(default=1, ge=1, description="training images")
+    val_length: int = Field(default=0, ge=0, description="validation images")
+    test_length: int = Field(default=0, ge=0, description="test images")
+    classes: int = Field(default=1000, ge=1, description="length of a label row")
+    seed: int = Field(default=0, ge=0, description="seed of the noise")
+    sampling: Literal["shuffled"] = Field(
+        default="shuffled", description="each image once an epoch; soft labels cannot be balanced"
+    )
 
 
 class Synthetic(Data):
     """Procedural images that can be learned, made when they are asked for."""
 
     name: Literal["synthetic"] = Field(description="the source's name")
-    length: int = Field(ge=1, description="training images")
-    val_length: int = Field(ge=0, description="validation images")
-    test_length: int = Field(ge=0, description="test images")
-    classes: int = Field(ge=2, description="number of classes")
-    difficulty: float = Field(ge=0, le=1, description="0: clean and centred; 1: moved, turned, recoloured, noisy")
-    seed: int = Field(ge=0, description="seed of the classes' looks and of the images")
+    length: int = Field(default=1000, ge=1, description="training images")
+    val_length: int = Field(default=200, ge=0, description="validation images")
+    test_length: int = Field(default=200, ge=0, description="test images")
+    classes: int = Field(default=10, ge=2, description="number of classes")
+    difficulty: float = Field(
+        default=0.3, ge=0, le=1, description="0: clean and centred; 1: moved, turned, recoloured, noisy"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the classes' looks and of the images")
 
 
 class Digits(SplitOff):
@@ -126,14 +171,15 @@ class FashionMNIST(Data):
 
     name: Literal["fashion_mnist"] = Field(description="the source's name")
     path: PathText | None = Field(
-        description="folder with the four idx files; null for those of Debian's package dataset-fashion-mnist"
+        default=None,
+        description="folder with the four idx files; null for those of Debian's package dataset-fashion-mnist",
     )
-    download: bool = Field(description="fetch the files where they are not found")
+    download: bool = Field(default=False, description="fetch the files where they are not found")
     train_length: Annotated[int, Field(ge=10, le=60_000)] | None = Field(
-        description="use only so many training images, the same share of each class; null for all"
+        default=None, description="use only so many training images, the same share of each class; null for all"
     )
-    val_length: int = Field(ge=0, lt=60_000, description="training images kept for validation")
-    split_seed: int = Field(ge=0, description="seed of the choice of validation and training images")
+    val_length: int = Field(default=5000, ge=0, lt=60_000, description="training images kept for validation")
+    split_seed: int = Field(default=0, ge=0, description="seed of the choice of validation and training images")
 
     @field_validator("path")
     @classmethod
@@ -150,15 +196,15 @@ class FashionMNIST(Data):
         return self
 
 
-class ImageFolder(Files):
+class ImageFolder(ImageFiles):
     """Images in folders named like their classes, with or without train, val and test folders above them."""
 
     name: Literal["image_folder"] = Field(description="the source's name")
-    path: PathText | None = Field(description="the folder: path/class/image, or path/train|val|test/class/image")
-    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description=MAX_PIXELS)
-    scaled_decoding: bool = Field(description=SCALED_DECODING)
-    packed: PathText | None = Field(description=PACKED)
-    packed_limit: float = Field(gt=0, description=PACKED_LIMIT)
+    path: PathText | None = Field(
+        default=None,
+        validate_default=True,
+        description="the folder: path/class/image, or path/train|val|test/class/image",
+    )
 
     @field_validator("path")
     @classmethod
@@ -166,15 +212,11 @@ class ImageFolder(Files):
         return existing(path, folder=True)
 
 
-class Csv(Files):
+class Csv(ImageFiles):
     """Images listed in a CSV file with the columns path, label and, if wanted, split."""
 
     name: Literal["csv"] = Field(description="the source's name")
-    path: PathText | None = Field(description="the CSV file; paths in it start at its folder")
-    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description=MAX_PIXELS)
-    scaled_decoding: bool = Field(description=SCALED_DECODING)
-    packed: PathText | None = Field(description=PACKED)
-    packed_limit: float = Field(gt=0, description=PACKED_LIMIT)
+    path: PathText | None = Field(default=None, description="the CSV file; paths in it start at its folder")
 
     @field_validator("path")
     @classmethod
@@ -182,23 +224,25 @@ class Csv(Files):
         return existing(path, folder=False)
 
 
-class Streaming(Data):
+class Streaming(Decoded):
     """Images that `frostline pack` wrote: in a folder, or in an S3-compatible store from which they are streamed."""
 
     name: Literal["streaming"] = Field(description="the source's name")
-    path: PathText | None = Field(description="the packed folder, or its address s3://bucket/folder")
-    endpoint_url: str | None = Field(description="address of an S3-compatible store; null for Amazon's")
+    path: PathText | None = Field(default=None, description="the packed folder, or its address s3://bucket/folder")
+    endpoint_url: str | None = Field(default=None, description="address of an S3-compatible store; null for Amazon's")
     cache_dir: PathText | None = Field(
-        description="local folder for chunks from a store; null for ~/.cache/frostline/chunks"
+        default=None, description="local folder for chunks from a store; null for ~/.cache/frostline/chunks"
     )
-    cache_limit: float = Field(gt=0, description="GiB of chunks kept there; the longest unused are removed first")
+    cache_limit: float = Field(
+        default=20.0, gt=0, description="GiB of chunks kept there; the longest unused are removed first"
+    )
     window: int = Field(
-        ge=8, description="chunks among which training images are shuffled at a time, and which are read at a time"
+        default=16,
+        ge=8,
+        description="chunks among which training images are shuffled at a time, and which are read at a time",
     )
-    timeout: float = Field(gt=0, description="seconds to wait for the store, in each of 3 tries")
-    max_pixels: int = Field(ge=1, le=PILLOWS_LIMIT, description=MAX_PIXELS)
-    scaled_decoding: bool = Field(description=SCALED_DECODING)
-    sampling: Literal["shuffled"] = Field(description="each image once an epoch, chunk after chunk")
+    timeout: float = Field(default=20.0, gt=0, description="seconds to wait for the store, in each of 3 tries")
+    sampling: Literal["shuffled"] = Field(default="shuffled", description="each image once an epoch, chunk after chunk")
 
     @field_validator("path")
     @classmethod
@@ -270,42 +314,19 @@ class Torchvision(Files):
     """One of torchvision's classification datasets."""
 
     name: Literal["torchvision"] = Field(description="the source's name")
-    dataset: TorchvisionName = Field(description="the class in torchvision.datasets")
-    root: PathText = Field(description="folder with its files, as torchvision lays them out")
-    download: bool = Field(description="fetch the files where they are missing")
-    options: dict[str, Any] = Field(description="further keys of the class's constructor, checked against it")
+    dataset: TorchvisionName = Field(default="CIFAR10", description="the class in torchvision.datasets")
+    root: PathText = Field(default="data", description="folder with its files, as torchvision lays them out")
+    download: bool = Field(default=False, description="fetch the files where they are missing")
+    options: dict[str, Any] = Field(
+        default={}, description="further keys of the class's constructor, checked against it"
+    )
 
 
-class OwnSource(OwnClass):
+class OwnSource(Data, OwnClass):
     """A source of your own: a class with `classes` (names) and `dataset(split)`; see frostline.data.source."""
 
-    # Defaults, so that a user's file need not repeat what it does not change.
-    image_size: int = Field(default=224, ge=1, description=IMAGE_SIZE)
-    batch_size: int = Field(default=32, ge=1, description=BATCH_SIZE)
-    resize: float = Field(default=1.0, ge=1, description=RESIZE)
-    horizontal_flip: bool = Field(default=True, description=HORIZONTAL_FLIP)
-    sampling: Literal["shuffled", "balanced"] = Field(default="shuffled", description=SAMPLING)
-    mean: Three | None = Field(default=None, description=MEAN)
-    std: Three | None = Field(default=None, description=STD)
-    workers: Workers = Field(default="auto", description=WORKERS)
-    loader_timeout: float = Field(default=120.0, ge=0, description=TIMEOUT)
 
-    @field_validator("std")
-    @classmethod
-    def _positive(cls, std: list[float] | None) -> list[float] | None:
-        return positive(std)
-
-
-DATA: dict[str, type[Data]] = {
-    "random": Random,
-    "synthetic": Synthetic,
-    "digits": Digits,
-    "fashion_mnist": FashionMNIST,
-    "image_folder": ImageFolder,
-    "csv": Csv,
-    "streaming": Streaming,
-    "torchvision": Torchvision,
-}
+Source = Random | Synthetic | Digits | FashionMNIST | ImageFolder | Csv | Streaming | Torchvision | OwnSource
 
 
 def existing(path: str | None, *, folder: bool) -> str:
@@ -321,14 +342,3 @@ def existing(path: str | None, *, folder: bool) -> str:
     if not (place.is_dir() if folder else place.is_file()):
         raise ValueError(f"no such {kind}: {place}")
     return path
-
-
-def positive(std: list[float] | None) -> list[float] | None:
-    """The standard deviations, if each is above 0.
-
-    Raises:
-        ValueError: one is not.
-    """
-    if std is not None and min(std) <= 0:
-        raise ValueError("each standard deviation must be above 0: images are divided by it")
-    return std

@@ -26,14 +26,26 @@ class Region(Section):
     """What the frozen part of the network does."""
 
     batch_norm: BatchNormMode = Field(
+        default="frozen",
         description="batch norm of the frozen part: `frozen` keeps statistics, scale and shift; `drift` lets the "
         "statistics follow the data; `recalibrate` estimates them once on the training images and keeps them; "
-        "`affine` trains scale and shift; `train` does both"
+        "`affine` trains scale and shift; `train` does both",
     )
-    dropout: Literal["frozen", "active"] = Field(description="dropout of the frozen part: `frozen` turns it off")
+    dropout: Literal["frozen", "active"] = Field(
+        default="frozen", description="dropout of the frozen part: `frozen` turns it off"
+    )
 
 
-class StaticPolicy(Region):
+class Trained(Section):
+    """What trains, and at which rates."""
+
+    train: Selectors = Field(description=TRAIN)
+    lr: dict[str, Factor] = Field(default_factory=dict, description=LR)
+    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, description=LR_DECAY)
+    warmup_steps: int = Field(default=0, ge=0, description=WARMUP)
+
+
+class StaticPolicy(Trained, Region):
     """One phase for the whole run."""
 
     name: Literal[
@@ -49,10 +61,6 @@ class StaticPolicy(Region):
         "surgical",
         "custom",
     ] = Field(description="the policy's name")
-    train: Selectors = Field(description=TRAIN)
-    lr: dict[str, Factor] = Field(description=LR)
-    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(description=LR_DECAY)
-    warmup_steps: int = Field(ge=0, description=WARMUP)
 
 
 class UntilSection(Section):
@@ -68,15 +76,11 @@ class UntilSection(Section):
     max_epochs: Positive | None = Field(default=None, description="epochs after which the phase ends in any case")
 
 
-class PhaseSection(Section):
+class PhaseSection(Trained):
     """One phase of a run."""
 
     name: str = Field(min_length=1, description="the phase's name, in logs and tables")
-    train: Selectors = Field(description=TRAIN)
     until: UntilSection | None = Field(default=None, description="when the next phase begins; left out in the last one")
-    lr: dict[str, Factor] = Field(default_factory=dict, description=LR)
-    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, description=LR_DECAY)
-    warmup_steps: int = Field(default=0, ge=0, description=WARMUP)
 
 
 class PhasedPolicy(Region):
@@ -93,19 +97,4 @@ class PolicyFile(Section):
     path: PathText = Field(description="YAML file with `phases` (or `train`), `batch_norm` and `dropout`")
 
 
-FREEZE: dict[str, type[Section]] = {
-    "none": StaticPolicy,
-    "head": StaticPolicy,
-    "from_layer4": StaticPolicy,
-    "from_layer3": StaticPolicy,
-    "from_layer2": StaticPolicy,
-    "from_layer1": StaticPolicy,
-    "discriminative": StaticPolicy,
-    "batch_norm_only": StaticPolicy,
-    "bias_only": StaticPolicy,
-    "surgical": StaticPolicy,
-    "custom": StaticPolicy,
-    "gradual": PhasedPolicy,
-    "plateau": PhasedPolicy,
-    "file": PolicyFile,
-}
+Freeze = StaticPolicy | PhasedPolicy | PolicyFile

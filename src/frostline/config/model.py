@@ -1,6 +1,6 @@
 """The groups `model` and `head`."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -28,9 +28,10 @@ class Backbone(Section):
 
     name: ResNetName = Field(description="torchvision's name of the network")
     weights: Weights = Field(
+        default="auto",
         description="initial weights: `auto` (imagenet if cached or reachable within seconds, else random and a loud "
         "warning), `imagenet`, `none` (random), or the path or URL of a torchvision state dict, a safetensors file or "
-        "a frostline checkpoint"
+        "a frostline checkpoint",
     )
 
 
@@ -44,7 +45,9 @@ class LinearHead(Section):
     """One new linear layer."""
 
     name: Literal["linear"] = Field(description="the head's name")
-    dropout: float = Field(ge=0, lt=1, description="share of the features dropped before the layer in training")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the features dropped before the layer in training"
+    )
 
 
 class MlpHead(Section):
@@ -52,7 +55,7 @@ class MlpHead(Section):
 
     name: Literal["mlp"] = Field(description="the head's name")
     hidden: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, description="sizes of the hidden layers")
-    dropout: float = Field(ge=0, lt=1, description="share of a hidden layer's outputs dropped in training")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of a hidden layer's outputs dropped in training")
 
 
 class PretrainedHead(Section):
@@ -65,5 +68,5 @@ class OwnHead(OwnClass):
     """A head of your own: a torch.nn.Module whose constructor takes `features` and `classes`."""
 
 
-MODELS: dict[str, type[Section]] = dict.fromkeys(get_args(ResNetName), Backbone)
-HEADS: dict[str, type[Section]] = {"linear": LinearHead, "mlp": MlpHead, "pretrained": PretrainedHead}
+Model = Backbone | OwnBackbone
+Head = LinearHead | MlpHead | PretrainedHead | OwnHead

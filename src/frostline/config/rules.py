@@ -6,14 +6,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from frostline.config.augment import Augment
+from frostline.config.data import Data, Random
+from frostline.config.freeze import PolicyFile
+from frostline.config.model import Model
+from frostline.config.optimizer import SGD, Optimizer, Rprop
+from frostline.config.speed import Cache, Speed
+from frostline.config.training import Callbacks, CrossEntropy, Device, Loggers, TrainerSection
+
 # torch 2.15's oneDNN leaves bf16 gradients of a 3x3 convolution of stride 2 over a 1x1 map partly uninitialised (1e30
 # in a weight, without a word). A ResNet's layer4 has such maps at 16 pixels and below.
 SMALLEST_BF16_ON_CPU = 17
 
 
-def broken_rules(settings: Mapping[str, Any]) -> list[str]:
-    """One message for each broken rule between keys that are each well-formed; malformed sections are left out."""
-    return [*_files(settings), *_devices(settings), *_training(settings)]
+def broken_rules(sound: Mapping[str, Any]) -> list[str]:
+    """One message for each broken rule between keys that are each well-formed.
+
+    Args:
+        sound: a command's keys and its groups' sections; malformed ones are left out.
+    """
+    return [*_files(sound), *_devices(sound), *_training(sound), *_speed(sound)]
 
 
 def visible_gpus() -> int:
@@ -25,31 +37,32 @@ def visible_gpus() -> int:
     return min(present, len([name for name in chosen.split(",") if name.strip() not in ("", "-1")]))
 
 
-def _files(settings: Mapping[str, Any]) -> Iterator[str]:
+def _files(sound: Mapping[str, Any]) -> Iterator[str]:
     for key in ("resume_from", "init_from", "checkpoint"):
-        path = settings.get(key)
+        path = sound.get(key)
         if path is not None and not Path(path).exists():
             yield f"{key}: there is no file `{path}`."
-    weights = (settings.get("model") or {}).get("weights", "none")
+    model: Model | None = sound.get("model")
+    weights = model.weights if model is not None else "none"
     named = weights in ("auto", "imagenet", "none") or urlparse(weights).scheme in ("http", "https")
     if not named and not Path(weights).is_file():
         yield (
             f"model.weights: there is no file `{weights}`. The choices are: auto, imagenet, none, or the path or "
             "URL of a state dict, a safetensors file or a frostline checkpoint."
         )
-    policy = (settings.get("freeze") or {}).get("path")
-    if policy is not None and not Path(policy).is_file():
-        yield f"freeze.path: there is no file `{policy}`."
-    picture = settings.get("output") if "export" in settings else None
+    policy = sound.get("freeze")
+    if isinstance(policy, PolicyFile) and not Path(policy.path).is_file():
+        yield f"freeze.path: there is no file `{policy.path}`."
+    picture = sound.get("output") if "export" in sound else None
     if picture is not None and Path(picture).suffix not in (".svg", ".png", ".pdf"):
         yield f"output: `{picture}` must end in .svg, .png or .pdf."
     for key in ("output", "export"):
-        inputs = [settings.get("checkpoint"), *_listed(settings.get("inputs"))]
-        if settings.get(key) is not None and _is_file_of(settings[key], inputs):
-            yield f"{key}: `{settings[key]}` is an input of this command, which it would replace. Name another file."
-    if "skip_broken" in settings:
-        yield from _packed_folder(Path(settings["output"]))
-    for path in _listed(settings.get("inputs")):
+        inputs = [sound.get("checkpoint"), *_listed(sound.get("inputs"))]
+        if sound.get(key) is not None and _is_file_of(sound[key], inputs):
+            yield f"{key}: `{sound[key]}` is an input of this command, which it would replace. Name another file."
+    if "skip_broken" in sound:
+        yield from _packed_folder(Path(sound["output"]))
+    for path in _listed(sound.get("inputs")):
         if not Path(path).exists():
             yield f"inputs: there is no file or folder `{path}`."
 
@@ -73,95 +86,95 @@ def _writable(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK)
 
 
-def _devices(settings: Mapping[str, Any]) -> Iterator[str]:
-    device = settings.get("device")
+def _devices(sound: Mapping[str, Any]) -> Iterator[str]:
+    device: Device | None = sound.get("device")
     if device is None:
         return
-    gpus, devices = visible_gpus(), device["devices"]
-    if "checkpoint" in settings and (devices != 1 or device["num_nodes"] != 1):
+    gpus, devices = visible_gpus(), device.devices
+    if "checkpoint" in sound and (devices != 1 or device.num_nodes != 1):
         yield "device.devices: this command runs on one device. Use device=auto, device=cpu or device=gpu."
-    if device["accelerator"] == "cpu" and devices == "all":
+    if device.accelerator == "cpu" and devices == "all":
         yield "device.devices: `all` is for GPUs; give a number of CPU processes."
-    if device["accelerator"] == "gpu":
-        if gpus == 0:
-            yield "device.accelerator: there is no GPU here. Use device=cpu, or device=cpu_ddp for several processes."
-        elif devices != "all" and devices > gpus:
-            yield f"device.devices: {devices} GPUs wanted, but {gpus} {'is' if gpus == 1 else 'are'} visible."
-    elif device["accelerator"] == "auto" and gpus and devices != "all" and devices > gpus:
+    if device.accelerator == "gpu" and gpus == 0:
+        yield "device.accelerator: there is no GPU here. Use device=cpu, or device=cpu_ddp for several processes."
+    elif device.accelerator != "cpu" and gpus and devices != "all" and devices > gpus:
         yield f"device.devices: {devices} GPUs wanted, but {gpus} {'is' if gpus == 1 else 'are'} visible."
-    ranks = (gpus if devices == "all" else devices) * device["num_nodes"]
-    batch = (settings.get("data") or {}).get("batch_size")
-    if batch is not None and ranks > 1 and batch % ranks:
+    ranks = (gpus if devices == "all" else devices) * device.num_nodes
+    data: Data | None = sound.get("data")
+    if data is not None and ranks > 1 and data.batch_size % ranks:
+        batch = data.batch_size
         near = sorted({max(ranks, batch // ranks * ranks), (batch // ranks + 1) * ranks})
         yield (
             f"data.batch_size: {batch} images cannot be shared evenly by {ranks} processes (the size is global). "
             f"Use {' or '.join(map(str, near))}."
         )
-    precision = (settings.get("trainer") or {}).get("precision")
-    on_cpu = device["accelerator"] == "cpu" or (device["accelerator"] == "auto" and not gpus)
-    if precision == "16-mixed" and on_cpu:
+    trainer: TrainerSection | None = sound.get("trainer")
+    if trainer is None or not (device.accelerator == "cpu" or (device.accelerator == "auto" and not gpus)):
+        return
+    if trainer.precision == "16-mixed":
         yield "trainer.precision: 16-mixed needs a GPU. On a CPU use bf16-mixed, 32-true or auto."
-    size = (settings.get("data") or {}).get("image_size")
-    if precision == "bf16-mixed" and on_cpu and size is not None and size < SMALLEST_BF16_ON_CPU:
+    if trainer.precision == "bf16-mixed" and data is not None and data.image_size < SMALLEST_BF16_ON_CPU:
         yield (
             f"trainer.precision: bf16-mixed on a CPU needs a data.image_size of {SMALLEST_BF16_ON_CPU} or more, not "
-            f"{size}: torch leaves gradients of smaller feature maps uninitialised. Use 32-true or auto."
+            f"{data.image_size}: torch leaves gradients of smaller feature maps uninitialised. Use 32-true or auto."
         )
-    if (settings.get("trainer") or {}).get("sync_batchnorm") and on_cpu:
+    if trainer.sync_batchnorm:
         yield "trainer.sync_batchnorm: needs GPUs; torch has it for no CPU. Set it to false."
 
 
-def _training(settings: Mapping[str, Any]) -> Iterator[str]:
-    if settings.get("fit") is False and settings.get("test") is False:
+def _training(sound: Mapping[str, Any]) -> Iterator[str]:
+    resume_from, init_from, fit = sound.get("resume_from"), sound.get("init_from"), sound.get("fit")
+    if fit is False and sound.get("test") is False:
         yield "fit, test: both are false, so there is nothing to do."
-    if settings.get("resume_from") is not None and settings.get("fit") is False:
+    if resume_from is not None and fit is False:
         yield "resume_from: goes with fit=true. To test a checkpoint, use `frostline evaluate checkpoint=PATH`."
-    if settings.get("init_from") is not None:
-        if settings.get("resume_from") is not None and not Path(settings["resume_from"]).is_dir():  # a sweep's
+    model: Model | None = sound.get("model")
+    if init_from is not None:
+        if resume_from is not None and not Path(resume_from).is_dir():  # a sweep's
             yield "init_from, resume_from: one starts a new run, the other goes on with an old one. Leave one out."
-        if (settings.get("model") or {}).get("weights", "auto") not in ("auto", "none"):
+        if model is not None and model.weights not in ("auto", "none"):
             yield "init_from, model.weights: both say where the weights come from. Leave one out."
-    if settings.get("on_policy_change") == "restart" and settings.get("resume_from") is None:
+    if sound.get("on_policy_change") == "restart" and resume_from is None:
         yield "on_policy_change: restart is about the checkpoint in resume_from; name one."
-    optimizer = settings.get("optimizer") or {}
-    if optimizer.get("nesterov") and not optimizer.get("momentum"):
+    optimizer: Optimizer | None = sound.get("optimizer")
+    if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
         yield "optimizer.nesterov: needs optimizer.momentum > 0."
-    if optimizer.get("nesterov") and optimizer.get("dampening"):
+    if isinstance(optimizer, SGD) and optimizer.nesterov and optimizer.dampening:
         yield "optimizer.nesterov: needs optimizer.dampening=0."
-    own_default = "_target_" in optimizer and optimizer.get("weight_decay") is None
-    if optimizer.get("exclude_from_decay") and not optimizer.get("weight_decay") and not own_default:
-        yield "optimizer.exclude_from_decay: optimizer.weight_decay is 0, so there is nothing to leave out."
-    if optimizer.get("name") == "rprop" and optimizer["step_sizes"][0] >= optimizer["step_sizes"][1]:
+    if optimizer is not None and optimizer.exclude_from_decay:
+        decay = 0.0 if isinstance(optimizer, Rprop) else optimizer.weight_decay  # None: a class's own default
+        if decay == 0:
+            yield "optimizer.exclude_from_decay: optimizer.weight_decay is 0, so there is nothing to leave out."
+    if isinstance(optimizer, Rprop) and optimizer.step_sizes[0] >= optimizer.step_sizes[1]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."
-    trainer = settings.get("trainer")
-    if trainer is not None and trainer["validate_every_n_epochs"] > trainer["max_epochs"]:
+    trainer: TrainerSection | None = sound.get("trainer")
+    if trainer is not None and trainer.validate_every_n_epochs > trainer.max_epochs:
         yield (
-            f"trainer.validate_every_n_epochs: {trainer['validate_every_n_epochs']} is more than "
-            f"trainer.max_epochs={trainer['max_epochs']}, so that nothing would be validated."
+            f"trainer.validate_every_n_epochs: {trainer.validate_every_n_epochs} is more than "
+            f"trainer.max_epochs={trainer.max_epochs}, so that nothing would be validated."
         )
-    if (settings.get("callbacks") or {}).get("gradient_flow_every_n_steps") and settings.get("logger") == {}:
+    callbacks: Callbacks | None = sound.get("callbacks")
+    if callbacks is not None and callbacks.gradient_flow_every_n_steps and sound.get("logger") == Loggers():
         yield "callbacks.gradient_flow_every_n_steps: there is no logger to write to. Choose one, as logger=csv."
-    yield from _speed(settings)
-    labels = (settings.get("data") or {}).get("name")
-    loss = settings.get("loss") or {}
-    if labels == "random" and loss.get("class_weights") == "balanced":
+    loss = sound.get("loss")
+    if isinstance(sound.get("data"), Random) and isinstance(loss, CrossEntropy) and loss.class_weights == "balanced":
         yield "loss.class_weights: the random source has soft labels, so there are no classes to count. Use none."
 
 
-def _speed(settings: Mapping[str, Any]) -> Iterator[str]:
-    speed, cache = settings.get("speed"), settings.get("cache")
+def _speed(sound: Mapping[str, Any]) -> Iterator[str]:
+    speed: Speed | None = sound.get("speed")
+    cache: Cache | None = sound.get("cache")
     if speed is None or cache is None:
         return
-    if speed["feature_cache"] and not speed["frozen_prefix"]:
+    if speed.feature_cache and not speed.frozen_prefix:
         yield "speed.feature_cache: needs speed.frozen_prefix=true; to keep nothing, set speed.feature_cache=false too."
-    if cache["views"] and not speed["feature_cache"]:
+    if cache.views and not speed.feature_cache:
         yield "cache.views: nothing is kept with speed.feature_cache=false. Leave one out."
-    augment = settings.get("augment")
-    if cache["views"] and augment is not None:
-        if augment["name"] == "none":
+    augment: Augment | None = sound.get("augment")
+    if cache.views and augment is not None:
+        if augment.name == "none":
             yield "cache.views: augment=none makes one view of each image. Leave cache.views out, or choose an augment."
-        elif augment["mixup"] or augment["cutmix"]:
+        elif augment.mixup or augment.cutmix:
             yield "cache.views: mixup and cutmix make new images in each batch, which cannot be kept. Leave one out."
-    folder = cache["folder"]
-    if folder is not None and speed["feature_cache"] and not _writable(Path(folder)):
-        yield f"cache.folder: `{folder}` cannot be written to."
+    if cache.folder is not None and speed.feature_cache and not _writable(Path(cache.folder)):
+        yield f"cache.folder: `{cache.folder}` cannot be written to."

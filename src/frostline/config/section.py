@@ -1,9 +1,10 @@
-"""What every part of the config schema is built from.
+"""What every part of the config is built from.
 
-The YAML files in `conf/` hold the values, so that `--cfg job` shows them all; the schema holds what a value means:
-its type, its range and a help text, which feeds `--help`, `docs/configuration/` and the error messages alike.
-Nothing in this package imports torch.
+The classes hold each key's type, range, default and help text, which feed the YAML of `--cfg job`, `--help`,
+`docs/configuration/` and the error messages alike. Nothing in this package imports torch.
 """
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -12,11 +13,20 @@ FILE: dict[str, JsonValue] = {"output": "file"}
 FOLDER: dict[str, JsonValue] = {"output": "folder"}
 
 
+MISSING = "???"  # what a composed config holds where the user must give a value
+
+
 class Section(BaseModel):
     """A node of the config: every key typed and described, every other key an error."""
 
     # strict: "0.1" is no float and 1.5 is no int; only int -> float passes, as in YAML `lr: 1`.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys that were given, as plain values; of a class of the user's own also the defaults."""
+        values = {key: getattr(self, key) for key in self.model_fields_set if isinstance(getattr(self, key), Section)}
+        plain = self.model_dump(by_alias=True, exclude_unset=not isinstance(self, OwnClass))
+        return plain | {key: section.as_dict() for key, section in values.items()}
 
 
 class OwnClass(Section):

@@ -10,14 +10,17 @@ class Speed(Section):
     """Ways to be faster that change no result beyond rounding; each can be turned off."""
 
     frozen_prefix: bool = Field(
-        description="run what lies before the frost line without an autograd graph; needed by feature_cache"
+        default=True,
+        description="run what lies before the frost line without an autograd graph; needed by feature_cache",
     )
     feature_cache: bool = Field(
-        description="keep what the frozen part computes of an image, for later epochs, phases and runs; see cache"
+        default=True,
+        description="keep what the frozen part computes of an image, for later epochs, phases and runs; see cache",
     )
-    fused_optimizer: bool = Field(description="take torch's fused form of the optimizer where it has one")
+    fused_optimizer: bool = Field(default=True, description="take torch's fused form of the optimizer where it has one")
     allocator: bool = Field(
-        description="on Linux with glibc, let this process keep memory that it has freed: saves page faults"
+        default=True,
+        description="on Linux with glibc, let this process keep memory that it has freed: saves page faults",
     )
 
 
@@ -25,15 +28,17 @@ class Cache(Section):
     """Where the features of the frozen part are kept, and of which images."""
 
     views: int = Field(
+        default=0,
         ge=0,
         le=1000,
         description="fixed augmented views kept of each training image, one of which is drawn at each draw (not the "
         "same as fresh augmentation); 0: training images that are augmented are not kept",
     )
     folder: PathText | None = Field(
+        default=None,
         description="folder of the features, which runs and processes may share; null: $FROSTLINE_CACHE, or else "
-        "~/.cache/frostline/features"
+        "~/.cache/frostline/features",
     )
     limit_gb: float = Field(
-        gt=0, description="GB (10^9 bytes) that the folder may take; what was used longest ago makes room"
+        default=20.0, gt=0, description="GB (10^9 bytes) that the folder may take; what was used longest ago makes room"
     )

@@ -11,9 +11,12 @@ class CrossEntropy(Section):
     """Cross-entropy with hard or soft labels."""
 
     name: Literal["cross_entropy"] = Field(description="the loss's name")
-    label_smoothing: float = Field(ge=0, lt=1, description="share of a label spread evenly over all classes")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a label spread evenly over all classes"
+    )
     class_weights: Literal["none", "balanced"] = Field(
-        description="`balanced` weighs each class by the inverse of its frequency in the training images"
+        default="none",
+        description="`balanced` weighs each class by the inverse of its frequency in the training images",
     )
 
 
@@ -23,7 +26,7 @@ class SumOfDifferences(Section):
     name: Literal["sum_of_differences"] = Field(description="the loss's name")
 
 
-LOSSES: dict[str, type[Section]] = {"cross_entropy": CrossEntropy, "sum_of_differences": SumOfDifferences}
+Loss = CrossEntropy | SumOfDifferences
 
 Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -36,61 +39,77 @@ PRECISION = (
 class Device(Section):
     """Where a run computes."""
 
-    accelerator: Literal["auto", "cpu", "gpu"] = Field(description="`auto` takes a GPU where there is one")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="`auto` takes a GPU where there is one"
+    )
     devices: Positive | Literal["all"] = Field(
-        description="GPUs, or CPU processes, per node; `all` takes every GPU that is visible"
+        default=1, description="GPUs, or CPU processes, per node; `all` takes every GPU that is visible"
     )
-    num_nodes: Positive = Field(description="machines that take part; more than one needs torchrun or srun")
+    num_nodes: Positive = Field(default=1, description="machines that take part; more than one needs torchrun or srun")
     threads: Positive | None = Field(
+        default=None,
         description="CPU threads per process; null shares the cores among the processes, and leaves one to each of the "
-        "loader's workers"
+        "loader's workers",
     )
-    timeout: Positive = Field(description="seconds after which a process that waits for the others gives up")
+    timeout: Positive = Field(
+        default=600, description="seconds after which a process that waits for the others gives up"
+    )
 
 
 class TrainerSection(Section):
     """How long and how to train."""
 
-    max_epochs: Positive = Field(description="passes over the training images")
-    max_steps: Positive | None = Field(description="optimizer steps after which training ends early; null: no limit")
-    precision: Precision = Field(description=PRECISION)
-    channels_last: bool = Field(description="keep images and weights in channels-last order: faster convolutions")
+    max_epochs: Positive = Field(default=4, description="passes over the training images")
+    max_steps: Positive | None = Field(
+        default=None, description="optimizer steps after which training ends early; null: no limit"
+    )
+    precision: Precision = Field(default="auto", description=PRECISION)
+    channels_last: bool = Field(
+        default=True, description="keep images and weights in channels-last order: faster convolutions"
+    )
     compile: bool = Field(
+        default=False,
         description="compile the network with torch.compile; pays back in long runs only: the run says what it cost "
-        "and after how many steps it pays"
+        "and after how many steps it pays",
     )
-    accumulate_grad_batches: Positive = Field(description="batches per optimizer step")
+    accumulate_grad_batches: Positive = Field(default=1, description="batches per optimizer step")
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
-        description="largest norm of all gradients together; null: no clipping"
+        default=None, description="largest norm of all gradients together; null: no clipping"
     )
-    sync_batchnorm: bool = Field(description="batch norm over the batches of all processes")
-    deterministic: bool = Field(description="only deterministic operations, at a price in speed")
-    log_every_n_steps: Positive = Field(description="steps between two logged training values")
-    validate_every_n_epochs: Positive = Field(description="epochs between two validations")
-    limit_train_batches: Positive | None = Field(description="batches per training epoch; null: all")
-    limit_val_batches: Positive | None = Field(description="batches per validation; null: all")
-    limit_test_batches: Positive | None = Field(description="batches of the test; null: all")
+    sync_batchnorm: bool = Field(default=False, description="batch norm over the batches of all processes")
+    deterministic: bool = Field(default=False, description="only deterministic operations, at a price in speed")
+    log_every_n_steps: Positive = Field(default=10, description="steps between two logged training values")
+    validate_every_n_epochs: Positive = Field(default=1, description="epochs between two validations")
+    limit_train_batches: Positive | None = Field(default=None, description="batches per training epoch; null: all")
+    limit_val_batches: Positive | None = Field(default=None, description="batches per validation; null: all")
+    limit_test_batches: Positive | None = Field(default=None, description="batches of the test; null: all")
 
 
 class Callbacks(Section):
     """What watches a run."""
 
     monitor: Literal["auto", "val/accuracy", "val/f1", "val/loss", "val/calibration_error"] = Field(
+        default="auto",
         description="value by which the best checkpoint is chosen and early stopping decides; "
-        "`auto` is val/accuracy, or val/loss where labels are soft"
+        "`auto` is val/accuracy, or val/loss where labels are soft",
     )
     early_stopping_patience: Positive | None = Field(
-        description="validations without improvement after which training stops; null: never"
+        default=None, description="validations without improvement after which training stops; null: never"
     )
     checkpoint_every_n_steps: Positive | None = Field(
-        description="steps between two writings of last.ckpt; null: at each epoch's end"
+        default=None, description="steps between two writings of last.ckpt; null: at each epoch's end"
     )
-    progress_bar: bool = Field(description="show a progress bar; where no terminal is, print a line an epoch")
+    progress_bar: bool = Field(
+        default=True, description="show a progress bar; where no terminal is, print a line an epoch"
+    )
     gradient_flow_every_n_steps: Positive | None = Field(
+        default=None,
         description="optimizer steps between two measurements of what gradient reaches each stage, logged as "
-        "gradients/<stage>/norm and so on; null: none"
+        "gradients/<stage>/norm and so on; null: none",
     )
-    first_gradient: bool = Field(description="print the first layer's gradient before and after the first backward")
+    first_gradient: bool = Field(
+        default=False, description="print the first layer's gradient before and after the first backward"
+    )
 
 
 class CsvLogger(Section):
@@ -104,12 +123,14 @@ class TensorBoardLogger(Section):
 class WandbLogger(Section):
     """A Weights & Biases run; its files lie in the run folder."""
 
-    project: str = Field(description="the project in Weights & Biases")
-    entity: str | None = Field(description="the team or user; null: your default")
-    name: str | None = Field(description="the run's display name; null: the run folder's name")
-    group: str | None = Field(description="runs shown together")
-    tags: list[str] = Field(description="labels to filter by")
-    offline: bool = Field(description="write to the run folder only, to be synced later with `wandb sync`")
+    project: str = Field(default="frostline", description="the project in Weights & Biases")
+    entity: str | None = Field(default=None, description="the team or user; null: your default")
+    name: str | None = Field(default=None, description="the run's display name; null: the run folder's name")
+    group: str | None = Field(default=None, description="runs shown together")
+    tags: list[str] = Field(default=[], description="labels to filter by")
+    offline: bool = Field(
+        default=False, description="write to the run folder only, to be synced later with `wandb sync`"
+    )
 
 
 class Loggers(Section):

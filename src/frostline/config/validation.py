@@ -8,16 +8,14 @@ from typing import Any, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from frostline.config.commands import Command, Group, TrainKeys
+from frostline.config.commands import Command, Group, TrainKeys, given
 from frostline.config.guesses import guessed
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
 from frostline.config.rules import broken_rules
 from frostline.config.secret_values import marked
-from frostline.config.section import FOLDER, OwnClass, Section
+from frostline.config.section import FOLDER, Section
 from frostline.nearest import nearest
 from frostline.storage.atomic import output_problem
-
-MISSING = "???"  # what Hydra's YAML files hold where the user must say
 
 
 def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> list[str]:
@@ -38,7 +36,10 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
         for name in unpacked
     ]
     problems += section_problems(command.keys, own_keys, also_known=tuple(command.groups), defaults=defaults)
-    sound = {} if problems else values_of(command.keys, own_keys)
+    sound: dict[str, Any] = {}
+    if not problems:
+        keys = command.keys.model_validate(given(own_keys))
+        sound = {name: getattr(keys, name) for name in command.keys.model_fields}
     problems += output_problems(command.keys, sound, typed=own_keys)
     problems += [f"{key}: *** stands for a password or token; type the value itself." for key in marked(settings)]
     for name, group in command.groups.items():
@@ -48,7 +49,7 @@ def validate(command: Command, settings: Mapping[str, Any], *, defaults: Mapping
         found = _group_problems(name, group, node, defaults=defaults.get(name) or {})
         problems += found
         if not found and (schema := group.schema_of(node)) is not None:
-            sound[name] = values_of(schema, node)
+            sound[name] = schema.model_validate(given(node))
     return problems + broken_rules(sound)
 
 
@@ -73,23 +74,6 @@ def output_problems(keys: type[Section], settings: Mapping[str, Any], *, typed: 
     return problems
 
 
-def completed(command: Command, settings: Mapping[Any, Any]) -> dict[str, Any]:
-    """A sound config as the code reads it."""
-    whole = {str(key): value for key, value in settings.items()}
-    whole |= values_of(command.keys, {key: whole[key] for key in fields_of(command.keys) if key in whole})
-    for name, group in command.groups.items():
-        node = whole.get(name)
-        if isinstance(node, Mapping) and (schema := group.schema_of(node)) is not None:
-            whole[name] = values_of(schema, node)
-    return whole
-
-
-def values_of(schema: type[Section], node: Mapping[str, Any]) -> dict[str, Any]:
-    """A sound section's values: paths absolute, and the defaults that a class of the user's own leaves out."""
-    section = schema.model_validate({key: value for key, value in node.items() if value != MISSING})
-    return section.model_dump(by_alias=True, exclude_unset=not isinstance(section, OwnClass))
-
-
 def _group_problems(name: str, group: Group, node: Any, *, defaults: Mapping[str, Any]) -> list[str]:
     if not isinstance(node, Mapping):
         return [f"{name}: takes the name of an option, or keys as {name}.KEY=VALUE, not `{value_text(node)}`."]
@@ -110,7 +94,7 @@ def section_problems(
 ) -> list[str]:
     """The problems of one section, each beginning with the key's full path."""
     try:
-        schema.model_validate({key: value for key, value in node.items() if value != MISSING})
+        schema.model_validate(given(node))
     except ValidationError as error:
         problems: dict[str, str] = {}
         for item in error.errors(include_url=False):

@@ -1,13 +1,9 @@
-"""From the `data` and `augment` sections of a config to a source and a datamodule: by name, or a user's own class."""
+"""A data source by its name, or of a user's own class."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from frostline.data.datamodule import ImageDataModule
-from frostline.data.loading import Loading
 from frostline.data.source import ImageSource
-from frostline.data.transforms import Augmentation
 from frostline.nearest import suggest
 from frostline.signatures import construct, find_class
 
@@ -22,21 +18,7 @@ SOURCES: Mapping[str, str] = {
     "streaming": "frostline.data.streaming.Streaming",
     "torchvision": "frostline.data.torchvision_source.TorchvisionSource",
 }
-# The `augment` section of a command that changes no image.
-NO_AUGMENTATION: Mapping[str, Any] = {"name": "none", "mixup": 0.0, "cutmix": 0.0}
 SEE = "(see frostline.data.source)."
-# Keys of the `data` section that are the datamodule's, not the source's.
-SHARED_KEYS = (
-    "image_size",
-    "batch_size",
-    "resize",
-    "horizontal_flip",
-    "sampling",
-    "mean",
-    "std",
-    "workers",
-    "loader_timeout",
-)
 
 
 def source_class(config: Mapping[str, Any]) -> type:
@@ -73,31 +55,3 @@ def build_source(config: Mapping[str, Any]) -> ImageSource:
         raise ValueError(f"`{type(source).__qualname__}` is no data source: it lacks `classes`, the names {SEE}")
     built: ImageSource = source
     return built
-
-
-def build_datamodule(*, data: Mapping[str, Any], augment: Mapping[str, Any], seed: int) -> ImageDataModule:
-    """A datamodule from the two config sections and the run's seed.
-
-    Raises:
-        ValueError: as `build_source`; a shared key is missing; the values do not fit together.
-    """
-    shared = {key: value for key, value in data.items() if key in SHARED_KEYS}
-    missing = [key for key in SHARED_KEYS if key not in shared]
-    if missing:
-        raise ValueError(f"The data section lacks {', '.join(f'data.{key}' for key in missing)}.")
-    own = {key: value for key, value in data.items() if key not in SHARED_KEYS}
-    if "image_size" in inspect.signature(source_class(own)).parameters:
-        own["image_size"] = shared["image_size"]
-    workers = shared["workers"]
-    return ImageDataModule(
-        source=build_source(own),
-        image_size=shared["image_size"],
-        batch_size=shared["batch_size"],
-        resize=shared["resize"],
-        augment=Augmentation(**{**augment, "horizontal_flip": shared["horizontal_flip"]}),
-        sampling=shared["sampling"],
-        mean=shared["mean"],
-        std=shared["std"],
-        loading=Loading(workers=None if workers == "auto" else workers, timeout=shared["loader_timeout"]),
-        seed=seed,
-    )

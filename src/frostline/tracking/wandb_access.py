@@ -4,22 +4,20 @@ import importlib.util
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from http.client import HTTPException
-from typing import Any
 
 SECONDS = 5  # within which a server has to answer
 OFFLINE = "write to the run folder only with logger.wandb.offline=true, and send it later with `wandb sync`"
 
 
-def wandb_problem(options: Mapping[str, Any]) -> str | None:
+def wandb_problem(*, offline: bool) -> str | None:
     """Why nothing can be sent to Weights & Biases; None where it can, or nothing is to be sent."""
     if importlib.util.find_spec("wandb") is None:
         return "logger.wandb: the package wandb is not installed. Type `pip install wandb`, or choose logger=csv."
     import wandb
 
     settings = wandb.setup().settings
-    if options["offline"] or settings.mode != "online":
+    if offline or settings.mode != "online":
         return None
     if problem := _unreachable(settings.base_url):
         return f"logger.wandb: {settings.base_url} cannot be reached ({problem}). Check the network, or {OFFLINE}."

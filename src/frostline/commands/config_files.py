@@ -1,0 +1,87 @@
+"""Where Hydra finds config files: frostline's own and a user's, each with the defaults of what it leaves out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import ClassVar
+
+from hydra import initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from frostline.commands import run_folder
+from frostline.config.defaults import with_defaults
+
+PACKAGED = Path(str(files("frostline.conf")))
+
+
+class ConfigFiles(ConfigSource):
+    """The YAML files of a folder."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "frostline"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = self._file(config_path)
+        if not file.is_file():
+            raise ConfigLoadError(f"Config not found: {file}")
+        text = file.read_text(encoding="utf-8")
+        config = OmegaConf.create(text)
+        if isinstance(config, DictConfig):
+            keys = OmegaConf.to_container(config)
+            assert isinstance(keys, dict)
+            place = Path(config_path).with_suffix("").as_posix()
+            config = OmegaConf.create(with_defaults(place, {str(key): value for key, value in keys.items()}))
+        header = self._get_header_dict(text)
+        return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
+
+    def is_group(self, config_path: str) -> bool:
+        return (Path(self.path) / config_path).is_dir()
+
+    def is_config(self, config_path: str) -> bool:
+        return self._file(config_path).is_file()
+
+    def available(self) -> bool:
+        return Path(self.path).is_dir()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> "list[str]":
+        names: list[str] = []
+        for entry in sorted((Path(self.path) / config_path).iterdir()):
+            self._list_add_result(names, str(Path(config_path) / entry.name), entry.name, results_filter)
+        return names
+
+    def _file(self, config_path: str) -> Path:
+        return Path(self.path) / str(self._normalize_file_name(config_path))
+
+
+class ConfigFolders(SearchPathPlugin):
+    """Puts the folders of config files on the search path, before Hydra's own reading of the same files."""
+
+    own: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.prepend("frostline", f"frostline://{PACKAGED}", anchor="main")
+        if self.own is not None:
+            search_path.append("own", f"frostline://{self.own}")
+
+
+def register(config_dir: Path | None = None) -> None:
+    """Let Hydra read config files by `ConfigFiles`, also in the user's own folder, and know the run folder's name."""
+    run_folder.register_resolvers()
+    Plugins.instance().register(ConfigFiles)
+    Plugins.instance().register(ConfigFolders)
+    ConfigFolders.own = None if config_dir is None else config_dir.resolve()
+
+
+@contextmanager
+def composing(command: str, config_dir: Path | None = None) -> Iterator[None]:
+    """While this lasts, Hydra's `compose` makes configs of a command."""
+    register(config_dir)
+    with initialize_config_module("frostline.conf", version_base="1.3", job_name=command):
+        yield

@@ -1,0 +1,29 @@
+"""Typed configs for tests, composed as on the command line."""
+
+import functools
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from frostline.commands.help import default_config
+from frostline.config.commands import COMMANDS, config_of
+
+
+@functools.cache
+def _composed(command: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    return default_config(command, overrides)
+
+
+def settings(*overrides: str, command: str = "train") -> dict[str, Any]:
+    """What a command line composes, before it is typed."""
+    return deepcopy(_composed(command, overrides))
+
+
+def typed(values: Mapping[str, Any], command: str = "train") -> Any:
+    """The typed config of composed settings."""
+    return config_of(COMMANDS[command].config, values)
+
+
+def config(*overrides: str, command: str = "train") -> Any:
+    """The typed config of a command line."""
+    return typed(settings(*overrides, command=command), command)
