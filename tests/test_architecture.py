@@ -20,7 +20,11 @@ ARROWS: dict[str, set[str]] = {
     "figures": {"storage"},
     "signatures": {"nearest"},
     "finite": set(),
-    "step_mean": set(),
+    "step_mean": {"freezing"},
+    "modes": set(),
+    "normalisation": set(),
+    "clipping": set(),
+    "evaluation": {"finite", "metrics"},
     "losses": set(),
     "metrics": set(),
     "schedulers": set(),
@@ -28,27 +32,30 @@ ARROWS: dict[str, set[str]] = {
     "data": {"nearest", "signatures", "storage"},
     "models": {"finite", "signatures", "storage"},
     "optim": {"freezing"},
-    "options": {"optim"},
+    "options": {"freezing", "optim"},
     "autograd": {"figures", "finite", "freezing", "models", "storage", "tables"},
     "resume": {"data"},
     "fast_path": {"data", "freezing", "options", "prefix", "storage"},
-    "batch_of_one": {"freezing"},
+    "batch_of_one": {"freezing", "modes"},
     "checkpoint": {"finite", "models"},
     "loading": {"checkpoint", "freezing", "losses", "models", "options"},
     "classifier": {
-        "checkpoint",
         "batch_of_one",
-        "finite",
-        "step_mean",
+        "checkpoint",
+        "clipping",
+        "evaluation",
         "fast_path",
-        "prefix",
+        "finite",
         "freezing",
         "loading",
         "losses",
-        "metrics",
+        "modes",
+        "normalisation",
         "optim",
         "options",
+        "prefix",
         "schedulers",
+        "step_mean",
     },
     "tracking": {"figures", "freezing", "autograd", "data", "metrics", "models", "storage", "tables"},
     "config": {"nearest", "storage"},
@@ -64,6 +71,7 @@ ARROWS: dict[str, set[str]] = {
         "losses",
         "metrics",
         "models",
+        "optim",
         "options",
         "resume",
         "schedulers",
@@ -178,7 +186,7 @@ def test_the_prefix_needs_torch_and_files_only(file: Path) -> None:
     assert libraries(file) <= {"torch", "numpy", "filelock", "xxhash"}
 
 
-@pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures"])
+@pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures", "modes", "normalisation", "options"])
 def test_the_small_rooms_need_torch_only(name: str) -> None:
     assert libraries(SOURCE / f"{name}.py") <= {"torch"}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler
 
 from frostline.freezing.resolved import ResolvedPolicy
+from frostline.modes import eval_mode
 
 
 def smallest_batch(loader: Any) -> int | None:
@@ -46,16 +47,26 @@ def single_valued(network: nn.Module, resolved: ResolvedPolicy, inputs: Tensor, 
                     found.append(name)
 
             handles.append(module.register_forward_pre_hook(note))
-    modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()
-        network(inputs)
+        with eval_mode(network):
+            network(inputs)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for handle in handles:
             handle.remove()
     return list(dict.fromkeys(found))
+
+
+def check_batches(loader: Any, image: Tensor, network: nn.Module, resolved: ResolvedPolicy, *, processes: int) -> None:
+    """Refuse a training loader with a batch of one image that a batch norm would train on.
+
+    Args:
+        image: one as the network takes it, (1, 3, height, width).
+
+    Raises:
+        ValueError: names the batch norms, and what to change.
+    """
+    if smallest_batch(loader) == 1 and (names := single_valued(network, resolved, image, processes=processes)):
+        raise refusal(names, processes=processes)
 
 
 def refusal(names: list[str], *, processes: int) -> ValueError:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CHECK_EVERY_N_BATCHES = 50
+
 
 def not_finite(state: Any) -> list[str]:
     """The names (`fc.weight`, `0.state.3.exp_avg`) of the tensors in nested mappings and sequences that hold NaN or
@@ -36,6 +38,33 @@ def check_finite(source: str, state: Mapping[str, Any]) -> None:
         )
 
 
+def check_loss(loss: Tensor, name: str, *, images: Tensor, batch_idx: int, step: int, epoch: int) -> None:
+    """Stop at a loss that is not finite, before it reaches the weights.
+
+    Args:
+        images: the batch that it is of.
+
+    Raises:
+        FloatingPointError: it is NaN or infinite.
+    """
+    # Reading the value from a GPU waits for it, so there it is read every few batches only.
+    if loss.is_cuda and batch_idx % CHECK_EVERY_N_BATCHES:
+        return
+    if not torch.isfinite(loss):
+        raise diverged(f"{name} became {loss.item()}", step=step, epoch=epoch, images=images)
+
+
+def check_state(checkpoint: Mapping[str, Any], *, step: int, epoch: int) -> None:
+    """Refuse to write a checkpoint with weights, statistics or optimizer state that are not finite.
+
+    Raises:
+        FloatingPointError: a value is NaN or infinite; names its tensor.
+    """
+    kept = {key: checkpoint[key] for key in ("state_dict", "optimizer_states") if key in checkpoint}
+    if names := not_finite(kept):
+        raise diverged(f"{_listed(names)} became NaN or infinite", step=step, epoch=epoch)
+
+
 def diverged(what: str, *, step: int, epoch: int, images: Tensor | None = None) -> FloatingPointError:
     """The error of a run whose loss or weights are NaN or infinite.
 
@@ -54,11 +83,6 @@ def diverged(what: str, *, step: int, epoch: int, images: Tensor | None = None) 
             "precision='32-true' may help"
         )
     return FloatingPointError(f"{what} at step {step} (epoch {epoch}). {reason}")
-
-
-def diverged_tensors(names: list[str], *, step: int, epoch: int) -> FloatingPointError:
-    """`diverged`, for tensors that would have gone into a checkpoint."""
-    return diverged(f"{_listed(names)} became NaN or infinite", step=step, epoch=epoch)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,23 +1,50 @@
-"""From a checkpoint file to a classifier: its network, weights, policy and loss."""
+"""Between a classifier and its checkpoint: names of tensors, and a classifier built from a file alone."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from frostline.checkpoint import CHECKPOINT_KEY, check_trust, read_checkpoint
+from torch import Tensor, nn
+
+from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_trust, read_checkpoint
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.network import build_network
 from frostline.options import CheckpointOptions
 
 T = TypeVar("T")
+PREFIX = "network."  # of the network's names in the classifier
+
+
+def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a classifier's checkpoint holds of its state dict: the network's tensors, under the network's names."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+
+
+def description(
+    *, recipe: Mapping[str, Any] | None, images: Mapping[str, Any], loss: nn.Module, policy: FreezePolicy
+) -> dict[str, Any]:
+    """Plain values from which `from_checkpoint` builds the classifier again."""
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "recipe": recipe,
+        "images": images,
+        "loss": getattr(loss, "recipe", None),
+        "policy": policy.to_dict(),
+    }
+
+
+def module_state(state: Mapping[str, Tensor], *, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`network_state` reversed, for Lightning: what the classifier keeps outside the network stays as in `own`."""
+    outside = {name: tensor for name, tensor in own.items() if not name.startswith(PREFIX)}
+    return {**outside, **{PREFIX + name: tensor for name, tensor in state.items()}}
 
 
 def from_checkpoint(
     build: Callable[..., T],
     path: str | Path,
-    *,
     arguments: Mapping[str, Any],
+    *,
     strict: bool = True,
     trust_checkpoint: bool = False,
 ) -> T:

@@ -66,6 +66,12 @@ def total_weight(loss: nn.Module, labels: Tensor) -> Tensor | int | None:
     return len(labels) if weights is None or labels.ndim == 2 else weights[labels].sum()
 
 
+def mean_over_images(loss: Tensor, weight: Tensor | int | None, images: int) -> tuple[Tensor, Tensor | int]:
+    """A batch's loss and its weight in a mean over batches; a sum (weight None) becomes the mean over its images."""
+    loss = loss.detach().float()
+    return (loss / images, images) if weight is None else (loss, weight)
+
+
 LOSSES: dict[str, type[nn.Module]] = {"cross_entropy": CrossEntropy, "sum_of_differences": SumOfDifferences}
 
 

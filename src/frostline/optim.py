@@ -5,15 +5,51 @@ parameter has no gradient, costs neither time nor optimizer state, and is skippe
 OneCycleLR and others fail when a group appears, and a checkpoint would no longer fit.
 """
 
-from collections.abc import Collection
-from typing import Any, Literal, get_args
+import math
+from collections.abc import Callable, Collection
+from typing import Any, Literal, TypeAlias, get_args
 
+import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.freezing.selectors import bare, stage_of
 
 DecayExclusion = Literal["bias", "norm"]
+# Builds an optimizer from parameter groups: a class of torch.optim, a partial of one, or a function.
+OptimizerBuilder: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
+
+UNSUPPORTED = (torch.optim.LBFGS, torch.optim.SparseAdam)
+
+
+def checked_optimizer(build: OptimizerBuilder, groups: list[dict[str, Any]]) -> Optimizer:
+    """The optimizer that `build` makes of parameter groups, with its own learning rate and weight decay.
+
+    Raises:
+        ValueError: it takes no groups, a value is not finite, or it decays a group that excludes weight decay.
+    """
+    without_decay = {id(entry) for group in groups if "weight_decay" in group for entry in group["params"]}
+    try:
+        optimizer = build(groups)
+    except ValueError as error:
+        raise ValueError(f"optimizer: {error}") from error
+    kind = type(optimizer).__name__
+    if isinstance(optimizer, UNSUPPORTED):
+        raise ValueError(
+            f"optimizer: {kind} is not supported: LBFGS takes no groups of parameters, SparseAdam sparse gradients "
+            "only. Use another, such as AdamW"
+        )
+    for group in optimizer.param_groups:
+        for key in ("lr", "weight_decay"):
+            if not math.isfinite(group.get(key, 0.0)):
+                raise ValueError(f"{key}: must be finite; {kind} has {group[key]}")
+        if group.get("weight_decay") and any(id(entry) in without_decay for entry in group["params"]):
+            raise ValueError(
+                f"exclude_from_decay: {kind} decays what is excluded, as it was not built from the groups that it was "
+                "given"
+            )
+    return optimizer
 
 
 def parameter_groups(
@@ -23,6 +59,7 @@ def parameter_groups(
     lr: float | None = None,
     weight_decay: float | None = None,
     exclude_from_decay: Collection[DecayExclusion] = (),
+    include_frozen: bool = False,
 ) -> list[dict[str, Any]]:
     """One group per stage, split in two if biases or norms are excluded from weight decay.
 
@@ -37,6 +74,7 @@ def parameter_groups(
         lr, weight_decay: of every group; None leaves them to the optimizer that is built from the groups.
         exclude_from_decay: `bias` (every bias), `norm` (scale and shift of normalisation layers, whose biases are
             biases, too).
+        include_frozen: add a last group, `frozen`, of the parameters that never train.
 
     Raises:
         ValueError: the policy was resolved for another network, or `exclude_from_decay` has another value.
@@ -68,6 +106,8 @@ def parameter_groups(
             group["weight_decay"] = 0.0 if no_decay else weight_decay
     partition = [id(parameter) for group in groups.values() for parameter in group["params"]]
     assert sorted(partition) == sorted(id(own[name]) for name in resolved.trainable), "not an exact partition"
+    if include_frozen and resolved.never_trained:
+        groups["frozen", False, ()] = {"params": [own[name] for name in resolved.never_trained], "name": "frozen"}
     return list(groups.values())
 
 

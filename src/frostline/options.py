@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from frostline.optim import DecayExclusion
+import torch
+from torch import nn
+
+from frostline.freezing.resolved import ResolvedPolicy
+from frostline.optim import DecayExclusion, parameter_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,13 @@ class ComputeOptions:
         if self.feature_cache is not None and not self.frozen_prefix:
             raise ValueError("feature_cache: needs frozen_prefix=True")
 
+    def prepare(self, network: nn.Module) -> None:
+        """Give a network this memory format and compile it, in place."""
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if self.compile:
+            network.compile()
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
@@ -58,6 +69,15 @@ class OptimizerOptions:
 
     exclude_from_decay: Collection[DecayExclusion] = ()
     include_frozen: bool = False
+
+    def groups(self, network: nn.Module, resolved: ResolvedPolicy) -> list[dict[str, Any]]:
+        """The groups of a network under a policy; see `parameter_groups`."""
+        return parameter_groups(
+            network,
+            resolved=resolved,
+            exclude_from_decay=self.exclude_from_decay,
+            include_frozen=self.include_frozen,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

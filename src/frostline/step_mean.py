@@ -11,6 +11,8 @@ import lightning
 import torch
 from torch import Tensor
 
+from frostline.freezing.lightning_internals import accumulates
+
 Weight = Tensor | int | None
 
 
@@ -41,14 +43,22 @@ class StepMean:
         first = next(iter(self._weights.values()))
         return loss if len(self._weights) == 1 or _same(total, first) else loss * (total / first)
 
-    def mean(self, *, trainer: lightning.Trainer, reduce: bool) -> Tensor:
-        """The loss of the step so far; over all processes where `reduce`."""
+    def logged(self, trainer: lightning.Trainer) -> Tensor:
+        """The loss of the step so far; over all processes at a step that loggers take."""
         losses, weights = list(self._losses.values()), list(self._weights.values())
         value = losses[0]
         if len(losses) > 1:
             shares = [weight / sum(weights) for weight in weights] or [1.0] * len(losses)
             value = torch.stack([loss * share for loss, share in zip(losses, shares, strict=True)]).sum()
-        return trainer.strategy.reduce(value.clone(), reduce_op="mean") if reduce else value
+        return trainer.strategy.reduce(value.clone(), reduce_op="mean") if _is_logged(trainer) else value
+
+    def correct_gradients(self, module: torch.nn.Module, trainer: lightning.Trainer) -> None:
+        """After a step's last batch, scale a module's gradients, in place, to those of one mean."""
+        factor = None if accumulates(trainer) else self.correction(trainer=trainer)
+        if factor is not None:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
 
     def correction(self, *, trainer: lightning.Trainer) -> Any:
         """The factor of the step's gradients after its last batch; None where it is 1."""
@@ -65,8 +75,8 @@ def _same(one: Any, other: Any) -> bool:
     return isinstance(one, int) and isinstance(other, int) and one == other
 
 
-def scale_gradients(module: torch.nn.Module, factor: Any) -> None:
-    """Multiply every gradient of a module's parameters, in place."""
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            parameter.grad.mul_(factor)
+def _is_logged(trainer: Any) -> bool:
+    """Whether several processes have to agree on a value, since the loggers take it at this step."""
+    every = trainer.log_every_n_steps
+    due = bool(trainer.loggers and every) and (trainer.global_step + 1) % every == 0
+    return due and trainer.world_size > 1 and not accumulates(trainer)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
-from frostline.classifier import ImageClassifier, OptimizerBuilder
+from frostline.classifier import ImageClassifier
 from frostline.commands.arguments import with_keys
 from frostline.config.augment import Augment
 from frostline.config.commands import RunGroups, TrainConfig
@@ -31,6 +31,7 @@ from frostline.losses import build_loss
 from frostline.models.network import build_network
 from frostline.models.saved_file import read_plain
 from frostline.models.weights import LoadedWeights
+from frostline.optim import OptimizerBuilder
 from frostline.options import CheckpointOptions, ComputeOptions, FeatureCache, OptimizerOptions
 from frostline.schedulers import SCHEDULERS
 from frostline.signatures import check_signature, find_class

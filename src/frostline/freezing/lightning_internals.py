@@ -5,6 +5,7 @@ parameters that are unfrozen later are not reduced: without an error or a warnin
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -130,6 +131,12 @@ def reduced_metric(trainer: "pl.Trainer", name: str, *, phase: str) -> float:
 def steps_per_epoch(trainer: "pl.Trainer") -> int:
     """Optimizer steps in a training epoch, the last of which may have fewer batches."""
     return max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
+
+
+def run_length(trainer: "pl.Trainer") -> tuple[int, int]:
+    """Optimizer steps of the run and of an epoch; with a loader without a length, the run counts as one epoch."""
+    steps = int(trainer.estimated_stepping_batches)
+    return steps, steps_per_epoch(trainer) if math.isfinite(trainer.num_training_batches) else steps
 
 
 def restart_patience(trainer: "pl.Trainer") -> None:
