@@ -113,7 +113,10 @@ def trainer(callbacks: list[Any], **settings: Any) -> pl.Trainer:
 
 
 class Validates(TinyModule):
-    """Logs a validation loss that is a function of the optimizer step; in the sanity check one that would be best."""
+    """Logs a validation loss that is a function of the optimizer step; in the sanity check one that would be best.
+
+    validated: the optimizer step of each validation batch.
+    """
 
     def __init__(self, value: Callable[[int], float]) -> None:
         super().__init__()
@@ -121,10 +124,8 @@ class Validates(TinyModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         step = self.trainer.global_step
+        self.validated.append(step)
         self.log("val/loss", torch.tensor(-1e9 if self.trainer.sanity_checking else float(self.value(step))))
-
-    def on_validation_end(self) -> None:
-        self.validated.append(self.trainer.global_step)
 
 
 def phases(*, until: Any, count: int = 3, **region: str) -> FreezePolicy:

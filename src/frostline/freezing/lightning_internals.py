@@ -168,6 +168,9 @@ def finish_batch(loops: dict[str, Any]) -> bool:
         return False
     for counts in (progress["current"], progress["total"]):
         counts["completed"] = counts["processed"]
+    # Of the validation before: its batches would be skipped in the next one.
+    evaluated = loops["epoch_loop.val_loop.batch_progress"]["current"]
+    evaluated.update(dict.fromkeys(evaluated, 0))
     return True
 
 
