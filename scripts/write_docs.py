@@ -33,8 +33,10 @@ def configuration() -> dict[Path, str]:
     }
     index = [NOTE, "# Configuration", "", "Every key has a page for its group:", ""]
     index += [f"- [`{group}`]({group}.md): {_words(options[group])}" for group in groups]
-    experiments = dict.fromkeys(group for command in COMMANDS.values() for group in command.selectors)
-    index += [f"- `{group}`, which sets keys of other groups: {_words(options[group])}" for group in experiments]
+    selectors = dict.fromkeys(group for command in COMMANDS.values() for group in command.selectors)
+    index += [
+        f"- [`{group}`]({group}.md), which sets keys of other groups: {_words(options[group])}" for group in selectors
+    ]
     for name, command in COMMANDS.items():
         index += ["", f"## `frostline {name}`", "", command.help, ""]
         rows = list(key_rows(command.keys, default_config(name)))
@@ -44,7 +46,19 @@ def configuration() -> dict[Path, str]:
     pages = {CONFIGURATION / "index.md": _text(index)}
     for group, (command, described) in groups.items():
         pages[CONFIGURATION / f"{group}.md"] = _group_page(command, group, options[group], described)
+    for group in selectors:
+        parts = (_selector_text(group, option) for option in options[group])
+        pages[CONFIGURATION / f"{group}.md"] = _text([NOTE, f"# `{group}`", *parts])
     return pages
+
+
+def _selector_text(group: str, option: str) -> str:
+    """A file of conf/: its comment as text, with a list of the lines that begin with a word and a colon; the rest."""
+    lines = (ROOT / f"conf/{group}/{option}.yaml").read_text().splitlines()
+    comment = "\n".join(line[2:] for line in lines if line.startswith("# ") and "@package" not in line)
+    listed = re.sub(r"^(?=\w+: )", "- ", comment, flags=re.MULTILINE).replace("\n- ", "\n\n- ", 1)
+    body = "\n".join(line for line in lines if not line.startswith("# "))
+    return f"\n## `{group}={option}`\n\n{listed}\n\n```yaml\n{body}\n```"
 
 
 def _group_page(command: str, group: str, options: Iterable[str], described: Any) -> str:
