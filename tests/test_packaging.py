@@ -65,16 +65,16 @@ def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None
                 imported.add((node.module or "").partition(".")[0])
     imported -= sys.stdlib_module_names | {"frostline"}
     provided = set().union(*(IMPORTED_AS.get(name, {name}) for name in DEPENDENCIES | EXTRAS))
-    # Lightning imports tensorboard; torch brings typing_extensions, litdata the S3 clients, a notebook IPython.
+    # Lightning imports tensorboard; torch brings typing_extensions, boto3 botocore, a notebook IPython.
     assert provided - imported <= {"tensorboard", "annotated_types", "pydantic_core"}
-    assert imported - provided <= {"typing_extensions", "boto3", "botocore", "IPython"}
+    assert imported - provided <= {"typing_extensions", "botocore", "IPython"}
 
 
 # The application's libraries: a Lightning project with a policy and its callback needs torch, Lightning (which needs
 # torchmetrics and PyYAML), xxhash for the fingerprints and rich for the table in the log.
 APPLICATION = {
     *("hydra", "omegaconf", "pydantic", "matplotlib", "torchvision", "PIL", "sklearn", "safetensors"),
-    *("wandb", "tensorboard", "filelock", "litdata"),
+    *("wandb", "tensorboard", "filelock", "boto3"),
 }
 PLAIN_PROJECT = f"""
 import sys

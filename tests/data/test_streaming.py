@@ -436,16 +436,13 @@ def test_a_store_that_does_not_answer_is_given_up_after_the_time_out(credentials
     assert time.monotonic() - began < 30
 
 
-def test_without_litdata_a_store_needs_it_and_a_folder_does_not(photos, packed, tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "litdata"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "litdata", None)
+def test_a_store_needs_boto3_and_a_folder_does_not(photos, packed, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "boto3", None)
     assert len(Streaming(path=str(packed)).dataset("val")) > 0
-    assert "needs litdata. Type: pip install 'frostline[streaming]'" in message(
+    assert "needs boto3. Type: pip install 'frostline[streaming]'" in message(
         lambda: Streaming(path="s3://b/c", cache_dir=tmp_path)
     )
-    with pytest.raises(ValueError, match=r"Packing needs litdata\. Type: pip install"):
-        pack(photos, tmp_path / "out")
+    pack(photos, tmp_path / "out")
 
 
 def test_a_label_that_differs_from_the_list_of_labels_is_noticed(packed, tmp_path):
@@ -460,7 +457,7 @@ def test_a_label_that_differs_from_the_list_of_labels_is_noticed(packed, tmp_pat
     assert "of other images than those of labels.npy" in message(lambda: images[0])
 
 
-def test_nothing_of_litdata_is_imported_to_read_a_folder(packed):
+def test_no_store_s_library_is_imported_to_read_a_folder(packed):
     code = (
         "import sys, frostline; from frostline.data.streaming import Streaming\n"
         f"Streaming(path={str(packed)!r}).dataset('train')[0]\n"

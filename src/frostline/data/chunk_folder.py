@@ -1,9 +1,9 @@
 """Images in chunks: the folder that `frostline pack` writes and `data=streaming` reads.
 
     packed/frostline.json          format, classes, and each split's chunks with their sizes and checksums
-    packed/train/index.json        litdata's own index: `litdata.StreamingDataset("packed/train")` reads the folder too
+    packed/train/index.json        litdata's index: `litdata.StreamingDataset("packed/train")` reads the folder too
     packed/train/labels.npy        class indices, int32, in the order of the images
-    packed/train/chunk-0-0.bin …   litdata's chunks
+    packed/train/chunk-0-0.bin …   the chunks, in litdata's format
 
 A chunk holds, little-endian: the number of images n (uint32), where each begins and the last ends (n + 1 uint32), and
 for each image the sizes of its three parts (uint32) and these: the encoded image as it was in its file, the class index
@@ -25,7 +25,15 @@ import numpy as np
 
 FORMAT, VERSION = "frostline chunks", 1
 MANIFEST, LABELS = "frostline.json", "labels.npy"
-DATA_FORMAT = ("bytes", "int", "str")  # as litdata's index.json names the three parts
+INDEX = "index.json"
+LEAF = '{"type": null, "context": null, "children_spec": []}'
+# litdata's description of items of three parts.
+LITDATA_CONFIG = {
+    "data_format": ("bytes", "int", "str"),
+    "data_spec": f'[1, {{"type": "builtins.tuple", "context": "null", "children_spec": [{LEAF}, {LEAF}, {LEAF}]}}]',
+    "item_loader": "PyTreeLoader",
+    **dict.fromkeys(("chunk_size", "compression", "compression_level", "encryption")),
+}
 PARTS = struct.Struct("<3I")
 BLOCK = 2**20
 LABEL_BYTES = 8
@@ -45,6 +53,11 @@ class PackedImage(NamedTuple):
     content: bytes
     label: int
     name: str
+
+    def to_bytes(self) -> bytes:
+        """The image as a chunk holds it."""
+        label, name = self.label.to_bytes(LABEL_BYTES, "little", signed=True), self.name.encode()
+        return PARTS.pack(len(self.content), len(label), len(name)) + self.content + label + name
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,20 @@ def _checked(entry: ChunkEntry) -> ChunkEntry:
     if 8 + entry.images * (4 + PARTS.size + LABEL_BYTES) > entry.bytes:  # its table, and the least an image takes
         raise ValueError(f"{entry.images:,} images cannot lie in the {entry.bytes:,} bytes of {entry.file}")
     return entry
+
+
+def chunk_file(items: Sequence[bytes]) -> bytes:
+    """The content of a chunk of these items (`PackedImage.to_bytes`)."""
+    begins = np.cumsum([4 * (len(items) + 2), *map(len, items)])
+    return struct.pack("<I", len(items)) + begins.astype("<u4").tobytes() + b"".join(items)
+
+
+def litdata_index(chunks: Sequence[ChunkEntry], *, chunk_bytes: int) -> str:
+    """The content of `index.json`: a split's chunks, of at most `chunk_bytes` bytes of items, as litdata lists them."""
+    listed = [
+        {"filename": each.file, "chunk_bytes": each.bytes, "chunk_size": each.images, "dim": None} for each in chunks
+    ]
+    return json.dumps({"chunks": listed, "config": {**LITDATA_CONFIG, "chunk_bytes": chunk_bytes}})
 
 
 def labels_file(labels: Sequence[int]) -> bytes:

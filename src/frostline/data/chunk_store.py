@@ -79,7 +79,7 @@ class LocalFolder:
 
 
 class S3Store:
-    """A packed folder in an S3-compatible store, `s3://bucket/folder`, fetched chunk by chunk with litdata.
+    """A packed folder in an S3-compatible store, `s3://bucket/folder`, fetched chunk by chunk with boto3.
 
     Credentials are found as the AWS tools find them: environment, `~/.aws`, the machine's role.
 
@@ -89,7 +89,7 @@ class S3Store:
         timeout: seconds to wait for a connection, or for the next bytes, in each of 3 tries.
 
     Raises:
-        ChunkError: litdata is not installed.
+        ChunkError: boto3 is not installed.
     """
 
     def __init__(self, url: str, *, endpoint_url: str | None, cache: "ChunkCache", timeout: float) -> None:
@@ -97,10 +97,10 @@ class S3Store:
         self.endpoint_url = endpoint_url
         self.cache = cache
         self.timeout = timeout
-        self._downloader: Any = None
+        self._client: tuple[int, Any] = (0, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_downloader": None}
+        return {**self.__dict__, "_client": (0, None)}
 
     def read(self, name: str) -> bytes:
         stream = io.BytesIO()
@@ -118,10 +118,11 @@ class S3Store:
         return self.cache.open(kept, entry, fetch=fetch, where=f"{self.where}/{name}")
 
     def _fetch(self, name: str, file: IO[bytes]) -> None:
-        if self._downloader is None:
-            self._downloader = _downloader(self.where, endpoint_url=self.endpoint_url, timeout=self.timeout)
+        if self._client[0] != os.getpid():  # a forked process must not share its parent's connections
+            self._client = os.getpid(), _s3_client(self.where, endpoint_url=self.endpoint_url, timeout=self.timeout)
+        bucket, _, folder = self.where.removeprefix("s3://").partition("/")
         with self._explained(name):
-            self._downloader.download_fileobj(f"{self.where}/{name}", file)
+            self._client[1].download_fileobj(bucket, f"{folder}/{name}".lstrip("/"), file)
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
@@ -223,12 +224,12 @@ def missing(where: str, name: str) -> ChunkError:
     return ChunkError(f"{where}/{name}: missing, but listed in {MANIFEST}. Copy the complete folder again.")
 
 
-def _downloader(url: str, *, endpoint_url: str | None, timeout: float) -> Any:
+def _s3_client(url: str, *, endpoint_url: str | None, timeout: float) -> Any:
     try:
+        import boto3
         from botocore.config import Config
-        from litdata.streaming.downloader import get_downloader
     except ImportError as error:
-        raise ChunkError(f"data.path={url}: reading from a store needs litdata. Type: {INSTALL}") from error
+        raise ChunkError(f"data.path={url}: reading from a store needs boto3. Type: {INSTALL}") from error
     config = Config(
         connect_timeout=timeout,
         read_timeout=timeout,
@@ -236,5 +237,4 @@ def _downloader(url: str, *, endpoint_url: str | None, timeout: float) -> Any:
         # Buckets as parts of the host name need wildcard entries in the DNS, which stores other than Amazon's lack.
         s3={"addressing_style": "path"} if endpoint_url else {},
     )
-    options = {"config": config, **({"endpoint_url": endpoint_url} if endpoint_url else {})}
-    return get_downloader(url, "", [], options)
+    return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)

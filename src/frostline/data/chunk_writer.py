@@ -2,11 +2,9 @@
 
 import glob
 import io
-import json
 import os
 import shutil
 import uuid
-import warnings
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,16 +18,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frostline.data.batches import unchanged
 from frostline.data.chunk_folder import (
+    INDEX,
     LABELS,
     MANIFEST,
     ChunkEntry,
     Manifest,
     PackedImage,
     SplitEntry,
+    chunk_file,
     labels_file,
+    litdata_index,
     parse_labels,
 )
-from frostline.data.chunk_store import INSTALL
 from frostline.data.files import FileImages
 from frostline.data.image_file import UnreadableImage
 from frostline.data.seeding import stable_seed
@@ -84,7 +84,7 @@ class Packer:
             progress: called with a split and how many of its images are done.
 
         Raises:
-            ValueError: litdata is not installed; `output` is there and not empty; labels are soft; images cannot be
+            ValueError: `output` is there and not empty; labels are soft; images cannot be
                 read, all of which are named; a class is left without a training image.
         """
         refuse_filled(output)
@@ -101,7 +101,7 @@ class Packer:
             if packed.broken and not self.skip_broken:
                 listed = "\n".join(f"  {line}" for line in packed.broken)
                 raise ValueError(
-                    f"{len(packed.broken)} images cannot be read, so nothing was written. Mend or remove them, or "
+                    f"{len(packed.broken)} images cannot be read, so nothing was written. Fix or remove them, or "
                     f"leave them out with skip_broken=true:\n{listed}"
                 )
             complete = {split: entry for split, entry in entries.items() if entry is not None}
@@ -123,7 +123,7 @@ class Packer:
         if split == "train":
             generator = torch.Generator().manual_seed(stable_seed(self.seed, "pack"))
             order = torch.randperm(len(images), generator=generator)
-        cache, labels = _cache(folder, chunk_bytes=max(1, int(self.chunk_size * MIB))), array("i")
+        chunks, labels = _Chunks(folder, chunk_bytes=max(1, int(self.chunk_size * MIB))), array("i")
         loader: DataLoader[Any] = DataLoader(
             EncodedImages(images, split=split),
             sampler=_InOrder(order),
@@ -131,29 +131,48 @@ class Packer:
             collate_fn=unchanged,
             num_workers=self.workers,
         )
-        with warnings.catch_warnings():
-            # A chunk is larger than wished where one image is.
-            warnings.filterwarnings("ignore", message="An item was larger than the target chunk size")
-            for done, item in enumerate(loader, start=1):
-                progress(split, done)
-                if isinstance(item, str):
-                    packed.broken.append(item)
-                elif not packed.broken or self.skip_broken:
-                    cache[len(labels)] = tuple(item)
-                    labels.append(item.label)
-            if not labels:
-                return None
-            cache.done()
-            cache.merge(1)
-        (folder / LABELS).write_bytes(labels_file(labels))
-        index = json.loads((folder / "index.json").read_text())
-        entries = [
-            ChunkEntry(each["filename"], each["chunk_bytes"], each["chunk_size"], _checksum(folder, each["filename"]))
-            for each in index["chunks"]
-        ]
-        packed.images[split], packed.chunks[split] = len(labels), len(entries)
-        packed.bytes[split] = sum(entry.bytes for entry in entries)
-        return SplitEntry(entries, zlib.crc32((folder / LABELS).read_bytes()))
+        for done, item in enumerate(loader, start=1):
+            progress(split, done)
+            if isinstance(item, str):
+                packed.broken.append(item)
+            elif not packed.broken or self.skip_broken:
+                chunks.add(item)
+                labels.append(item.label)
+        if not labels:
+            return None
+        chunks.flush()
+        index = litdata_index(chunks.entries, chunk_bytes=chunks.chunk_bytes)
+        (folder / INDEX).write_text(index)
+        content = labels_file(labels)
+        (folder / LABELS).write_bytes(content)
+        packed.images[split], packed.chunks[split] = len(labels), len(chunks.entries)
+        packed.bytes[split] = sum(entry.bytes for entry in chunks.entries)
+        return SplitEntry(chunks.entries, zlib.crc32(content))
+
+
+class _Chunks:
+    """Writes images into chunks of at most so many bytes; a larger image gets a chunk of its own."""
+
+    def __init__(self, folder: Path, *, chunk_bytes: int) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.chunk_bytes = chunk_bytes
+        self.entries: list[ChunkEntry] = []
+        self._items: list[bytes] = []
+        self._size = 0
+
+    def add(self, image: PackedImage) -> None:
+        item = image.to_bytes()
+        if self._items and self._size + len(item) > self.chunk_bytes:
+            self.flush()
+        self._items.append(item)
+        self._size += len(item)
+
+    def flush(self) -> None:
+        content, file = chunk_file(self._items), f"chunk-0-{len(self.entries)}.bin"
+        (self.folder / file).write_bytes(content)
+        self.entries.append(ChunkEntry(file, len(content), len(self._items), zlib.crc32(content)))
+        self._items, self._size = [], 0
 
 
 class EncodedImages(Dataset[PackedImage | str]):
@@ -235,23 +254,6 @@ class _InOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return map(int, self.order)
-
-
-def _cache(folder: Path, *, chunk_bytes: int) -> Any:
-    try:
-        from litdata.streaming.cache import Cache
-    except ImportError as error:
-        raise ValueError(f"Packing needs litdata. Type: {INSTALL}") from error
-    folder.mkdir(parents=True)
-    return Cache(str(folder), chunk_bytes=chunk_bytes)
-
-
-def _checksum(folder: Path, file: str) -> int:
-    checksum = 0
-    with (folder / file).open("rb") as stream:
-        while block := stream.read(MIB):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
 
 
 def _refuse_empty_classes(folder: Path, splits: Mapping[str, SplitEntry], classes: Sequence[str]) -> None:
