@@ -18,7 +18,7 @@ from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
-from frostline.fast_path import why_not_kept
+from frostline.feature_limits import why_not_stored
 from frostline.freezing.policy import FreezePolicy, Phase, Until
 from frostline.options import ComputeOptions, FeatureCache
 from frostline.resume import ExactResume
@@ -379,21 +379,21 @@ def test_a_user_s_hook_on_the_network_still_sees_every_batch(cache: FeatureCache
     ],
 )
 def test_why_training_images_are_not_kept(options: dict[str, Any], reason: str | None) -> None:
-    found = why_not_kept(datamodule(**options), "train", views=0)
+    found = why_not_stored(datamodule(**options), "train", views=0)
     assert (found is None) if reason is None else reason in found
-    assert why_not_kept(datamodule(**options), "val", views=0) is None
+    assert why_not_stored(datamodule(**options), "val", views=0) is None
 
 
 def test_to_ask_makes_no_packed_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training images as evaluation decodes them are read by nobody; with data.packed they would take a file."""
     monkeypatch.setattr(ImageDataModule, "decoded", lambda *_: pytest.fail("decoded"))
-    assert why_not_kept(datamodule(), "train", views=0) is None
+    assert why_not_stored(datamodule(), "train", views=0) is None
 
 
 def test_a_source_that_cannot_say_what_its_images_are_is_not_kept() -> None:
     data = datamodule()
     type(data.images("train")).identity, kept = property(lambda self: None), type(data.images("train")).identity
     try:
-        assert "identity" in why_not_kept(data, "train", views=0)
+        assert "identity" in why_not_stored(data, "train", views=0)
     finally:
         type(data.images("train")).identity = kept

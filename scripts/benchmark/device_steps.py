@@ -12,7 +12,7 @@ from torchvision.models import resnet18
 from frostline.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
-from frostline.prefix.division import divide
+from frostline.prefix.split_model import split_at_frost_line
 from frostline.prefix.store import FeatureStore, Rows, open_store
 
 CLASSES, FEATURES, STORED = 10, 512, 4096
@@ -41,7 +41,9 @@ class Behind(nn.Module):
         self.network = resnet18(num_classes=CLASSES)
         phase = FreezePolicy.static(*WORKLOADS[workload][1]).resolve(self.network).phases[0]
         apply_phase(self.network, phase)
-        self.line = divide(self.network, trainable=phase.trainable, held=phase.eval_modules, compiled=compiled)
+        self.line = split_at_frost_line(
+            self.network, trainable=phase.trainable, held=phase.eval_modules, compiled=compiled
+        )
         self.from_features = workload == "cached"
         if compiled and self.line is None:
             self.network.compile()

@@ -32,16 +32,16 @@ from torchvision.models import resnet18
 from frostline.commands.allocator import keep_freed_memory
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
-from frostline.prefix.division import FrostLine, divide
+from frostline.prefix.split_model import SplitModel, split_at_frost_line
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "frozen weights, batch norm in training mode (tutorials)"
 
 
-def line_of(network: nn.Module) -> FrostLine:
+def line_of(network: nn.Module) -> SplitModel:
     phase = FreezePolicy.static("head").resolve(network).phases[0]
     apply_phase(network, phase)
-    line = divide(network, trainable=phase.trainable, held=phase.eval_modules)
+    line = split_at_frost_line(network, trainable=phase.trainable, held=phase.eval_modules)
     assert line is not None
     return line
 
@@ -73,12 +73,12 @@ def ways(images: Tensor) -> dict[str, Callable[[], object]]:
     plain = line_of(copy.deepcopy(network))
     frostline = line_of(copy.deepcopy(network).to(memory_format=last))
     folded_network = folded(network).to(memory_format=last)
-    folded_line = FrostLine(network=folded_network, before=frostline.before, after=frostline.after)
+    folded_line = SplitModel(network=folded_network, before=frostline.before, after=frostline.after)
 
     def backward() -> None:
         norms_train(images).sum().backward()
 
-    def bf16(line: FrostLine, inputs: Tensor) -> Tensor:
+    def bf16(line: SplitModel, inputs: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return line.prefix(inputs)
 

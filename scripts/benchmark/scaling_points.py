@@ -73,7 +73,7 @@ def train(*, images: int, classes: int, workers: int, epochs: int) -> Point:
 
     class Fill(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-            store = pl_module._fast_path._keyed["train"].handle.get()[1]
+            store = pl_module._fast_path._datasets["train"].handle.get()[1]
             random = torch.Generator().manual_seed(0)
             for start in range(0, images, FILLED_AT_ONCE):
                 places = np.arange(start, min(images, start + FILLED_AT_ONCE))
@@ -143,14 +143,14 @@ def resolution(*, side: int, repeats: int) -> Point:
     from frostline.commands.allocator import keep_freed_memory
     from frostline.freezing.apply import apply_phase
     from frostline.freezing.policy import FreezePolicy
-    from frostline.prefix.division import divide
+    from frostline.prefix.split_model import split_at_frost_line
 
     keep_freed_memory()
     torch.manual_seed(0)
     network = resnet18(num_classes=10).to(memory_format=torch.channels_last)
     phase = FreezePolicy.static("head").resolve(network).phases[0]
     apply_phase(network, phase)
-    line = divide(network, trainable=phase.trainable, held=phase.eval_modules)
+    line = split_at_frost_line(network, trainable=phase.trainable, held=phase.eval_modules)
     assert line is not None
     images = torch.rand(16, 3, side, side).contiguous(memory_format=torch.channels_last)
     times = []

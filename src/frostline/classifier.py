@@ -144,8 +144,8 @@ class ImageClassifier(lightning.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, 3, height, width), uint8 or floats in [0, 1]."""
         inputs = self.normalised(images)
-        line = self._fast_path.line
-        logits: Tensor = self.network(inputs) if line is None else line.suffix(line.prefix(inputs))
+        split = self._fast_path.model
+        logits: Tensor = self.network(inputs) if split is None else split.suffix(split.prefix(inputs))
         return logits
 
     def _network_inputs(self, batch: Sequence[Tensor]) -> Tensor:

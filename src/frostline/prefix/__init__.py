@@ -1,1 +1,1 @@
-"""The frost line's fast path: a network cut in two where training begins, and what leaves the frozen part, kept."""
+"""The frozen layers as inference: a network split at the frost line, and its features, stored."""

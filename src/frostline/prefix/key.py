@@ -1,4 +1,4 @@
-"""What features depend on, as one short word: equal keys mean equal features."""
+"""Cache key: a hash of everything that the features depend on."""
 
 import hashlib
 import json
@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frostline.prefix.division import FLATTEN, FrostLine
+from frostline.prefix.split_model import FLATTEN, SplitModel
 
 
-def prefix_digest(line: FrostLine) -> str:
+def prefix_digest(model: SplitModel) -> str:
     """A digest of the prefix: what it runs, and every bit of its weights and buffers (45 MB take about 50 ms)."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in line.before:
+    for name in model.before:
         if name == FLATTEN:
             continue
-        module = line.network.get_submodule(name)
+        module = model.network.get_submodule(name)
         digest.update(f"{name}: {module!r}\n".encode())
         for key, tensor in module.state_dict().items():
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -37,6 +37,18 @@ class MixedBatch(NamedTuple):
     generation: int
     targets: Tensor
 
+    def merged(self, computed: Tensor) -> Tensor:
+        """Features (n, *shape) of all images: the computed (n - m, *shape) and the stored, in their memory layout."""
+        if len(self.missing) == len(self.rows):
+            return computed
+        found = np.ones(len(self.rows), dtype=bool)
+        found[self.missing] = False
+        shape, strides = (len(self.rows), *computed.shape[1:]), (computed[0].numel(), *computed.stride()[1:])
+        features = computed.new_empty_strided(shape, strides)
+        features[torch.from_numpy(self.missing).to(computed.device)] = computed
+        features[torch.from_numpy(np.flatnonzero(found)).to(computed.device)] = self.features
+        return features
+
 
 class SharedStoreHandle:
     """The store in use now, for a dataset in this process or in a loader's worker.

@@ -9,15 +9,15 @@ from torchvision.models import resnet18, resnet50
 
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
-from frostline.prefix.division import FrostLine, chain_of, divide
+from frostline.prefix.split_model import SplitModel, sequential_modules, split_at_frost_line
 
 ALL = FreezePolicy.static("all")
 
 
-def cut(network: nn.Module, *train: str, **options: str) -> FrostLine | None:
+def cut(network: nn.Module, *train: str, **options: str) -> SplitModel | None:
     phase = FreezePolicy.static(*train, **options).resolve(network).phases[0]
     apply_phase(network, phase)
-    return divide(network, trainable=phase.trainable, held=phase.eval_modules)
+    return split_at_frost_line(network, trainable=phase.trainable, held=phase.eval_modules)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_line_lies_before_the_first_block_that_trains(network: nn.Module, tr
     line = cut(network, train)
     assert line is not None
     assert line.after[0] == first
-    assert line.before + line.after == chain_of(network)
+    assert line.before + line.after == sequential_modules(network)
 
 
 @pytest.mark.parametrize("train", ["all", "stem"])
@@ -116,14 +116,14 @@ def test_a_network_whose_order_is_its_own_is_not_cut(network: nn.Module) -> None
 
     own = resnet18()
     own.__class__ = Backwards
-    assert chain_of(own) is None
+    assert sequential_modules(own) is None
     assert cut(own, "head") is None
 
 
 def test_a_tensor_that_trains_under_another_name_is_not_before_the_line() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     network[2].weight = network[0].weight
-    assert divide(network, trainable={"0.weight"}, held={"0", "1", "2"}) is None
+    assert split_at_frost_line(network, trainable={"0.weight"}, held={"0", "1", "2"}) is None
 
 
 def test_modules_that_sync_batch_norm_replaced_are_found(network: nn.Module) -> None:

@@ -1,10 +1,10 @@
-"""A network in two parts: the frozen prefix, which is a constant function of the image, and the suffix, which trains.
+"""A network split in two: the frozen prefix, which is a constant function of the image, and the suffix, which trains.
 
-    line = divide(network, trainable=phase.trainable, held=phase.eval_modules)
-    logits = line.suffix(line.prefix(images))
+    model = split_at_frost_line(network, trainable=phase.trainable, held=phase.eval_modules)
+    logits = model.suffix(model.prefix(images))
 
-The prefix runs without an autograd graph, and what it returns for an image is the same whenever it is asked: it can be
-kept (`frostline.prefix.store`).
+The prefix runs without an autograd graph. Its features of an image never change, so they can be stored
+(`frostline.prefix.store`).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -23,29 +23,29 @@ SAME_IN_BOTH_MODES = (
 )  # fmt: skip
 
 
-def chain_of(network: nn.Module) -> tuple[str, ...] | None:
+def sequential_modules(network: nn.Module) -> tuple[str, ...] | None:
     """Names of the modules that the network applies one after another; None where that is not known.
 
-    Known are torchvision's ResNets, block by block, and `nn.Sequential`. Of any other network only its author knows
-    what runs between two modules.
+    Known are torchvision's ResNets, block by block, and `nn.Sequential`. Any other network may run something between
+    two modules.
     """
     if type(network) is nn.Sequential:
         return tuple(name for name, _ in network.named_children())
-    # Told by the class, not by the names of its parts: a subclass may have another forward.
+    # By the class, not by the names of its parts: a subclass may have another forward.
     if f"{type(network).__module__}.{type(network).__qualname__}" != "torchvision.models.resnet.ResNet":
         return None
-    chain: list[str] = []
+    names: list[str] = []
     for name in RESNET_ORDER:
         module = getattr(network, name, None)
         if name.startswith("layer") and type(module) is nn.Sequential:
-            chain += [f"{name}.{block}" for block, _ in module.named_children()]
+            names += [f"{name}.{block}" for block, _ in module.named_children()]
         else:
-            chain.append(name)
-    return tuple(chain)
+            names.append(name)
+    return tuple(names)
 
 
-class FrostLine:
-    """Where a network is cut.
+class SplitModel:
+    """A network in two parts, each of which is a list of its modules.
 
     Args:
         before: names of the modules of the prefix, in order.
@@ -68,7 +68,7 @@ class FrostLine:
 
     def prefix(self, inputs: Tensor) -> Tensor:
         """Features of inputs (batch, 3, height, width), without a graph."""
-        self._put_modes_back(inputs)
+        self._restore_modes(inputs)
         with torch.no_grad():
             # oneDNN computes a batch of one by another algorithm, whose last bit may differ (seen at 64 px in
             # float32); from two on, an image's features do not depend on what else is in its batch.
@@ -78,11 +78,11 @@ class FrostLine:
 
     def suffix(self, features: Tensor) -> Tensor:
         """Logits (batch, classes) of what the prefix returned."""
-        self._put_modes_back(features)
+        self._restore_modes(features)
         return self._run_after(features)
 
-    def _put_modes_back(self, inputs: Tensor) -> None:
-        # By the network's own hook, which its parts go past. Uncompiled, each module has one that works.
+    def _restore_modes(self, inputs: Tensor) -> None:
+        # By the network's own hook, which a call of its parts skips. Uncompiled, each module has a hook of its own.
         if self.compiled:
             for hook in self.network._forward_pre_hooks.values():
                 hook(self.network, (inputs,))
@@ -94,26 +94,26 @@ def _run(network: nn.Module, names: Sequence[str], values: Tensor) -> Tensor:
     return values
 
 
-def divide(
+def split_at_frost_line(
     network: nn.Module, *, trainable: Collection[str], held: Collection[str], compiled: bool = False
-) -> FrostLine | None:
-    """Cut a network before the first of its modules that changes; None where nothing with weights lies before it, or
-    where the order of the network's modules is not known.
+) -> SplitModel | None:
+    """Split a network before the first of its modules that changes; None where no module with weights comes before it,
+    or where the order of the modules is not known.
 
     Args:
         trainable: names of the parameters that train.
         held: names of the modules that are kept in eval mode; a batch norm or dropout that is not held changes.
     """
-    chain = chain_of(network)
-    if chain is None:
+    modules = sequential_modules(network)
+    if modules is None:
         return None
     # By identity: a tensor that is shared trains under one of its names only.
     training = {id(parameter) for name, parameter in network.named_parameters() if name in trainable}
-    first = next((place for place, name in enumerate(chain) if _changes(network, name, training, held)), len(chain))
-    before, after = chain[:first], chain[first:]
+    first = next((place for place, name in enumerate(modules) if _changes(network, name, training, held)), len(modules))
+    before, after = modules[:first], modules[first:]
     if not any(name != FLATTEN and next(network.get_submodule(name).parameters(), None) is not None for name in before):
         return None
-    return FrostLine(network=network, before=before, after=after, compiled=compiled)
+    return SplitModel(network=network, before=before, after=after, compiled=compiled)
 
 
 def _changes(network: nn.Module, name: str, training: Collection[int], held: Collection[str]) -> bool:
