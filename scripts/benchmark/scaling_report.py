@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scripts.benchmark.laws import Line, Power, line, power
 
-MEASURED, LAW, SECOND, GREY = "#1b7fb5", "#9aa5ad", "#c2571a", "#5a646b"
+MEASURED, LAW, SECOND, GREY = "#1b7fb5", "#9aa5ad", "#c2571a", "#5b6775"  # MUTED of frostline.figures
 Found = Mapping[str, Any]
 
 
@@ -160,14 +160,12 @@ def _span(found: Found, series: str, name: str, unit: float = 1.0) -> str:
 
 def draw(found: Found, picture: Path) -> None:
     """A panel for each series: points are measured, grey lines are the laws."""
-    import matplotlib
-
-    matplotlib.use("svg")
     from matplotlib import pyplot
 
+    from frostline.figures import STYLE, save_figure
+
     fit = laws(found)
-    style = {"svg.fonttype": "none", "svg.hashsalt": "frostline", "font.size": 9, "font.family": "sans-serif"}
-    with pyplot.rc_context(style):
+    with pyplot.rc_context({**STYLE, "font.size": 9, "font.family": "sans-serif"}):
         figure, panels = pyplot.subplots(4, 2, figsize=(8.5, 11.5), layout="constrained")
         epoch, memory, classes, side, row, cache, workers, decoding = panels.flat
         _panel(epoch, found, "images", "images", "epoch_s", fit["epoch"])
@@ -202,9 +200,8 @@ def draw(found: Found, picture: Path) -> None:
         _label(decoding, "Decoding a JPEG", "workers", "processor ms", "")
         for panel in panels.flat:
             panel.spines[["top", "right"]].set_visible(False)
-        figure.savefig(picture, metadata={"Date": None})
+        save_figure(figure, picture)
         pyplot.close(figure)
-    picture.write_text("".join(text.rstrip() + "\n" for text in picture.read_text().splitlines()))
 
 
 def _exponent(law: Power | Line) -> str:

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 import yaml
 from lightning import Trainer, seed_everything
-from matplotlib import rcParams
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from frostline import FreezePolicy, ImageClassifier, ImageDataModule, build_network
 from frostline.data.fashion_mnist import FashionMNIST
 from frostline.data.source import ArrayImages
+from frostline.figures import MUTED, save_figure, styled
 from frostline.freezing import FreezingSchedule
 from frostline.schedulers import onecycle
 
@@ -216,9 +216,9 @@ def markdown(lines: list[dict[str, Any]]) -> str:
     return "\n".join(text)
 
 
+@styled
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
     """Every row's mean a large dot with its standard deviation; below it, every run a small one."""
-    rcParams["svg.hashsalt"] = "frostline"  # the same picture, the same file
     figure = Figure(figsize=(8.5, 0.27 * len(lines) + 1.1), layout="constrained")
     axes = figure.subplots()
     for height, line in enumerate(reversed(lines)):
@@ -232,11 +232,11 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel(
         f"test accuracy on digits, % ({len(lines[0]['accuracies'])} seeds, mean ± sd; {LABELS} labels a class)"
     )
-    axes.grid(axis="x", color="#e3e6ea")
+    axes.grid(axis="x", color=MUTED, linewidth=0.3)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    save_figure(figure, path)
 
 
 def put_into(document: Path, begin: str, end: str, text: str) -> None:

@@ -190,15 +190,13 @@ def _share(value: float | None) -> str:
 
 def draw(found: list[Row], picture: Path, *, subtitle: str) -> None:
     """Bars of wall seconds, one panel for each workload, frostline's at the top of each."""
-    import matplotlib
-
-    matplotlib.use("svg")
     from matplotlib import pyplot
+
+    from frostline.figures import STYLE, save_figure
 
     workloads = list(dict.fromkeys(row.workload for row in found))
     counts = [sum(row.workload == workload for row in found) for workload in workloads]
-    style = {"svg.fonttype": "none", "svg.hashsalt": "frostline", "font.size": 9, "font.family": "sans-serif"}
-    with pyplot.rc_context(style):
+    with pyplot.rc_context({**STYLE, "font.size": 9, "font.family": "sans-serif"}):
         figure, panels = pyplot.subplots(
             len(workloads), 1, figsize=(8.5, 0.5 + sum(0.75 + 0.24 * count for count in counts)),
             gridspec_kw={"height_ratios": [count + 1 for count in counts]}, squeeze=False, layout="constrained",
@@ -220,9 +218,8 @@ def draw(found: list[Row], picture: Path, *, subtitle: str) -> None:
             panel.xaxis.set_visible(False)
             panel.spines["bottom"].set_visible(False)
         figure.suptitle(f"Wall time, whole process, {subtitle}; shorter is better", fontsize=10)
-        figure.savefig(picture, metadata={"Date": None})
+        save_figure(figure, picture)
         pyplot.close(figure)
-    picture.write_text("".join(line.rstrip() + "\n" for line in picture.read_text().splitlines()))
 
 
 def _plain_title(contestant: str) -> str:
