@@ -166,66 +166,51 @@ def _resolve_phase(
     selected = frozenset(chosen | forced)
     if not selected:
         raise ValueError(f"Phase `{phase.name}`: train: [{', '.join(phase.train)}] leaves nothing to train.")
-    norms = frozenset(
-        name
+    frozen = frozen_modules(network, first, selected, view)
+    own = {
+        name: {first[f"{name}.{key}"] for key, _ in module.named_parameters(recurse=False)}
         for name, module in network.named_modules()
-        if name and is_batch_norm(module) and is_frozen_norm(name, module, network, selected, view)
-    )
-    affine = {
-        first[f"{name}.{own}"]
-        for name in norms
-        for own, _ in network.get_submodule(name).named_parameters(recurse=False)
+        if name and is_batch_norm(module)
     }
+    # `*.bias` alone leaves the statistics unchanged; a batch norm without parameters follows the module around it.
+    norms = frozenset(name for name, entries in own.items() if (entries - selected if entries else name in frozen))
+    affine = frozenset().union(*(own[name] for name in norms))
     trainable = selected | affine if policy.batch_norm in ("affine", "train") else selected
-    frozen = frozen_modules(network, selected, view) - norms if policy.dropout == "frozen" else frozenset()
+    in_eval = frozen - norms if policy.dropout == "frozen" else frozenset()
     return ResolvedPhase(
         index=index,
         name=phase.name,
         until=phase.until,
         warmup_steps=phase.warmup_steps,
-        trainable=frozenset(trainable),
-        eval_modules=frozenset(frozen if policy.batch_norm in ("drift", "train") else frozen | norms),
+        trainable=trainable,
+        eval_modules=in_eval if policy.batch_norm in ("drift", "train") else in_eval | norms,
         frozen_batch_norms=norms,
         lr=_factors(phase, network, trainable, view),
         forced=frozenset(forced - chosen),
     )
 
 
-def is_frozen_norm(
-    name: str, module: nn.Module, network: nn.Module, selected: frozenset[str], view: Mapping[str, tuple[str, ...]]
-) -> bool:
-    """Whether a batch norm lies in the frozen part: not all of its own parameters were selected.
-
-    So `*.bias` alone leaves the statistics unchanged. One without parameters follows the module around it.
-    """
-    own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
-    if own:
-        return not selected.issuperset(first_names(network)[entry] for entry in own)
-    return name in frozen_modules(network, selected, view)
-
-
-def frozen_modules(network: nn.Module, selected: frozenset[str], view: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+def frozen_modules(
+    network: nn.Module, first: Mapping[str, str], selected: frozenset[str], view: Mapping[str, tuple[str, ...]]
+) -> frozenset[str]:
     """Names of the modules in which nothing trains.
 
-    A module without parameters (dropout, drop path) is as frozen as the nearest module around it that has some; where
-    that is the whole network, as the stage that names it.
+    A module without parameters (dropout, drop path) is frozen if the nearest module around it that has some is; if
+    that is the whole network, if the stage that names it is.
     """
-    first = first_names(network)
-    holders: dict[str, list[bool]] = {}
+    trains: dict[str, bool] = {}
     for name, canonical in first.items():
-        parts = name.split(".")[:-1]
-        for depth in range(len(parts) + 1):
-            holders.setdefault(".".join(parts[:depth]), []).append(canonical in selected)
-    training_stages = {stage_of(name, view) for name in set(first.values()) & selected}
+        while name:
+            name = name.rpartition(".")[0]
+            trains[name] = trains.get(name, False) or canonical in selected
+    training_stages = {stage_of(name, view) for name in selected}
     frozen = set()
     for name, _ in network.named_modules():
         around = name
-        while around and around not in holders:
+        while around and around not in trains:
             around = around.rpartition(".")[0]
-        if around and not any(holders[around]):
-            frozen.add(name)
-        homes = [stage for stage, modules in view.items() if in_stage(name, modules)]
-        if name and not around and homes and training_stages.isdisjoint(homes):
+        stages = {stage for stage, modules in view.items() if in_stage(name, modules)}
+        if not trains[around] if around else name and stages and stages.isdisjoint(training_stages):
             frozen.add(name)
     return frozenset(frozen)
 
