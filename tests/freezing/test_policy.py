@@ -90,7 +90,7 @@ def phased(**changes):
         ({"train": ["head"], "batch_norm": "eval"}, "must be one of frozen, drift, recalibrate, affine, train"),
         ({"train": ["head"], "dropout": True}, "must be one of frozen, active"),
         ({"train": ["head"], "until": {"epochs": 1}}, "has no key `until`"),
-        ({"lr": {}}, "does not say what trains"),
+        ({"lr": {}}, "The policy has no `train`; name what trains"),
         ({"path": "x.yaml", "train": ["head"]}, "has no key `train`"),
         (
             {

@@ -15,7 +15,7 @@ log = logging.getLogger("frostline.freezing")
 
 
 class PhaseClock:
-    """The progress of a fit through a policy. Counters change at evaluations, phases where the callback says so."""
+    """Tracks the progress of a fit through a policy: counts evaluations, finds the end of a phase, enters the next."""
 
     def __init__(self, policy: FreezePolicy) -> None:
         self.policy = policy

@@ -258,7 +258,7 @@ def _phase(plain: object, where: str) -> Phase:
     if given["name"] != "static":
         where = f"Phase `{given['name']}`"
     if "train" not in given:
-        raise ValueError(f"{where} does not say what trains: train: [head].")
+        raise ValueError(f"{where} has no `train`; name what trains, for instance train: [head].")
     if given.get("until") is not None:
         until = _check_keys(given["until"], [entry.name for entry in dataclasses.fields(Until)], f"{where}: `until`")
         try:
