@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from frostline import resume
 from frostline.checkpoint import PARTS, PARTS_OF_A_RUN, check_trust, read_checkpoint, reading_only
 from frostline.classifier import load_classifier
+from frostline.resume.callback import KEY
 
 
 def whole() -> dict[str, Any]:
@@ -222,7 +222,7 @@ def test_a_run_does_not_go_on_without_its_state(tmp_path: Path, change: dict[str
     path = saved(tmp_path / "a.ckpt", {**whole(), "frostline_resume": KEPT, **change})
     read_checkpoint(path)
     if told is None:
-        assert read_checkpoint(path, resumable=True)[resume.KEY] is not None
+        assert read_checkpoint(path, resumable=True)[KEY] is not None
         return
     with pytest.raises(ValueError, match=rf"a\.ckpt: lacks parts for a run to go on from.*: {told}"):
         read_checkpoint(path, resumable=True)

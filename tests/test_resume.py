@@ -21,14 +21,13 @@ from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
-from frostline.resume import (
-    ChangedOptimizer,
-    ExactResume,
-    _summed,
+from frostline.resume import ChangedOptimizer, ExactResume
+from frostline.resume.state import (
     metric_states,
     random_state,
     restore_metric_states,
     restore_random_state,
+    summed_metric_states,
 )
 
 pytestmark = [
@@ -413,7 +412,7 @@ def test_metrics_go_on_from_their_state():
     assert other["mean"].compute() == 3.0
     assert other["all"].compute().tolist() == [1.0, 2.0]
     # Two ranks' sums for one; lists have no sum.
-    summed = _summed(other, [states, states])
+    summed = summed_metric_states(other, [states, states])
     assert sorted(summed) == ["mean"]
     restore_metric_states(other, summed)
     other["mean"].update(0.0)
