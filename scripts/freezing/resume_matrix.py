@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 
 from frostline.classifier import ImageClassifier
-from frostline.data.chunk_writer import Packer
+from frostline.data.chunk_writer import ChunkWriter
 from frostline.data.csv_table import CsvTable
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.digits import Digits
@@ -171,7 +171,7 @@ def make_files(home: Path) -> None:
     (home / "table.csv").write_text("\n".join(rows) + "\n")
     folder = ImageFolder(path=home / "photos", val_fraction=0.2, test_fraction=0.0)
     images = {split: found for split in SPLITS if (found := folder.dataset(split)) is not None and len(found)}
-    Packer(chunk_size=0.002).pack(images, classes=folder.classes, output=home / "chunks")
+    ChunkWriter(chunk_size=0.002).write(images, classes=folder.classes, output=home / "chunks")
 
 
 def network(classes: int) -> nn.Module:

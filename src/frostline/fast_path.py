@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor
 
 from frostline.data.datamodule import ImageDataModule
-from frostline.data.waiting import bounded
+from frostline.data.time_limit import limited
 from frostline.feature_limits import is_augmented, why_not_split, why_not_stored
 from frostline.freezing.callback import FreezingSchedule
 from frostline.freezing.lightning_internals import averages_weights
@@ -99,7 +99,7 @@ class FastPath(pl.Callback):
         if len(batch.missing) == len(batch.rows):
             images = batch.images[torch.from_numpy(missing).to(device)]
         else:
-            with bounded(0):
+            with limited(0):
                 images = dataset.decoded(batch.rows[missing]).to(device)
         return MixedBatch(images, missing, features.to(device), batch.rows, generation, batch.targets)
 

@@ -20,7 +20,7 @@ from frostline.config.data import Data
 from frostline.config.key_text import fields_of
 from frostline.config.section import Section
 from frostline.data.build import build_source
-from frostline.data.chunk_writer import Packer
+from frostline.data.chunk_writer import ChunkWriter
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.image_folder import ImageFolder
 from frostline.data.source import SPLITS, ImageSource
@@ -70,7 +70,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "policy.yaml").write_text("train: [head]\n")
     source = ImageFolder(path=root / "images")
     images = {split: images for split in SPLITS if (images := source.dataset(split)) is not None}
-    Packer().pack(images, classes=source.classes, output=root / "packed")
+    ChunkWriter().write(images, classes=source.classes, output=root / "packed")
     names = {"folder": "images", "packed": "packed", "table": "table.csv", "policy": "policy.yaml"}
     return {name: root / path for name, path in names.items()}
 

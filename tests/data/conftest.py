@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.data.chunk_writer import Packer
+from frostline.data.chunk_writer import ChunkWriter
 from frostline.data.image_folder import ImageFolder
 from frostline.data.source import SPLITS
 
@@ -43,7 +43,7 @@ def packed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack(photos: Path, output: Path, **options) -> None:
     source = ImageFolder(path=photos)
     images = {split: source.dataset(split) for split in SPLITS}
-    Packer(**{"chunk_size": CHUNK, **options}).pack(images, classes=source.classes, output=output)
+    ChunkWriter(**{"chunk_size": CHUNK, **options}).write(images, classes=source.classes, output=output)
 
 
 @pytest.fixture(scope="session")

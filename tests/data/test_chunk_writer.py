@@ -15,7 +15,7 @@ from PIL import Image
 
 from frostline.config import data as schema
 from frostline.data.chunk_folder import MANIFEST
-from frostline.data.chunk_writer import Packer, png
+from frostline.data.chunk_writer import ChunkWriter, png
 from frostline.data.decoding import decode_image
 from frostline.data.image_file import ImageBytes
 from frostline.data.image_folder import ImageFolder
@@ -62,7 +62,7 @@ def test_workers_write_the_same(photos, packed, tmp_path):
 
 def test_packed_images_can_be_packed_again_with_other_chunks(packed, tmp_path):
     source = Streaming(path=str(packed))
-    Packer(chunk_size=0.02).pack(splits(source), classes=source.classes, output=tmp_path / "again")
+    ChunkWriter(chunk_size=0.02).write(splits(source), classes=source.classes, output=tmp_path / "again")
     again = Streaming(path=str(tmp_path / "again"))
     ours, theirs = again.dataset("val"), source.dataset("val")
     assert len(ours.entry.chunks) < len(theirs.entry.chunks)
@@ -72,7 +72,7 @@ def test_packed_images_can_be_packed_again_with_other_chunks(packed, tmp_path):
 def test_images_that_are_no_files_become_png_with_the_same_pixels(tmp_path):
     pixels = torch.randint(0, 256, (12, 3, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = ArrayImages(images=pixels, labels=[0, 1] * 6)
-    Packer().pack({"train": images, "val": images}, classes=["a", "b"], output=tmp_path / "packed")
+    ChunkWriter().write({"train": images, "val": images}, classes=["a", "b"], output=tmp_path / "packed")
     packed = Streaming(path=str(tmp_path / "packed")).dataset("val")
     assert packed.stored(3).name == "val/3"
     for index in range(12):
@@ -91,7 +91,7 @@ def test_soft_labels_are_refused(tmp_path):
 
     images = RandomNoise(length=3, val_length=0, test_length=0, classes=4, seed=0, image_size=8).dataset("train")
     with pytest.raises(ValueError, match="train images have soft labels"):
-        Packer().pack({"train": images}, classes=list("abcd"), output=tmp_path / "packed")
+        ChunkWriter().write({"train": images}, classes=list("abcd"), output=tmp_path / "packed")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,7 +130,7 @@ def test_broken_images_are_all_named_and_nothing_is_written(broken, tmp_path, wo
 
 def test_broken_images_are_left_out_on_request_and_named(broken, tmp_path):
     source = ImageFolder(path=broken)
-    packed = Packer(skip_broken=True).pack(splits(source), classes=source.classes, output=tmp_path / "packed")
+    packed = ChunkWriter(skip_broken=True).write(splits(source), classes=source.classes, output=tmp_path / "packed")
     assert len(packed.broken) == 3
     assert sum(packed.images.values()) == 21
     ours = Streaming(path=str(tmp_path / "packed"))
@@ -143,7 +143,7 @@ def test_a_class_of_which_nothing_is_left_is_refused(broken, tmp_path):
         path.write_bytes(b"")
     source = ImageFolder(path=broken)
     with pytest.raises(ValueError, match="No training image is left of 'a'; nothing was written"):
-        Packer(skip_broken=True).pack(splits(source), classes=source.classes, output=tmp_path / "packed")
+        ChunkWriter(skip_broken=True).write(splits(source), classes=source.classes, output=tmp_path / "packed")
     assert list(tmp_path.iterdir()) == [broken]
 
 
@@ -184,11 +184,11 @@ def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, signum):
         "import signal, sys, time; sys.path[:0] = ['.', 'tests']\n"
         # A shell that starts the tests in its background has SIGINT ignored, by what they start, too.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pathlib import Path; from frostline.data.chunk_writer import Packer\n"
+        "from pathlib import Path; from frostline.data.chunk_writer import ChunkWriter\n"
         "from frostline.data.image_folder import ImageFolder\n"
         f"source = ImageFolder(path={str(photos)!r})\n"
         "def slowly(split, done):\n    print(done, flush=True)\n    time.sleep(0.05)\n"
-        "Packer(chunk_size=0.004).pack({s: source.dataset(s) for s in ('train', 'val', 'test')},\n"
+        "ChunkWriter(chunk_size=0.004).write({s: source.dataset(s) for s in ('train', 'val', 'test')},\n"
         f"    classes=source.classes, output=Path({str(tmp_path / 'packed')!r}), progress=slowly)"
     )
     process = subprocess.Popen(

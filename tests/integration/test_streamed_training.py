@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
-from frostline.data.chunk_writer import Packer
+from frostline.data.chunk_writer import ChunkWriter
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.image_folder import ImageFolder
 from frostline.data.loading import Loading
@@ -37,7 +37,7 @@ def packed(tmp_path: Path) -> Path:
         Image.fromarray(draw.integers(0, 256, (20, 22, 3), dtype=np.uint8)).save(path)
     source = ImageFolder(path=tmp_path / "photos")
     images = {split: source.dataset(split) for split in SPLITS}
-    Packer(chunk_size=0.003).pack(images, classes=source.classes, output=tmp_path / "packed")  # type: ignore[arg-type]
+    ChunkWriter(chunk_size=0.003).write(images, classes=source.classes, output=tmp_path / "packed")  # type: ignore[arg-type]
     return tmp_path / "packed"
 
 
@@ -119,7 +119,7 @@ def test_a_run_is_not_resumed_on_images_that_were_packed_otherwise(packed: Path,
     keys = [data_of(str(packed)).order_key]
     source = Streaming(path=str(packed))
     images = {split: source.dataset(split) for split in SPLITS}
-    Packer(chunk_size=0.01).pack(images, classes=source.classes, output=tmp_path / "other")  # type: ignore[arg-type]
+    ChunkWriter(chunk_size=0.01).write(images, classes=source.classes, output=tmp_path / "other")  # type: ignore[arg-type]
     keys.append(data_of(str(tmp_path / "other")).order_key)
     wider = ImageDataModule(source=source, image_size=16, batch_size=BATCH, seed=3)
     keys.append(wider.order_key)

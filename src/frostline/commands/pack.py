@@ -11,7 +11,7 @@ from frostline.commands.failures import explained
 from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.train import quiet_libraries
 from frostline.config.commands import PackConfig
-from frostline.data.chunk_writer import MIB, Packed, Packer
+from frostline.data.chunk_writer import MIB, ChunkSummary, ChunkWriter
 from frostline.data.cores import usable_cores
 from frostline.data.source import SPLITS
 
@@ -25,7 +25,7 @@ def run(config: PackConfig) -> None:
     images = {split: of_split for split, of_split in found.items() if of_split is not None}
     length = sum(map(len, images.values()))
     output = Path(config.output)
-    packer = Packer(
+    writer = ChunkWriter(
         chunk_size=config.chunk_size,
         seed=config.seed,
         skip_broken=config.skip_broken,
@@ -35,7 +35,7 @@ def run(config: PackConfig) -> None:
         tasks: dict[str, TaskID] = {
             split: bar.add_task(f"packing {split}", total=len(of_split)) for split, of_split in images.items()
         }
-        packed = packer.pack(
+        packed = writer.write(
             images,
             classes=data.classes,
             output=output,
@@ -51,7 +51,7 @@ def _workers(wanted: int | str, length: int) -> int:
     return 0 if length < 1000 else max(0, min(16, usable_cores() - 1))
 
 
-def _text(packed: Packed, output: Path) -> str:
+def _text(packed: ChunkSummary, output: Path) -> str:
     lines = [
         f"{split}: {count:,} images, {packed.bytes[split] / MIB:,.1f} MiB, chunks: {packed.chunks[split]:,}"
         for split, count in packed.images.items()

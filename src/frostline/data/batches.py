@@ -10,8 +10,8 @@ from frostline.data.order import ResumableBatchSampler, SampleIndex
 from frostline.data.seeding import seeded
 from frostline.data.source import LabelledImages
 from frostline.data.threads import one_thread
+from frostline.data.time_limit import with_limit
 from frostline.data.transforms import Augmentation, Transform, mix_batch
-from frostline.data.waiting import patiently
 
 Target = int | torch.Tensor
 
@@ -103,7 +103,7 @@ def unchanged(batch: Any) -> Any:
 
 
 class WatchedLoader(DataLoader[Any]):
-    """A loader whose batches are waited for as `frostline.data.waiting` says.
+    """A loader whose batches are subject to a time limit (`frostline.data.time_limit`).
 
     Args:
         patience: seconds for a batch that this process reads itself, 0 for ever; `timeout` is the workers'.
@@ -119,20 +119,20 @@ class WatchedLoader(DataLoader[Any]):
         Raises:
             TimeoutError: one did not come in time.
         """
-        return patiently(super().__iter__(), seconds=self.patience)
+        return with_limit(super().__iter__(), seconds=self.patience)
 
 
 class ResumableLoader(WatchedLoader):
-    """A loader of `Placed` batches that starts where the run stands, and checks that it does.
+    """A loader of `Placed` batches that starts at the run's position, and checks it.
 
-    Nothing is read before the first batch is asked for: Lightning makes the iterator whenever somebody asks how long
-    the run is, before it has restored `global_step`.
+    Nothing is read before the first batch is requested: Lightning makes the iterator to find the run's length, before
+    it has restored `global_step`.
 
     Lightning asks a loader for its state and warns of one that has none. The position is the run's `global_step`, so
     the state is empty: a position counted in the loader is wrong by what the workers prefetched.
 
     Args:
-        expected: the epoch and the batch at which the run stands, asked when the first batch arrives; None: unknown.
+        expected: gives the run's epoch and batch, called when the first batch arrives; None: unknown.
     """
 
     def __init__(

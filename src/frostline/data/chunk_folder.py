@@ -40,14 +40,14 @@ LABEL_BYTES = 8
 
 
 class ChunkError(ValueError):
-    """Packed images that cannot be read, or a store that does not give them; one sentence says why."""
+    """Packed images cannot be read, or the store does not give them; the message says why."""
 
     def __init__(self, message: str) -> None:
         # A DataLoader raises a worker's exception again from one text: its traceback, which ends in our message.
         super().__init__(message.strip().rpartition("ChunkError: ")[2])
 
 
-class PackedImage(NamedTuple):
+class StoredImage(NamedTuple):
     """One image as it is stored."""
 
     content: bytes
@@ -62,7 +62,7 @@ class PackedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ChunkEntry:
-    """What the manifest says of a chunk; `checksum` is the CRC-32 of the file."""
+    """A chunk in the manifest; `checksum` is the CRC-32 of the file."""
 
     file: str
     bytes: int
@@ -72,7 +72,7 @@ class ChunkEntry:
 
 @dataclass(frozen=True)
 class SplitEntry:
-    """What the manifest says of a split."""
+    """A split in the manifest."""
 
     chunks: Sequence[ChunkEntry]
     labels_checksum: int
@@ -148,7 +148,7 @@ def _checked(entry: ChunkEntry) -> ChunkEntry:
 
 
 def chunk_file(items: Sequence[bytes]) -> bytes:
-    """The content of a chunk of these items (`PackedImage.to_bytes`)."""
+    """The content of a chunk of these items (`StoredImage.to_bytes`)."""
     begins = np.cumsum([4 * (len(items) + 2), *map(len, items)])
     return struct.pack("<I", len(items)) + begins.astype("<u4").tobytes() + b"".join(items)
 
@@ -226,7 +226,7 @@ class OpenChunk:
         if found != checksum:
             raise self._corrupt(f"its bytes are not those listed in {MANIFEST}")
 
-    def read(self, index: int) -> PackedImage:
+    def read(self, index: int) -> StoredImage:
         """The chunk's image of that index.
 
         Raises:
@@ -238,7 +238,7 @@ class OpenChunk:
         if PARTS.size + sum(sizes) != end - begin or sizes[1] != LABEL_BYTES:
             raise self._corrupt(f"its image {index} has another size than it had")
         content, label, name = item[PARTS.size :][: sizes[0]], item[-sizes[2] - 8 :][:8], item[len(item) - sizes[2] :]
-        return PackedImage(content, int.from_bytes(label, "little", signed=True), name.decode(errors="replace"))
+        return StoredImage(content, int.from_bytes(label, "little", signed=True), name.decode(errors="replace"))
 
     def _corrupt(self, what: str) -> ChunkError:
         return ChunkError(f"{self.where}: corrupt ({what}). Copy it again from where it was packed, or pack again.")

@@ -1,4 +1,4 @@
-"""Where chunks come from: a folder, or an S3-compatible store whose chunks are kept in a local cache for a while."""
+"""Where chunks come from: a folder, or an S3-compatible store with a local cache."""
 
 import io
 import os
@@ -85,7 +85,7 @@ class S3Store:
 
     Args:
         endpoint_url: of a store other than Amazon's.
-        cache: where chunks are kept.
+        cache: of fetched chunks.
         timeout: seconds to wait for a connection, or for the next bytes, in each of 3 tries.
 
     Raises:
@@ -114,8 +114,8 @@ class S3Store:
             self._fetch(name, file)
 
         # Packed again under the same address, a chunk has another checksum: it is not taken for the old one.
-        kept = f"{zlib.crc32(self.where.encode()):08x}-{split}-{entry.checksum:08x}-{entry.file}"
-        return self.cache.open(kept, entry, fetch=fetch, where=f"{self.where}/{name}")
+        name_in_cache = f"{zlib.crc32(self.where.encode()):08x}-{split}-{entry.checksum:08x}-{entry.file}"
+        return self.cache.open(name_in_cache, entry, fetch=fetch, where=f"{self.where}/{name}")
 
     def _fetch(self, name: str, file: IO[bytes]) -> None:
         if self._client[0] != os.getpid():  # a forked process must not share its parent's connections

@@ -23,8 +23,8 @@ from frostline.data.chunk_folder import (
     MANIFEST,
     ChunkEntry,
     Manifest,
-    PackedImage,
     SplitEntry,
+    StoredImage,
     chunk_file,
     labels_file,
     litdata_index,
@@ -44,8 +44,8 @@ Progress = Callable[[str, int], None]
 
 
 @dataclass(kw_only=True)
-class Packed:
-    """What came of packing: images, chunks and bytes of each split, and the broken images that were left out."""
+class ChunkSummary:
+    """Result of packing: images, chunks and bytes of each split, and the broken images that were left out."""
 
     images: dict[str, int] = field(default_factory=dict)
     chunks: dict[str, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Packed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packer:
+class ChunkWriter:
     """How images are packed.
 
     Attributes:
@@ -70,14 +70,14 @@ class Packer:
     skip_broken: bool = False
     workers: int = 0
 
-    def pack(
+    def write(
         self,
         images: Mapping[str, LabelledImages],
         *,
         classes: Sequence[str],
         output: Path,
         progress: Progress = lambda split, done: None,
-    ) -> Packed:
+    ) -> ChunkSummary:
         """Write the splits into `output`, which appears when it is complete.
 
         Args:
@@ -95,7 +95,7 @@ class Packer:
         unfinished.mkdir()
         lock = _locked(unfinished)
         try:
-            packed, entries = Packed(), {}
+            packed, entries = ChunkSummary(), {}
             for split, of_split in images.items():
                 entries[split] = self._split(of_split, unfinished / split, split, packed, progress)
             if packed.broken and not self.skip_broken:
@@ -115,7 +115,7 @@ class Packer:
         return packed
 
     def _split(
-        self, images: LabelledImages, folder: Path, split: str, packed: Packed, progress: Progress
+        self, images: LabelledImages, folder: Path, split: str, packed: ChunkSummary, progress: Progress
     ) -> SplitEntry | None:
         if images.labels is None:
             raise ValueError(f"The {split} images have soft labels, and packed images have one class each.")
@@ -123,7 +123,7 @@ class Packer:
         if split == "train":
             generator = torch.Generator().manual_seed(stable_seed(self.seed, "pack"))
             order = torch.randperm(len(images), generator=generator)
-        chunks, labels = _Chunks(folder, chunk_bytes=max(1, int(self.chunk_size * MIB))), array("i")
+        chunks, labels = _ChunkFiles(folder, chunk_bytes=max(1, int(self.chunk_size * MIB))), array("i")
         loader: DataLoader[Any] = DataLoader(
             EncodedImages(images, split=split),
             sampler=_InOrder(order),
@@ -150,7 +150,7 @@ class Packer:
         return SplitEntry(chunks.entries, zlib.crc32(content))
 
 
-class _Chunks:
+class _ChunkFiles:
     """Writes images into chunks of at most so many bytes; a larger image gets a chunk of its own."""
 
     def __init__(self, folder: Path, *, chunk_bytes: int) -> None:
@@ -161,7 +161,7 @@ class _Chunks:
         self._items: list[bytes] = []
         self._size = 0
 
-    def add(self, image: PackedImage) -> None:
+    def add(self, image: StoredImage) -> None:
         item = image.to_bytes()
         if self._items and self._size + len(item) > self.chunk_bytes:
             self.flush()
@@ -175,8 +175,8 @@ class _Chunks:
         self._items, self._size = [], 0
 
 
-class EncodedImages(Dataset[PackedImage | str]):
-    """Images as they will be stored, each decoded once to see that it can be; a broken one is a line that says why.
+class EncodedImages(Dataset[StoredImage | str]):
+    """Images as they are stored, each decoded once as a check; a broken one is a line with the reason.
 
     Files keep their bytes. Other images become PNG, which keeps their pixels.
     """
@@ -188,17 +188,17 @@ class EncodedImages(Dataset[PackedImage | str]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> PackedImage | str:
+    def __getitem__(self, index: int) -> StoredImage | str:
         try:
             image, label = self.images[index]
             if isinstance(self.images, StreamedImages):
                 return self.images.stored(index)
             if isinstance(self.images, FileImages):
                 path = Path(self.images.paths[index])
-                return PackedImage(path.read_bytes(), int(label), utf8_name("/".join(path.parts[-2:])))
+                return StoredImage(path.read_bytes(), int(label), utf8_name("/".join(path.parts[-2:])))
         except UnreadableImage as error:
             return str(error)
-        return PackedImage(png(image), int(label), f"{self.split}/{index}")
+        return StoredImage(png(image), int(label), f"{self.split}/{index}")
 
 
 def png(image: Image.Image | torch.Tensor) -> bytes:

@@ -203,7 +203,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         )
 
     def replace_datasets(self, datasets: Mapping[str, Dataset[Any]]) -> None:
-        """Let future loaders of these splits take whole batches from other datasets; of all others, from the images.
+        """Let future loaders of these splits take batches from these datasets; other splits, from their images.
 
         Args:
             datasets: split -> a dataset whose `__getitems__` gives a batch for a list of indices: `SampleIndex` in

@@ -24,7 +24,7 @@ REDUCTIONS = (8, 4, 2)  # what libjpeg's inverse DCT gives in place of 8 x 8 pix
 # saves half a millisecond and errs by up to 60 grey levels of 255, at 12 megapixels it saves 50 ms and errs by 6.
 MARGIN = 2
 REDUCED_FROM = 2_000_000  # pixels
-WHOLE = "frostline"  # in an opened image's `info`: width and height in the file, and the reduction
+FULL_SIZE = "frostline"  # in an opened image's `info`: width and height in the file, and the reduction
 EXIF_ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 VERSION = 2  # changes when the same file comes out with other pixels
 
@@ -61,7 +61,7 @@ def decode_image(
 
     Args:
         shorter_side: where only so many pixels of the shorter side are needed, a JPEG is decoded at the size that
-            `reduction` says; None decodes it whole.
+            `reduction` says; None decodes it at full size.
 
     Raises:
         UnreadableImage: missing, empty, truncated or corrupt, no image, of an unsupported format or pixel type, or of
@@ -101,10 +101,10 @@ def decoded_size(
 def _size_after_crop(image: Image.Image) -> tuple[int, int]:
     """The size of an opened image without the most of what libjpeg adds where the factor does not divide a side.
 
-    It rounds up, so that the last row and column may lie mostly beyond the picture; the whole would be squeezed by up
+    It rounds up, so that the last row and column may lie mostly beyond the picture; the image would be squeezed by up
     to a pixel. Rounded to the nearest, it is half of one at most, and what follows keeps at most half of the pixels.
     """
-    width, height, factor = image.info.pop(WHOLE)
+    width, height, factor = image.info.pop(FULL_SIZE)
     if image.size == (width, height):
         return width, height
     return (width + factor // 2) // factor, (height + factor // 2) // factor
@@ -132,7 +132,7 @@ def opened_image(file: Path | ImageBytes, *, max_pixels: int, shorter_side: int 
                         path, f"{width} x {height} pixels, more than the limit of {max_pixels:,} (max_pixels)"
                     )
                 factor = reduction(width, height, shorter_side=shorter_side)
-                image.info[WHOLE] = (width, height, factor)
+                image.info[FULL_SIZE] = (width, height, factor)
                 if factor > 1:
                     # Formats other than JPEG ignore it. The mode stays: None.
                     image.draft(None, (width // factor, height // factor))

@@ -26,7 +26,7 @@ def opened_bytes(file: Path | ImageBytes) -> BinaryIO:
 
 
 class UnreadableImage(ValueError):  # noqa: N818 - named like FileNotFound
-    """A file that cannot be decoded to an image; `path` and `reason` say which and why."""
+    """A file that cannot be decoded to an image; `path` names it and `reason` says why."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str | None = None) -> None:
         if reason is None:

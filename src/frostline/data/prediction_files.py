@@ -15,7 +15,7 @@ from frostline.data.transforms import Transform
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor | None, str, str]]):
-    """Unlabelled files for prediction: `(image, path, reason)`; a broken one has None for image and says why.
+    """Unlabelled files for prediction: `(image, path, reason)`; a broken one has None for image, and a reason.
 
     Args:
         shorter_side: pixels of the shorter side that the transform makes use of, to decode larger JPEGs at reduced
@@ -67,7 +67,7 @@ def find_images(inputs: Iterable[str | os.PathLike[str]], *, left_out: LeftOut |
         if path.is_dir():
             matches = list(walk.images(path))
         elif path.exists():
-            # A file named by its own name is taken whatever it is called: prediction says what is wrong with it.
+            # A file that is named itself is taken whatever its ending: prediction reports what is wrong with it.
             matches = [(path, identity(path))]
         elif glob.has_magic(str(item)):
             root = Path(path.anchor)  # glob.glob would follow links under `**`, and never end where two lead upwards

@@ -23,7 +23,7 @@ def seeded(*key: int | str) -> Iterator[None]:
     it is where it was.
 
     `torch.random.fork_rng` and `torch.manual_seed` do that for every device: a quarter of a millisecond, for each
-    image, and the GPU's generator is seeded anew and not put back.
+    image, and the GPU's generator is seeded and not restored.
     """
     generator = torch.default_generator
     state = generator.get_state()

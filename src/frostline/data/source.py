@@ -76,7 +76,7 @@ class ImageSource(Protocol):
 
 
 class ArrayImages(LabelledImages):
-    """Images held in memory.
+    """Images in memory.
 
     Args:
         images: uint8 tensor `(n, height, width)` (grey) or `(n, 3, height, width)`.

@@ -72,7 +72,7 @@ class SourceSplits:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences of the source about images that it leaves out, and about labels that may not mean what they say."""
+        """Notes of the source about images left out and labels that may be meant otherwise."""
         left_out = getattr(self.source, "left_out", None)
         return [*getattr(self.source, "notes", ()), *([] if left_out is None else left_out.lines())]
 

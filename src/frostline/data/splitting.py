@@ -55,12 +55,12 @@ def stratified_split(
             continue
         members = np.random.default_rng(stable_seed(seed, "split", int(label))).permutation(members)
         # At least one for each part, and one left for train.
-        size, room = len(members), len(members) - 1
+        size, left = len(members), len(members) - 1
         for place, (part, fraction) in enumerate(wanted.items()):
             later = len(wanted) - 1 - place
-            count = min(max(1, round(fraction * size)), room - later)
+            count = min(max(1, round(fraction * size)), left - later)
             parts[part] += members[:count].tolist()
-            members, room = members[count:], room - count
+            members, left = members[count:], left - count
         parts["train"] += members.tolist()
     return {part: sorted(indices) for part, indices in parts.items()}
 

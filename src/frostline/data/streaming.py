@@ -17,8 +17,8 @@ from frostline.data.chunk_folder import (
     ChunkError,
     Manifest,
     OpenChunk,
-    PackedImage,
     SplitEntry,
+    StoredImage,
     parse_labels,
     parse_manifest,
 )
@@ -102,7 +102,7 @@ class StreamedImages(LabelledImages):
         image = decode_image(named, max_pixels=self.max_pixels, shorter_side=self.shorter_side)
         return image, self._labels[index]
 
-    def stored(self, index: int) -> PackedImage:
+    def stored(self, index: int) -> StoredImage:
         """An image as it is stored.
 
         Raises:
@@ -140,7 +140,7 @@ class Streaming:
     Args:
         path: the packed folder, or its address.
         endpoint_url: of an S3-compatible store other than Amazon's.
-        cache_dir: where chunks from a store are kept; None for `~/.cache/frostline/chunks`. Processes of one machine
+        cache_dir: cache of chunks from a store; None for `~/.cache/frostline/chunks`. Processes of one machine
             share it.
         cache_limit: GiB that they may take.
         window: chunks among which training images are shuffled at a time.
@@ -175,7 +175,7 @@ class Streaming:
             self._store = S3Store(path, endpoint_url=endpoint_url, cache=cache, timeout=timeout)
         self._manifest: Manifest = parse_manifest(self._store.read(MANIFEST), where=path)
         if "://" in path:
-            _check_room(self._manifest, window=window, limit=cache_limit)
+            _check_cache_limit(self._manifest, window=window, limit=cache_limit)
 
     @property
     def classes(self) -> Sequence[str]:
@@ -198,12 +198,12 @@ class Streaming:
 
 
 def default_cache() -> Path:
-    """Where chunks are kept unless a config says otherwise."""
+    """The default folder of the chunk cache."""
     return (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "frostline" / "chunks").expanduser()
 
 
-def _check_room(manifest: Manifest, *, window: int, limit: float) -> None:
-    """A cache that cannot hold the chunks that are read at a time would fetch each of them again and again."""
+def _check_cache_limit(manifest: Manifest, *, window: int, limit: float) -> None:
+    """A cache smaller than the chunks read at a time would fetch each of them again and again."""
     for split, entry in manifest.splits.items():
         largest = sorted((chunk.bytes for chunk in entry.chunks), reverse=True)[: window + LANES]
         if sum(largest) > limit * GIB:

@@ -11,7 +11,7 @@ import torch
 from frostline.data.seeding import stable_seed
 from frostline.data.source import LabelledImage, LabelledImages
 
-# Counts up when `draw` changes, so that nothing kept of the old images is taken for the new.
+# Counts up when `draw` changes, so that nothing cached of the old images is used for the new.
 DRAWING = 1
 HARMONICS = np.arange(2, 6, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""One image at a time is work for one thread."""
+"""Run per-image transforms on one thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

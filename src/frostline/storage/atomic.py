@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Errors of a write to a file that is open, which name no file.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-BLOCK = 4096  # bytes that a full disk has no room for
+BLOCK = 4096  # bytes, more than a full disk takes
 
 
 @contextmanager

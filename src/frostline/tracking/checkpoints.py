@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from frostline.data.waiting import watch
+from frostline.data.time_limit import monitor
 from frostline.models.saved_file import check_sums, read_plain
 from frostline.storage.atomic import atomically
 from frostline.tracking.checkpoint_content import content_of
@@ -254,7 +254,7 @@ class SaveOnInterrupt(lightning.Callback):
     def restore(self) -> None:
         """Restore the signal handlers that were there before."""
         if self._before:
-            watch().ask(None)
+            monitor().interrupt(None)
         while self._before:
             signal.signal(*self._before.popitem())
 
@@ -274,4 +274,4 @@ class SaveOnInterrupt(lightning.Callback):
         if self._received:  # a second one means: now
             raise KeyboardInterrupt
         self._received = signum
-        watch().ask(Interrupted(signum, self.checkpoint if self.checkpoint.exists() else None, None))
+        monitor().interrupt(Interrupted(signum, self.checkpoint if self.checkpoint.exists() else None, None))

@@ -1,4 +1,4 @@
-"""Bounded waiting for images: a drive that does not answer ends a run, in a message, as does a signal meanwhile."""
+"""Time limits on waits for images: an unreachable drive, or a signal meanwhile, ends the run with a message."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-# Seconds that an image still gets after SIGTERM, and then the exception to end the wait, before the process ends.
+# Seconds after SIGTERM until the wait ends with an exception, and after that until the process ends.
 PATIENCE = 8.0
-POLLED = 0.25
+POLL_INTERVAL = 0.25
 TEXT = (
     "No batch came within {:g} s (data.loader_timeout). Is the drive that the images lie on reachable? Where reading "
     "takes so long, type a larger data.loader_timeout."
@@ -29,40 +29,41 @@ class Wait:
         self.raised = 0.0
 
 
-class Watch(threading.Thread):
-    """Looks after the main thread's waits.
+class WaitMonitor(threading.Thread):
+    """A thread that ends the main thread's waits.
 
-    A signal interrupts a sleep or a read of a pipe, and its handler raises. A read of a dead network drive is not
-    interrupted: the process ends.
+    A signal interrupts a sleep or a read of a pipe, and its handler raises. A read from an unreachable network drive is
+    not interrupted: the process ends.
     """
 
     def __init__(self) -> None:
         super().__init__(name="frostline-waiting", daemon=True)
         self.process = os.getpid()
         self.wait: Wait | None = None
-        self.wish: BaseException | None = None
+        self.interruption: BaseException | None = None
         self._before: Any = None
 
     def begin(self) -> None:
-        """Take SIGALRM, which whoever had it gets where no wait is over."""
+        """Handle SIGALRM; the previous handler still gets alarms that end no wait."""
         before = signal.getsignal(signal.SIGALRM)
         if before != self._on_alarm:
             self._before = before
             signal.signal(signal.SIGALRM, self._on_alarm)
 
-    def ask(self, error: BaseException | None) -> None:
-        """End the wait that is or comes after `PATIENCE` with this exception; None: let it go on."""
-        self.wish = error
-        if self.wait is not None and error is not None:
-            self.hasten(self.wait)
+    def interrupt(self, error: BaseException | None) -> None:
+        """End the current or the next wait, after `PATIENCE`, with this exception; None: take that back."""
+        self.interruption = error
+        if self.wait is not None:
+            self.shorten(self.wait)
 
-    def hasten(self, wait: Wait) -> None:
-        if self.wish is not None:
-            wait.error, wait.end = self.wish, min(wait.end, time.monotonic() + PATIENCE)
+    def shorten(self, wait: Wait) -> None:
+        """End a wait early where there is an interruption."""
+        if self.interruption is not None:
+            wait.error, wait.end = self.interruption, min(wait.end, time.monotonic() + PATIENCE)
 
     def run(self) -> None:
         while True:
-            time.sleep(POLLED)
+            time.sleep(POLL_INTERVAL)
             wait, now = self.wait, time.monotonic()
             if wait is None or now < wait.end:
                 continue
@@ -81,20 +82,20 @@ class Watch(threading.Thread):
             self._before(signum, frame)
 
 
-_watches: list[Watch] = []
+_monitors: list[WaitMonitor] = []
 
 
-def watch() -> Watch:
-    """This process's watch, at work."""
-    if not _watches or _watches[0].process != os.getpid():
-        _watches[:] = [Watch()]
-        _watches[0].start()
-    return _watches[0]
+def monitor() -> WaitMonitor:
+    """This process's monitor, running."""
+    if not _monitors or _monitors[0].process != os.getpid():
+        _monitors[:] = [WaitMonitor()]
+        _monitors[0].start()
+    return _monitors[0]
 
 
 @contextmanager
-def bounded(seconds: float) -> Iterator[None]:
-    """Let the main thread wait for images for so long; 0: until a signal comes.
+def limited(seconds: float) -> Iterator[None]:
+    """Limit how long the main thread waits for images in the block; 0: until a signal comes.
 
     Raises:
         TimeoutError: it waited for longer.
@@ -102,30 +103,30 @@ def bounded(seconds: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
-    watching = watch()
-    if watching.wait is not None:  # a wait within a wait
+    waits = monitor()
+    if waits.wait is not None:  # a wait within a wait
         yield
         return
-    watching.begin()
+    waits.begin()
     wait = Wait(seconds)
-    watching.wait = wait
-    watching.hasten(wait)
+    waits.wait = wait
+    waits.shorten(wait)
     try:
         yield
     finally:
-        watching.wait = None
+        waits.wait = None
 
 
-def patiently(items: Iterable[Item], *, seconds: float) -> Iterator[Item]:
-    """The items, each of which has to come within so many seconds; 0: any time.
+def with_limit(items: Iterable[Item], *, seconds: float) -> Iterator[Item]:
+    """The items, each within so many seconds; 0: without a limit.
 
     Raises:
-        TimeoutError: one did not, here or in a loader's worker.
+        TimeoutError: one came too late, here or in a loader's worker.
     """
     iterator = iter(items)
     while True:
         try:
-            with bounded(seconds):
+            with limited(seconds):
                 item = next(iterator)
         except StopIteration:
             return

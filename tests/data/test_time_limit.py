@@ -1,4 +1,4 @@
-"""An image that does not come ends a run: in time, or with a signal."""
+"""Time limits on waits for images, and signals during a wait."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from frostline.data import waiting
+from frostline.data import time_limit
 from frostline.data.batches import WatchedLoader
-from frostline.data.waiting import bounded, patiently, watch
+from frostline.data.time_limit import limited, monitor, with_limit
 
 
 class Hangs(Dataset[torch.Tensor]):
@@ -38,7 +38,7 @@ def _signals() -> object:
 
 
 @pytest.mark.parametrize("options", [{"patience": 0.1}, {"timeout": 1, "num_workers": 1}], ids=["here", "a worker"])
-def test_a_loader_waits_for_so_long(options: dict[str, float]) -> None:
+def test_a_loader_has_a_time_limit(options: dict[str, float]) -> None:
     got: list[int] = []
     loader = WatchedLoader(Hangs(), batch_size=1, **options)
     with pytest.raises(TimeoutError, match=r"No batch came within (0\.1|1) s \(data\.loader_timeout\)"):
@@ -46,51 +46,51 @@ def test_a_loader_waits_for_so_long(options: dict[str, float]) -> None:
     assert got == [0, 1]
 
 
-def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path) -> None:
+def test_a_read_from_a_pipe_without_a_writer_ends(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(TimeoutError), bounded(0.1):
+    with pytest.raises(TimeoutError), limited(0.1):
         (tmp_path / "pipe").read_bytes()
 
 
-def test_what_comes_in_time_is_given_unchanged() -> None:
-    assert list(patiently(range(3), seconds=60)) == [0, 1, 2]
-    assert watch().wait is None
+def test_items_in_time_are_unchanged() -> None:
+    assert list(with_limit(range(3), seconds=60)) == [0, 1, 2]
+    assert monitor().wait is None
 
 
-def test_a_wish_ends_the_wait_and_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "PATIENCE", 0.1)
-    watch().ask(KeyboardInterrupt("SIGTERM"))
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), bounded(0):
+def test_an_interruption_ends_the_wait_and_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_limit, "PATIENCE", 0.1)
+    monitor().interrupt(KeyboardInterrupt("SIGTERM"))
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), limited(0):
         time.sleep(1000)
-    watch().ask(None)
-    with bounded(0):
+    monitor().interrupt(None)
+    with limited(0):
         time.sleep(0.6)
 
 
-def test_another_alarm_reaches_whoever_set_it() -> None:
+def test_another_alarm_reaches_its_handler() -> None:
     calls = []
     signal.signal(signal.SIGALRM, lambda *_: calls.append("alarm"))
-    with bounded(60):
+    with limited(60):
         signal.raise_signal(signal.SIGALRM)
     assert calls == ["alarm"]
 
 
 def test_other_threads_are_left_alone() -> None:
     found = []
-    thread = threading.Thread(target=lambda: found.extend(patiently(range(2), seconds=1)))
+    thread = threading.Thread(target=lambda: found.extend(with_limit(range(2), seconds=1)))
     thread.start()
     thread.join()
     assert found == [0, 1]
 
 
 def test_a_read_that_no_signal_interrupts_ends_the_process() -> None:
-    """As of a dead network drive: blocked signals stand for it."""
+    """Blocked signals stand for an unreachable network drive."""
     script = """
         import signal, time
-        from frostline.data import waiting
-        waiting.PATIENCE = 0.1
+        from frostline.data import time_limit
+        time_limit.PATIENCE = 0.1
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-        with waiting.bounded(0.1):
+        with time_limit.limited(0.1):
             time.sleep(1000)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
