@@ -1,6 +1,7 @@
 """The presets in conf/freeze: each is described by the schema, reads as a policy, and means what its name says."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torchvision
@@ -8,6 +9,7 @@ import yaml
 
 from frostline.config.commands import RUN_GROUPS
 from frostline.freezing import FreezePolicy, write_policy
+from frostline.freezing.policy import BatchNormMode, DropoutMode
 from tests.configs import config
 
 FREEZE = RUN_GROUPS["freeze"].by_name
@@ -51,6 +53,12 @@ def test_a_preset_is_the_policy_of_the_command_line(name):
     composed = config(f"freeze={name}").freeze.as_dict()
     assert composed.pop("name") == name
     assert FreezePolicy.preset(name) == FreezePolicy.from_dict(composed)
+
+
+def test_the_command_line_has_the_modes_of_the_policy():
+    fields = FREEZE["head"].model_fields
+    assert get_args(fields["batch_norm"].annotation) == get_args(BatchNormMode)
+    assert get_args(fields["dropout"].annotation) == get_args(DropoutMode)
 
 
 @pytest.mark.parametrize("name", ["haed", "file", "../train"])

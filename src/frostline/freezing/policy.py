@@ -273,8 +273,7 @@ def _check_keys(plain: object, allowed: Sequence[str], where: str) -> dict[str, 
         raise ValueError(f"{where} must be a mapping with the keys {', '.join(allowed)}; got {plain!r}.")
     for key in plain:
         if key not in allowed:
-            hint = suggest(str(key), allowed)
-            raise ValueError(f"{where} has no key `{key}`; it has {', '.join(allowed)}.{hint}")
+            raise ValueError(f"{where} has no key `{key}`; it has {', '.join(allowed)}.{suggest(str(key), allowed)}")
     return dict(plain)
 
 
