@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from frostline.batch_of_one import single_valued, smallest_batch
 from frostline.classifier import ImageClassifier
 from frostline.data.order import ResumableBatchSampler
 from frostline.freezing.policy import FreezePolicy
+from tests.quiet import quiet_trainer
 
 IMAGES = {"classes": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 8, "resize": 1.0}
 
@@ -76,14 +76,7 @@ def test_the_smallest_batch() -> None:
 
 def fit(loader: DataLoader[Any]) -> ImageClassifier:
     classifier = ImageClassifier(network=network(), images=IMAGES)
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(max_epochs=1)
     trainer.fit(classifier, loader)
     return classifier
 

@@ -7,7 +7,6 @@ import itertools
 from pathlib import Path
 from typing import Any, get_args
 
-import lightning
 import pytest
 import torch
 import yaml
@@ -20,13 +19,10 @@ from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.freezing.policy import BatchNormMode, FreezePolicy
 from frostline.options import ComputeOptions, FeatureCache
+from tests.quiet import quiet_trainer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
     pytest.mark.filterwarnings("ignore:The policy does not fit the run.*"),
 ]
 FOLDER = Path(__file__).parents[1] / "conf" / "freeze"
@@ -57,10 +53,9 @@ def trained(
     )  # fmt: skip
     compute = ComputeOptions(channels_last=True, feature_cache=cache)
     classifier = ImageClassifier(network=network, images=data.describe(), policy=policy, compute=compute)
-    trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", devices=1, precision=precision, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        max_epochs=2, devices=1, precision=precision, use_distributed_sampler=False, num_sanity_val_steps=0
+    )
     torch.manual_seed(11)
     trainer.fit(classifier, datamodule=data)
     return network.state_dict()

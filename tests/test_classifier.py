@@ -27,6 +27,7 @@ from frostline.models.network import build_network
 from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
 from frostline.schedulers import constant
 from tests.configs import config
+from tests.quiet import quiet_trainer
 
 CLASSES = [f"class {index}" for index in range(10)]
 IMAGES = {"classes": CLASSES, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "image_size": 32, "resize": 1.0}
@@ -34,14 +35,8 @@ WITHOUT_BIASES = OptimizerOptions(exclude_from_decay=["bias"])
 RECIPE = {"model": {"name": "resnet18"}, "head": {"name": "linear", "dropout": 0.0}}
 
 pytestmark = [
-    # Advice of Lightning's that does not apply to fits of one batch.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
     pytest.mark.filterwarnings("ignore:.*Consider setting `persistent_workers.*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
-    pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`.*"),
 ]
 
 
@@ -62,15 +57,7 @@ def small(**options: Any) -> ImageClassifier:
 
 def fit(classifier: ImageClassifier, images: Tensor, labels: Tensor, **options: Any) -> lightning.Trainer:
     """One epoch over the images, four at a time."""
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    trainer = quiet_trainer(max_epochs=1, **options)
     trainer.fit(classifier, DataLoader(TensorDataset(images, labels), batch_size=4))
     return trainer
 
@@ -295,13 +282,7 @@ class EveryOther(torch.utils.data.Sampler[int]):
 
 def test_an_evaluation_that_misses_images_is_an_error() -> None:
     loader = DataLoader(TensorDataset(torch.rand(6, 3, 8, 8), torch.arange(6)), sampler=EveryOther())
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer()
     with pytest.raises(RuntimeError, match="3 images were counted in the test evaluation, but there are 6"):
         trainer.test(small(), loader, verbose=False)
 
@@ -405,13 +386,7 @@ def test_what_a_loss_keeps_is_not_among_the_networks_weights(tmp_path: Path) -> 
     fit(classifier, images, labels).save_checkpoint(path)
     assert torch.load(path, weights_only=True)["state_dict"].keys() == classifier.network.state_dict().keys()
     other = small(loss=Learned())
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer()
     loader = DataLoader(TensorDataset(images, labels))
     trainer.test(other, loader, ckpt_path=path, verbose=False, weights_only=True)
     assert other.network.fc.weight.equal(classifier.network.fc.weight)
@@ -422,13 +397,7 @@ def test_lightning_loads_its_own_weights_back(trained: tuple[ImageClassifier, Pa
     classifier, path = trained
     other = resnet()
     loader = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)))
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer()
     trainer.test(other, loader, ckpt_path=path, verbose=False, weights_only=True)
     assert all(
         tensor.equal(classifier.network.state_dict()[name]) for name, tensor in other.network.state_dict().items()
@@ -486,10 +455,7 @@ def test_the_verdict_of_a_fit_outlives_a_test(tmp_path: Path) -> None:
     data = ImageDataModule(source=source, image_size=32, batch_size=4)
     network, _ = build_network(model={"name": "resnet18"}, head={"name": "linear"}, classes=3)
     module = ImageClassifier(network=network, images=data.describe(), policy=FreezePolicy.static("head"))
-    trainer = lightning.Trainer(
-        max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", use_distributed_sampler=False, limit_val_batches=0, default_root_dir=tmp_path,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_steps=1, use_distributed_sampler=False, limit_val_batches=0, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
     [schedule] = [callback for callback in trainer.callbacks if isinstance(callback, FreezingSchedule)]

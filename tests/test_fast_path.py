@@ -22,13 +22,10 @@ from frostline.feature_limits import why_not_stored
 from frostline.freezing.policy import FreezePolicy, Phase, Until
 from frostline.options import ComputeOptions, FeatureCache
 from frostline.resume import ExactResume
+from tests.quiet import quiet_trainer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
 ]
 IMAGES, VAL, TEST = 20, 10, 6
 NONE = Augmentation(name="none")
@@ -91,11 +88,15 @@ class Run:
     ) -> None:
         self.data = data or datamodule()
         self.classifier = classifier_of(self.data, policy=policy, cache=cache)
-        self.trainer = lightning.Trainer(
-            max_epochs=epochs, accelerator="cpu", devices=1, precision=precision, logger=False, callbacks=[*callbacks],
-            enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-            num_sanity_val_steps=0, **{"enable_checkpointing": False, **options},
-        )  # fmt: skip
+        self.trainer = quiet_trainer(
+            max_epochs=epochs,
+            devices=1,
+            precision=precision,
+            callbacks=[*callbacks],
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            **{"enable_checkpointing": False, **options},
+        )
         Counted.passed = 0
         torch.manual_seed(11)
         self.trainer.fit(self.classifier, datamodule=self.data)
@@ -153,11 +154,7 @@ def test_a_later_run_with_another_optimizer_computes_nothing(cache: FeatureCache
     data = datamodule()
     classifier = classifier_of(data, cache=cache, optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.1))
     Counted.passed = 0
-    trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_epochs=2, devices=1, use_distributed_sampler=False, num_sanity_val_steps=0)
     trainer.fit(classifier, datamodule=data)
     assert Counted.passed == 4  # the look at the shape
 
@@ -222,10 +219,9 @@ def test_a_resumed_run_reads_on_and_ends_with_the_same_bits(cache: FeatureCache,
     first.trainer.save_checkpoint(tmp_path / "last.ckpt")
     data = datamodule()
     classifier = classifier_of(data, policy=GRADUAL, cache=cache)
-    trainer = lightning.Trainer(
-        max_epochs=6, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=[ExactResume()],
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        max_epochs=6, devices=1, callbacks=[ExactResume()], use_distributed_sampler=False, num_sanity_val_steps=0
+    )
     trainer.fit(classifier, datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     for name, tensor in whole.state.items():
         assert torch.equal(tensor, classifier.network.state_dict()[name]), name
@@ -310,10 +306,7 @@ def test_averaged_weights_are_validated_as_they_are(cache: FeatureCache) -> None
 def test_without_a_datamodule_the_line_is_cut_and_nothing_is_kept(cache: FeatureCache) -> None:
     data = datamodule()
     classifier = classifier_of(data, cache=cache)
-    trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_epochs=1, devices=1, use_distributed_sampler=False)
     trainer.fit(classifier, data.train_dataloader(), data.val_dataloader())
     assert not cache.folder.exists()
 
@@ -323,10 +316,7 @@ def test_without_the_prefix_the_network_runs_whole_and_gives_the_same_bits() -> 
     states = []
     for options in (ComputeOptions(), ComputeOptions(frozen_prefix=False)):
         classifier = classifier_of(data, compute=options)
-        trainer = lightning.Trainer(
-            max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        )  # fmt: skip
+        trainer = quiet_trainer(max_epochs=2, devices=1, use_distributed_sampler=False)
         trainer.fit(classifier, datamodule=data)
         states.append(classifier.network.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -345,10 +335,7 @@ def test_a_network_of_unknown_order_runs_whole_and_is_told_where_something_is_fr
     caplog.set_level(logging.INFO)
     data = datamodule()
     classifier = classifier_of(data, network=OwnForward(*network()), policy=policy, cache=cache)
-    trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_epochs=1, use_distributed_sampler=False)
     trainer.fit(classifier, datamodule=data)
     assert not classifier.feature_facts()
     assert (caplog.text.count("The frozen part is computed together with the rest, in each epoch") == 1) == said
@@ -360,10 +347,7 @@ def test_a_user_s_hook_on_the_network_still_sees_every_batch(cache: FeatureCache
     data, seen = datamodule(), []
     classifier = classifier_of(data, cache=cache)
     getattr(classifier.network, kind)(lambda module, *_: seen.append(module.training))
-    trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_epochs=2, devices=1, use_distributed_sampler=False, num_sanity_val_steps=0)
     trainer.fit(classifier, datamodule=data)
     assert seen.count(True) == 2 * IMAGES // 4
     assert seen.count(False) == 2 * -(-VAL // 4)

@@ -29,16 +29,11 @@ from frostline.resume.state import (
     restore_random_state,
     summed_metric_states,
 )
+from tests.quiet import quiet_trainer
 
 pytestmark = [
-    # Zero workers are chosen here, on purpose.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    # No logger is asked for.
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
     # Lightning sees the folder of the run that is being resumed.
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    # torch 2.15 deprecates what Lightning 2.6.6 still calls.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
 ]
 
 BATCHES = 5  # 21 images, batches of 4: one image is dropped
@@ -154,16 +149,13 @@ def fit(
         callbacks.append(InterruptAfter(stop_after))
     if stopping is not None:
         callbacks.append(EarlyStopping("val_loss", patience=stopping))
-    trainer = lightning.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=1,
         accumulate_grad_batches=accumulate,
         callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         use_distributed_sampler=False,
         **options,
+        enable_checkpointing=True,
     )
     try:
         trainer.fit(net, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
@@ -441,17 +433,14 @@ def one_of_two_ranks(rank: int, folder: str, port: int) -> None:
         saver = ModelCheckpoint(
             f"{folder}/{run}", filename="{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False
         )
-        trainer = lightning.Trainer(
-            accelerator="cpu",
+        trainer = quiet_trainer(
             devices=2,
             strategy="ddp",
             max_epochs=EPOCHS,
             max_steps=max_steps,
             callbacks=[ExactResume(), saver],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             use_distributed_sampler=False,
+            enable_checkpointing=True,
         )
         trainer.fit(net, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
         torch.save((net.seen, net.state_dict()), f"{folder}/{run}-{rank}.pt")
@@ -503,13 +492,10 @@ def test_another_number_of_ranks_is_loud(tmp_path):
 
 
 def test_it_needs_our_datamodule(tmp_path):
-    trainer = lightning.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_steps=1,
         callbacks=[ExactResume(), ModelCheckpoint(tmp_path, every_n_train_steps=1)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_checkpointing=True,
     )
     loader = torch.utils.data.DataLoader([(torch.zeros(3, 16, 16, dtype=torch.uint8), 0)] * 4, batch_size=2)
     with pytest.raises(ValueError, match="needs an ImageDataModule"):

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import pytest
-from freezing.tiny import LIGHTNING_WARNINGS
 from scripts.freezing.resume_matrix import PLACES, SOURCES, Case, cases, differing, make_files
 
 pytestmark = [
-    *LIGHTNING_WARNINGS,
     # Of fits of a few batches without a logger.
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -13,16 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from frostline.autograd.diagnose import findings_of
 from frostline.autograd.flow import by_stage
 from frostline.autograd.gradient_flow import GradientFlow, measure_gradients
-
-pytestmark = pytest.mark.filterwarnings(
-    # Tiny data on purpose.
-    "ignore:.*does not have many workers which may be a bottleneck",
-    "ignore:The number of training batches .* is smaller than the logging interval",
-    # Where Debian's Slurm is installed, as for the cluster tests.
-    "ignore:The `srun` command is available on your system",
-    # Lightning 2.6.6 with torch 2.15.
-    "ignore:.*isinstance\\(treespec, LeafSpec\\).* is deprecated",
-)
+from tests.quiet import quiet_trainer
 
 KEYS = ("norm", "mean", "maximum", "zeros", "update_ratio", "noise")
 
@@ -66,11 +57,14 @@ def data():
 
 def fit(folder, *, every, module=None, loggers=None, **options):
     module = module or Module()
-    trainer = pl.Trainer(
-        default_root_dir=folder, max_steps=12, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, log_every_n_steps=1, logger=loggers or [CSVLogger(folder, name="", version="")],
-        callbacks=[GradientFlow(every_n_steps=every, attribute="net")], **options,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        default_root_dir=folder,
+        max_steps=12,
+        log_every_n_steps=1,
+        logger=loggers or [CSVLogger(folder, name="", version="")],
+        callbacks=[GradientFlow(every_n_steps=every, attribute="net")],
+        **options,
+    )
     trainer.fit(module, data())
     return module
 
@@ -211,10 +205,9 @@ def test_mistakes_are_refused_in_one_sentence(make, message, tmp_path):
 
 
 def _fit_with(callback, folder, logger=True):
-    trainer = pl.Trainer(
-        default_root_dir=folder, max_steps=1, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, logger=CSVLogger(folder) if logger else False, callbacks=[callback],
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        default_root_dir=folder, max_steps=1, logger=CSVLogger(folder) if logger else False, callbacks=[callback]
+    )
     trainer.fit(Module(), data())
 
 

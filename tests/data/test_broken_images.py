@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.quiet import quiet_trainer
 from torch import nn
 
 from frostline.data import image_check
@@ -110,10 +111,7 @@ class TestRaise:
 
     def test_lightnings_own_loop_checks_too(self, folder):
         source = ImageFolder(path=folder, test_fraction=0)
-        trainer = lightning.Trainer(
-            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False,
-        )  # fmt: skip
+        trainer = quiet_trainer(max_epochs=1, use_distributed_sampler=False)
         with pytest.raises(ValueError, match="5 images that cannot be read"):
             trainer.fit(Classifier(), datamodule=ImageDataModule(source=source, image_size=8, batch_size=4))
 

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from PIL import Image
+from tests.quiet import quiet_trainer
 from torch import nn
 
 from frostline.data.datamodule import ImageDataModule
@@ -19,16 +20,6 @@ from frostline.data.source import ArrayImages
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation, eval_transform
 from frostline.prefix.dataset import CachedFeatureDataset
-
-pytestmark = [
-    # Zero workers are chosen here, on purpose.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    # torch 2.15 deprecates what Lightning 2.6.6 still calls.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    # A probe without validation is meant.
-    pytest.mark.filterwarnings("ignore:.*Skipping val loop.*"),
-]
 
 
 class Unbalanced:
@@ -69,17 +60,7 @@ class Probe(lightning.LightningModule):
 
 
 def trainer(**options):
-    defaults = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "use_distributed_sampler": False,
-    }
-    return lightning.Trainer(**(defaults | options))
+    return quiet_trainer(**{"max_epochs": 1, "num_sanity_val_steps": 0, "use_distributed_sampler": False, **options})
 
 
 def digits(**options):

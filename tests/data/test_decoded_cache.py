@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.quiet import quiet_trainer
 from torch import nn
 
 from frostline.data.datamodule import ImageDataModule
@@ -21,16 +22,6 @@ from frostline.data.image_folder import ImageFolder
 from frostline.data.loading import Loading
 from frostline.data.source import ArrayImages
 from frostline.data.transforms import Augmentation
-
-pytestmark = [
-    # Zero workers are chosen here, on purpose.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    # A network without validation is meant.
-    pytest.mark.filterwarnings("ignore:.*Skipping val loop.*"),
-    # torch 2.15 deprecates what Lightning 2.6.6 still calls.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
 
 
 @pytest.fixture
@@ -100,8 +91,8 @@ def test_training_gives_bit_identical_weights(photos, tmp_path):
         torch.manual_seed(0)
         net = Net()
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = lightning.Trainer(
-            accelerator="cpu", max_epochs=2, enable_model_summary=False, limit_val_batches=0, **quiet
+        trainer = quiet_trainer(
+            max_epochs=2, limit_val_batches=0, **quiet, logger=True, enable_checkpointing=True, enable_progress_bar=True
         )
         trainer.fit(net, data(photos, **options))
         weights.append(net.state_dict())

@@ -5,12 +5,10 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, images, trainer
+from freezing.tiny import TinyModule, images, trainer
 from torch.utils.data import DataLoader
 
 from frostline.freezing import FreezePolicy, FreezingSchedule, stages_of
-
-pytestmark = LIGHTNING_WARNINGS
 
 
 def convnext() -> Any:

@@ -5,14 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, images, seeded_net, trainer
+from freezing.tiny import TinyModule, images, seeded_net, trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 from frostline.freezing.batch_norm import first_input, recalibrate
-
-pytestmark = LIGHTNING_WARNINGS
 
 
 def test_statistics_are_the_plain_average_over_batches():

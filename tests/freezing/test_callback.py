@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, TinyNet, fit, loader, phases, seeded_net, starts, trainer
+from freezing.tiny import TinyModule, TinyNet, fit, loader, phases, seeded_net, starts, trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from frostline.classifier import ImageClassifier
 from frostline.freezing import FreezePolicy, FreezingSchedule
 
-pytestmark = LIGHTNING_WARNINGS
 HEAD = FreezePolicy.static("head")
 
 

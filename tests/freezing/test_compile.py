@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, loader, seeded_net, trainer
+from freezing.tiny import TinyModule, loader, seeded_net, trainer
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 
 pytestmark = [
-    *LIGHTNING_WARNINGS,
     # Raised inside torch's own compiler.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

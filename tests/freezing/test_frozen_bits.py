@@ -6,14 +6,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, loader, seeded_net, trainer
+from freezing.tiny import TinyModule, loader, seeded_net, trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 from frostline.freezing.checks import FrozenTensorChanged
-
-pytestmark = LIGHTNING_WARNINGS
 
 HEAD_ONLY = {"train": ["head"]}
 AGAIN = {

@@ -6,13 +6,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, fit, loader, trainer
+from freezing.tiny import TinyModule, fit, loader, trainer
 from torch import nn
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 from frostline.freezing.checks import FrozenTensorChanged
 
-pytestmark = LIGHTNING_WARNINGS
 HEAD = FreezePolicy.static("head")
 
 

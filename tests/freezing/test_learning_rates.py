@@ -5,14 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, loader, seeded_net, trainer
+from freezing.tiny import TinyModule, loader, seeded_net, trainer
 from torch.optim import SGD, lr_scheduler
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 from frostline.freezing.learning_rates import GroupFactors, PhaseLRMultiplier, warmup_factor
 from frostline.optim import parameter_groups
-
-pytestmark = LIGHTNING_WARNINGS
 
 POLICY = FreezePolicy.from_dict(
     {

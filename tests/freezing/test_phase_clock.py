@@ -5,12 +5,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, Validates, fit, loader, metric, phases, starts, trainer
+from freezing.tiny import TinyModule, Validates, fit, loader, metric, phases, starts, trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 
-pytestmark = LIGHTNING_WARNINGS
 NAN = float("nan")
 
 

@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 import torch
 from freezing.ranks import CASES, RESUMED, run
-from freezing.tiny import LIGHTNING_WARNINGS
 
-pytestmark = LIGHTNING_WARNINGS
 TESTS = Path(__file__).parent.parent
 JOINED = [name for name, case in CASES.items() if case.joined]
 

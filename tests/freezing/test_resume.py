@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, Validates, fit, loader, metric, phases, starts, trainer
+from freezing.tiny import TinyModule, Validates, fit, loader, metric, phases, starts, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 
 pytestmark = [
-    *LIGHTNING_WARNINGS,
     # All that matters here is which phase is resumed.
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended.*"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),

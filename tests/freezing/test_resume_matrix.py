@@ -15,7 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from freezing.tiny import CLASSES, LIGHTNING_WARNINGS, TinyModule, seeded_net, trainer
+from freezing.tiny import CLASSES, TinyModule, seeded_net, trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim import lr_scheduler as schedulers
@@ -28,7 +28,6 @@ from frostline.freezing import FreezePolicy, FreezingSchedule
 from frostline.optim import parameter_groups
 from frostline.resume import ExactResume
 
-pytestmark = LIGHTNING_WARNINGS
 EPOCHS, BATCHES = 4, 4
 TOTAL = EPOCHS * BATCHES
 

@@ -4,28 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
+from tests.quiet import quiet_trainer
 
 CLASSES, SIDE = 3, 8
-
-# For the `pytestmark` of tests that use a Trainer.
-LIGHTNING_WARNINGS = [
-    # The data is in memory: no workers are wanted.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    # Runs without validation data share a module with those that have some.
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`.*"),
-    # torch 2.15 deprecates what Lightning 2.6.6 still calls.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    # Runs of a few steps are meant.
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    # A machine with slurm on it.
-    pytest.mark.filterwarnings("ignore:The `srun` command is available on your system.*"),
-]
 
 
 class TinyNet(nn.Module):
@@ -102,14 +88,7 @@ def loader(batches: int = 4, batch_size: int = 4, seed: int = 1) -> DataLoader:
 
 
 def trainer(callbacks: list[Any], **settings: Any) -> pl.Trainer:
-    quiet = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(callbacks=callbacks, **{**quiet, **settings})
+    return quiet_trainer(callbacks=callbacks, **settings)
 
 
 class Validates(TinyModule):

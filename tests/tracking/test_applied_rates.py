@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from freezing.tiny import LIGHTNING_WARNINGS, TinyModule, loader, seeded_net, trainer
+from freezing.tiny import TinyModule, loader, seeded_net, trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 from frostline.optim import parameter_groups
 from frostline.tracking.applied_rates import AppliedRates
 
-pytestmark = LIGHTNING_WARNINGS
 POLICY = FreezePolicy.from_dict(
     {
         "phases": [

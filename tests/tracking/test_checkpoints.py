@@ -12,6 +12,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from tests.quiet import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,15 +22,6 @@ from frostline.tracking.checkpoints import (
     SaveOnInterrupt,
     checkpoint_callbacks,
 )
-
-pytestmark = [
-    # Advice of Lightning's that does not apply to fits of a few batches.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
-]
-
 
 # Whole files
 
@@ -167,15 +159,12 @@ def scored_fit(
 ) -> dict[str, Any]:
     """What is in the files that a run leaves, by name: the step of each, and the path of the best."""
     kept = checkpoint_callbacks(folder, monitor="val/accuracy", every_n_steps=every)
-    trainer = lightning.Trainer(
+    trainer = quiet_trainer(
         **{"max_epochs": len(scores), **options},
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
         callbacks=list(kept.values()),
         plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=True,
     )
     data = DataLoader(TensorDataset(torch.ones(4, 2)))
     trainer.fit(Scored(scores), data, data, ckpt_path=resume, weights_only=True)
@@ -242,16 +231,7 @@ class Model(lightning.LightningModule):
 def fit(
     folder: Path, signals: dict[int, list[int]], *, saving: SaveOnInterrupt | None = None, **options: Any
 ) -> lightning.Trainer:
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[saving or SaveOnInterrupt(folder / "last.ckpt")],
-        **options,
-    )
+    trainer = quiet_trainer(max_epochs=1, callbacks=[saving or SaveOnInterrupt(folder / "last.ckpt")], **options)
     trainer.fit(Model(signals), DataLoader(TensorDataset(torch.rand(6, 2))))
     return trainer
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from tests.quiet import quiet_trainer
 from torch import nn
 
 from frostline.tracking.compile_cost import CompileCost, cost_text
@@ -31,7 +32,7 @@ def test_what_is_not_faster_never_pays_back() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # inductor's own, which differ from release to release
 def test_a_compiled_run_says_what_it_cost_and_is_not_changed_by_the_look(caplog: pytest.LogCaptureFixture) -> None:
-    from tests.test_fast_path import ImageClassifier, datamodule, lightning, network
+    from tests.test_fast_path import ImageClassifier, datamodule, network
 
     states = []
     for watch in ([CompileCost()], []):
@@ -39,10 +40,7 @@ def test_a_compiled_run_says_what_it_cost_and_is_not_changed_by_the_look(caplog:
         data = datamodule()
         classifier = ImageClassifier(network=network(), images=data.describe())
         classifier.network.compile()
-        trainer = lightning.Trainer(
-            max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=watch,
-            enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        )  # fmt: skip
+        trainer = quiet_trainer(max_epochs=2, devices=1, callbacks=watch, use_distributed_sampler=False)
         torch.manual_seed(0)
         with caplog.at_level(logging.INFO):
             trainer.fit(classifier, datamodule=data)

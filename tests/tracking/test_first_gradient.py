@@ -5,18 +5,11 @@ import logging
 import lightning
 import pytest
 import torch
+from tests.quiet import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.tracking.first_gradient import FirstGradient
-
-pytestmark = [
-    # Advice of Lightning's that does not apply to fits of two batches.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
-]
 
 
 class Model(lightning.LightningModule):
@@ -38,15 +31,7 @@ class Model(lightning.LightningModule):
 
 def look(model: Model) -> FirstGradient:
     callback = FirstGradient()
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[callback],
-    )
+    trainer = quiet_trainer(max_epochs=1, callbacks=[callback])
     trainer.fit(model, DataLoader(TensorDataset(torch.tensor([[1.0, 2.0], [5.0, 5.0]])), batch_size=1))
     return callback
 

@@ -7,16 +7,10 @@ import lightning
 import pytest
 import torch
 from rich.console import Console
+from tests.quiet import quiet_trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.tracking.progress_bar import PER_SECOND, EpochLines, ThrottledProgressBar, progress
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance\\(treespec, LeafSpec\\).*"),
-    pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`.*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
-]
 
 
 class Slow(lightning.LightningModule):
@@ -45,10 +39,7 @@ class Watched(ThrottledProgressBar):
 
 def shown(*, seconds: float, steps: int) -> tuple[list[int], float]:
     bar = Watched()
-    trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=[bar],
-        enable_model_summary=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_epochs=1, devices=1, callbacks=[bar], enable_progress_bar=True)
     began = time.monotonic()
     trainer.fit(Slow(seconds), DataLoader(TensorDataset(torch.ones(steps, 1)), batch_size=1))
     return bar.shown, time.monotonic() - began
@@ -89,10 +80,7 @@ class Told(lightning.LightningModule):
 def test_lines_tell_each_epoch_s_own_values(
     limits: dict[str, int], last: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer = lightning.Trainer(
-        **limits, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=[EpochLines()],
-        enable_model_summary=False, enable_progress_bar=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(**limits, devices=1, callbacks=[EpochLines()], num_sanity_val_steps=0)
     images = DataLoader(TensorDataset(torch.ones(2, 1)), batch_size=1)
     with caplog.at_level("INFO", logger="frostline"):
         trainer.fit(Told(), images, images)
