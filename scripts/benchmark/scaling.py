@@ -1,4 +1,4 @@
-"""How cost grows: with images, classes, resolution, workers and the cache, each as a series, a plot and its law.
+"""How cost grows: with images, classes, resolution, workers and the cache, each as a series, a plot and its fit.
 
 Usage: python scripts/benchmark/scaling.py [--quick] [--document docs/benchmarks-history.md]
        [--picture docs/figures/scaling.svg] [--json docs/figures/scaling.json] [--from FILE]
@@ -6,7 +6,7 @@ Usage: python scripts/benchmark/scaling.py [--quick] [--document docs/benchmarks
 Every point runs in a fresh process with one thread (scripts/benchmark/scaling_points.py), one after another. Costs are
 in processor time, which other programs on the machine hardly change; memory is the process's own. --from draws and
 writes anew from an earlier --json, without measuring. --quick takes few and small points, to see that all works; its
-laws mean nothing and it writes no document.
+fits mean nothing and it writes no document.
 """
 
 import argparse

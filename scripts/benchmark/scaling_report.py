@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scripts.benchmark.laws import Line, Power, line, power
+from scripts.benchmark.fits import Line, Power, line, power
 
-MEASURED, LAW, SECOND, GREY = "#1b7fb5", "#9aa5ad", "#c2571a", "#5b6775"  # MUTED of frostline.figures
+MEASURED, FIT, SECOND, GREY = "#1b7fb5", "#9aa5ad", "#c2571a", "#5b6775"  # MUTED of frostline.figures
 Found = Mapping[str, Any]
 
 
@@ -16,8 +16,8 @@ def values(found: Found, series: str, *names: str) -> list[list[float]]:
     return [[float(point[name]) for point in found["series"][series]] for name in names]
 
 
-def laws(found: Found) -> dict[str, Power | Line]:
-    """Every law that is claimed; x and y are in the units of the points."""
+def fits(found: Found) -> dict[str, Power | Line]:
+    """Every fitted curve; x and y are in the units of the points."""
     images, epoch, own = values(found, "images", "images", "epoch_s", "own_mb")
     classes, step, by_classes = values(found, "classes", "classes", "step_ms", "own_mb")
     side, image = values(found, "resolution", "side", "image_ms")
@@ -37,7 +37,7 @@ def laws(found: Found) -> dict[str, Power | Line]:
 
 def section(found: Found, *, picture: str) -> str:
     """The text between the markers."""
-    fit = laws(found)
+    fit = fits(found)
     epoch, rate, own = fit["epoch"], fit["epoch line"], fit["own memory"]
     classes, side, row, cache = fit["classes"], fit["resolution"], fit["row size"], fit["cache size"]
     pairs = fit["memory by classes"]
@@ -159,12 +159,12 @@ def _span(found: Found, series: str, name: str, unit: float = 1.0) -> str:
 
 
 def draw(found: Found, picture: Path) -> None:
-    """A panel for each series: points are measured, grey lines are the laws."""
+    """A panel for each series: points are measured, grey lines are the fits."""
     from matplotlib import pyplot
 
     from frostline.figures import STYLE, save_figure
 
-    fit = laws(found)
+    fit = fits(found)
     with pyplot.rc_context({**STYLE, "font.size": 9, "font.family": "sans-serif"}):
         figure, panels = pyplot.subplots(4, 2, figsize=(8.5, 11.5), layout="constrained")
         epoch, memory, classes, side, row, cache, workers, decoding = panels.flat
@@ -204,17 +204,17 @@ def draw(found: Found, picture: Path) -> None:
         pyplot.close(figure)
 
 
-def _exponent(law: Power | Line) -> str:
-    assert isinstance(law, Power)
-    return f"{law.exponent:.2f}"
+def _exponent(curve: Power | Line) -> str:
+    assert isinstance(curve, Power)
+    return f"{curve.exponent:.2f}"
 
 
 def _panel(
-    panel: Any, found: Found, series: str, x: str, y: str, law: Power | Line, *, logarithmic: bool = True
+    panel: Any, found: Found, series: str, x: str, y: str, curve: Power | Line, *, logarithmic: bool = True
 ) -> None:
     across, up = values(found, series, x, y)
     between = np.geomspace(min(across), max(across), 100)
-    panel.plot(between, law(between), color=LAW, linewidth=1.2, zorder=1)
+    panel.plot(between, curve(between), color=FIT, linewidth=1.2, zorder=1)
     panel.plot(across, up, "o", color=MEASURED, markersize=5, zorder=2)
     panel.set_xscale("log")
     if logarithmic:
@@ -240,8 +240,8 @@ def _bars(panel: Any, found: Found, series: str, y: str) -> None:
     panel.set_ylim(0, 1.2 * max(up))
 
 
-def _label(panel: Any, title: str, across: str, up: str, law: str) -> None:
+def _label(panel: Any, title: str, across: str, up: str, curve: str) -> None:
     panel.set_title(title, loc="left", fontsize=9, fontweight="bold")
     panel.set_xlabel(across)
     panel.set_ylabel(up)
-    panel.text(0.03, 0.93, law, transform=panel.transAxes, color=GREY, va="top")
+    panel.text(0.03, 0.93, curve, transform=panel.transAxes, color=GREY, va="top")

@@ -12,23 +12,23 @@ import torch
 import yaml
 from scripts.benchmark import overhead
 from scripts.benchmark.contest.__main__ import Contest, main, read_options
-from scripts.benchmark.contest.contestants import (
+from scripts.benchmark.contest.competitors import (
     FOUR_VIEWS,
     FROSTLINE,
     PEERS,
     REQUIREMENTS,
     STANDARD,
     TITLES,
-    contestants,
+    competitors,
     frostline_command,
     peer_command,
     python_of,
     reached_by_frostline,
 )  # fmt: skip
 from scripts.benchmark.contest.images import make_folder
-from scripts.benchmark.contest.peers.assignment import SWEEP, WORKLOADS
+from scripts.benchmark.contest.peers.task import SWEEP, WORKLOADS
 from scripts.benchmark.contest.report import write_report
-from scripts.benchmark.contest.results import bare_seconds, images_seen, newest, read_lines, rows, verdicts
+from scripts.benchmark.contest.results import bare_seconds, images_seen, newest, read_lines, rows, target_results
 from scripts.benchmark.contest.weights import make_weights
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -38,7 +38,7 @@ from frostline.commands.help import default_config
 from frostline.freezing.policy import FreezePolicy
 
 ROOT = Path(__file__).parents[2]
-EVERYBODY = [FROSTLINE, *PEERS]
+ALL = [FROSTLINE, *PEERS]
 LIMITS = {
     "kind": "limits",
     "precision": "bfloat16",
@@ -57,10 +57,10 @@ CONTEST = {
 }  # fmt: skip
 
 
-def run(workload: str, contestant: str, wall: float, *, repeat: int = 0, cpu: float | None = None, **more) -> dict:
+def run(workload: str, competitor: str, wall: float, *, repeat: int = 0, cpu: float | None = None, **more) -> dict:
     given = {"wall": wall, "cpu": 2 * wall if cpu is None else cpu, "start_wall": 2.0, "start_cpu": 3.0}
     given |= {"peak_pss": 1e9, "max_rss": 1e9, "accuracy": 0.5, "steps": 62, "others": 0.01}
-    return {"kind": "run", "workload": workload, "contestant": contestant, "repeat": repeat, **given, **more}
+    return {"kind": "run", "workload": workload, "contestant": competitor, "repeat": repeat, **given, **more}
 
 
 def results(tmp_path: Path, *lines: dict) -> Path:
@@ -95,11 +95,11 @@ def test_peers_run_on_frostlines_versions(package):
 
 
 def test_only_w2_has_the_peers_without_freezing_and_only_w1b_the_cached_views():
-    runs = {workload: contestants(workload, chosen=EVERYBODY, fast_peers=False) for workload in WORKLOADS}
-    assert runs["w2"] == EVERYBODY
+    runs = {workload: competitors(workload, chosen=ALL, fast_peers=False) for workload in WORKLOADS}
+    assert runs["w2"] == ALL
     assert runs["w3"] == [FROSTLINE, "plain", "lightning", "fastai", "hf"]
     assert runs["w1b"] == [FROSTLINE, FOUR_VIEWS, "plain", "lightning", "fastai", "hf"]
-    assert contestants("w2", chosen=["plain"], fast_peers=True) == ["plain", "plain+fast"]
+    assert competitors("w2", chosen=["plain"], fast_peers=True) == ["plain", "plain+fast"]
 
 
 def test_the_sweep_is_twelve_settings_with_the_standard_one_among_them():
@@ -158,11 +158,11 @@ def test_a_peers_command_says_its_setting(tmp_path):
     ]  # fmt: skip
 
 
-def test_every_contestant_takes_the_seed(tmp_path):
+def test_every_peer_takes_the_seed(tmp_path):
     paths = {"data": tmp_path, "weights": tmp_path / "w.pth", "output": tmp_path}
     assert "seed=2" in frostline_command(FROSTLINE, "w2", **paths, seed=2)
     for peer in PEERS.values():
-        assert "seed(told.seed)" in (ROOT / "scripts/benchmark/contest/peers" / peer.script).read_text().replace(
+        assert "seed(args.seed)" in (ROOT / "scripts/benchmark/contest/peers" / peer.script).read_text().replace(
             "seed_everything", "seed"
         )
 
@@ -175,7 +175,7 @@ def test_the_accuracies_of_several_seeds_are_shown_with_their_range(tmp_path):
 
 
 def test_a_peer_without_its_environment_is_refused_or_runs_in_frostlines(monkeypatch, tmp_path):
-    monkeypatch.setattr("scripts.benchmark.contest.contestants.VENVS", tmp_path)
+    monkeypatch.setattr("scripts.benchmark.contest.competitors.VENVS", tmp_path)
     assert python_of("plain+fast") == Path(sys.executable)
     with pytest.raises(ValueError, match="make benchmark"):
         python_of("fastai")
@@ -267,7 +267,7 @@ def test_a_sweep_that_a_peer_did_not_run_is_twelve_times_its_w1a():
         run("w4", FROSTLINE, 10.0),
         run("w1a", "hf", 90.0),
     ]
-    found = {(row.workload, row.contestant): row for row in rows([*lines, run("w4", "hf", 1000.0)])}
+    found = {(row.workload, row.competitor): row for row in rows([*lines, run("w4", "hf", 1000.0)])}
     assert found["w4", "plain"]["wall"] == 1200.0
     assert found["w4", "plain"].multiplied == 12
     assert found["w4", "plain"]["peak_pss"] == 1e9
@@ -282,7 +282,7 @@ def test_targets_are_against_the_fastest_peer_by_wall_and_by_processor_time():
         run("w2", "timm", 25.0, cpu=60.0),
         run("w2", "plain+fast", 10.5, cpu=24.0, peak_pss=5e8),
     ]
-    as_written, fast, memory = verdicts(rows(lines))
+    as_written, fast, memory = target_results(rows(lines))
     assert as_written.ratios == {"wall": 2.5, "cpu": 2.0}
     assert as_written.against == {"wall": "timm", "cpu": "plain"}
     assert not as_written.met  # 2.0 is below 2.2
@@ -294,8 +294,8 @@ def test_targets_are_against_the_fastest_peer_by_wall_and_by_processor_time():
 
 
 def test_no_verdict_without_a_peer_or_without_fast_ones():
-    assert verdicts(rows([run("w2", FROSTLINE, 10.0)])) == []
-    texts = [verdict.text for verdict in verdicts(rows([run("w2", FROSTLINE, 10.0), run("w2", "plain", 20.0)]))]
+    assert target_results(rows([run("w2", FROSTLINE, 10.0)])) == []
+    texts = [verdict.text for verdict in target_results(rows([run("w2", FROSTLINE, 10.0), run("w2", "plain", 20.0)]))]
     assert len(texts) == 2
     assert not any("bf16" in text for text in texts)
 
@@ -465,7 +465,7 @@ def test_the_overhead_is_measured_with_the_real_trainer(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_frostline_and_the_plain_loop_run_end_to_end(tmp_path, monkeypatch):
     """In frostline's own environment alone."""
-    monkeypatch.setattr("scripts.benchmark.contest.contestants.VENVS", tmp_path / "none")
+    monkeypatch.setattr("scripts.benchmark.contest.competitors.VENVS", tmp_path / "none")
     document, picture, weights = tmp_path / "BENCHMARKS.md", tmp_path / "b.svg", tmp_path / "random.pth"
     torch.save(resnet18().state_dict(), weights)
     code = main(

@@ -1,4 +1,4 @@
-"""The laws against series made by a known law, the plan, the report, and a quick run of everything."""
+"""The fits against series made by a known law, the plan, the report, and a quick run of everything."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from scripts.benchmark.laws import line, power
+from scripts.benchmark.fits import line, power
 from scripts.benchmark.scaling import plan, run_point
 from scripts.benchmark.scaling_points import aside, memory, processor_seconds
-from scripts.benchmark.scaling_report import draw, laws, section
+from scripts.benchmark.scaling_report import draw, fits, section
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark" / "scaling.py"
 
@@ -54,7 +54,7 @@ def test_the_farthest_point_is_said():
 
 
 def test_the_laws_of_the_report():
-    fit = laws(made())
+    fit = fits(made())
     assert fit["epoch"].exponent == pytest.approx(1)
     assert fit["own memory"].slope * 1e6 == pytest.approx(50)
     assert fit["classes"].start == pytest.approx(2)

@@ -2,9 +2,9 @@
 
 Usage: python -m scripts.benchmark.contest [--repeats 3] [--workloads w1a,w2] [--contestants frostline,plain] …
 
-Whole processes run in turns over the contestants, one round for each repeat, so that a drift of the machine meets all
-alike; the repeat's number is everybody's seed. Each run is one line of the results file, written when it ends: a
-contest that was interrupted goes on where it stopped. At the end, or with --report at once, a section of
+Whole processes run in turns over the competitors, one round for each repeat, so that a drift of the machine affects
+all equally; the repeat's number is the seed of all. Each run is one line of the results file, written when it ends: a
+benchmark that was interrupted continues where it stopped. At the end, or with --report at once, a section of
 docs/benchmarks-history.md and its picture in docs/figures are written, for each number of images their own.
 """
 
@@ -22,13 +22,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark.contest.contestants import (
+from scripts.benchmark.contest.competitors import (
     FOUR_VIEWS,
     FROSTLINE,
     PEERS,
     ROOT,
     STANDARD,
-    contestants,
+    competitors,
     frostline_command,
     peer_command,
     python_of,
@@ -38,9 +38,9 @@ from scripts.benchmark.contest.contestants import (
     versions,
 )  # fmt: skip
 from scripts.benchmark.contest.images import make_folder
-from scripts.benchmark.contest.peers.assignment import CLASSES, CORES, SWEEP, WORKLOADS
+from scripts.benchmark.contest.peers.task import CLASSES, CORES, SWEEP, WORKLOADS
 from scripts.benchmark.contest.report import section_name, write_report
-from scripts.benchmark.contest.results import Line, last, newest, read_lines
+from scripts.benchmark.contest.results import Record, last, newest, read_lines
 
 MEASURE = Path(__file__).with_name("measure.py")
 # glibc then keeps what was freed, which is the best setting for the bare model.
@@ -58,15 +58,15 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    everybody = [FROSTLINE, *PEERS]
+    names = [FROSTLINE, *PEERS]
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workloads", type=_chosen(list(WORKLOADS)), default=list(WORKLOADS), help="comma-separated")
-    parser.add_argument("--contestants", type=_chosen(everybody), default=everybody, help="comma-separated")
+    parser.add_argument("--contestants", type=_chosen(names), default=names, help="comma-separated")
     parser.add_argument("--fast-peers", action="store_true", help="peers a second time, with channels-last and bf16")
     parser.add_argument("--train-images", type=int, default=2000)
     parser.add_argument("--val-images", type=int, default=500)
     parser.add_argument("--long", action="store_true", help="10,000 + 1,000 images")
-    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of every contestant; without it, all cores")
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of every competitor; without it, all cores")
     parser.add_argument("--all-sweep-runs", action="store_true", help="run a peer's sweep, not one run of it times 12")
     parser.add_argument("--weights", type=Path, help="torchvision ResNet-18 state dict to start from; its head is new")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one process")
@@ -74,7 +74,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set-up", action="store_true", help="make the peers' environments first")
     parser.add_argument("--folder", type=Path, default=ROOT / ".benchmark", help="images, logs and results")
     parser.add_argument("--results", type=Path, help="results file; without it, one for each setting in --folder")
-    parser.add_argument("--again", action="store_true", help="run anew what the results already hold")
+    parser.add_argument("--again", action="store_true", help="run again what the results already hold")
     parser.add_argument("--no-limits", action="store_true", help="leave the machine's own limit out")
     parser.add_argument("--report", action="store_true", help="measure nothing, write the report")
     parser.add_argument("--document", type=Path, default=ROOT / "docs/benchmarks-history.md")
@@ -116,7 +116,7 @@ class Contest:
             self.environment.pop("OMP_NUM_THREADS", None)
 
     def prepare(self) -> None:
-        """Images, weights and compiled bytecode; every library read once, so that no run pays for a cold disk."""
+        """Images, weights and compiled bytecode; every library read once, so that no run waits for a cold disk."""
         options = self.options
         self.logs.mkdir(parents=True, exist_ok=True)
         options.results.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ class Contest:
             subprocess.run([python, "-c", f"import {modules}"], env=self.environment, check=True, capture_output=True)
         self.write({"kind": "contest", **self.describe(peers)})
 
-    def describe(self, peers: list[str]) -> Line:
+    def describe(self, peers: list[str]) -> Record:
         """The machine, the versions and the setting."""
         git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
         own = [name for name in peers if PEERS[name].anywhere and str(python_of(name)) == sys.executable]
@@ -161,17 +161,17 @@ class Contest:
             "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
 
-    def write(self, line: Line) -> None:
+    def write(self, line: Record) -> None:
         with self.options.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def run_all(self) -> None:
-        """Every workload's contestants in turns, in changing order, once for each repeat."""
+        """Every workload's competitors in turns, in changing order, once for each repeat."""
         options = self.options
         done = set() if options.again else set(newest(read_lines(options.results)))
         for repeat in range(options.repeats):
             for workload in options.workloads:
-                names = contestants(workload, chosen=options.contestants, fast_peers=options.fast_peers)
+                names = competitors(workload, chosen=options.contestants, fast_peers=options.fast_peers)
                 if workload == "w4" and not options.all_sweep_runs:
                     names = [name for name in names if name == FROSTLINE]
                 turn = repeat % max(1, len(names))
@@ -192,8 +192,8 @@ class Contest:
             else:
                 settings = SWEEP if WORKLOADS[workload].runs > 1 else [STANDARD]
                 commands = [peer_command(name, workload, **given, setting=setting) for setting in settings]
-            found: list[Line] = []
-            reached: Line = {}
+            found: list[Record] = []
+            reached: Record = {}
             for place, command in enumerate(commands):
                 if not ours:
                     shutil.rmtree(output)
@@ -226,14 +226,14 @@ class Contest:
                 flush=True,
             )
 
-    def measure(self, command: list[str], *, log: Path) -> Line:
+    def measure(self, command: list[str], *, log: Path) -> Record:
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
             subprocess.run(
                 [sys.executable, str(MEASURE), "--result", file.name, "--log", str(log), "--watch", str(self.data),
                  "--timeout", str(self.options.timeout), "--", *command],
                 env=self.environment, cwd=ROOT, check=True,
             )  # fmt: skip
-            found: Line = json.loads(Path(file.name).read_text())
+            found: Record = json.loads(Path(file.name).read_text())
         return {**found, "cpu": found["user"] + found["system"]}
 
     def measure_limits(self) -> None:
@@ -248,7 +248,7 @@ class Contest:
         self.write({"kind": "limits", **json.loads(done.stdout.splitlines()[-1])})
 
 
-def _together(found: list[Line]) -> Line:
+def _together(found: list[Record]) -> Record:
     """Several processes one after the other as one: times add up, memory is the largest, others by time."""
     total = {key: sum(line[key] for line in found) for key in ("wall", "user", "system", "cpu")}
     started = [line for line in found if "start_wall" in line]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from scripts.benchmark.contest.peers.assignment import BATCH, CLASSES, IMAGE_SIZE, RESIZED
+from scripts.benchmark.contest.peers.task import BATCH, CLASSES, IMAGE_SIZE, RESIZED
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 

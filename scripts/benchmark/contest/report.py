@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from scripts.benchmark.contest.contestants import FOUR_VIEWS, FROSTLINE, TITLES
-from scripts.benchmark.contest.peers.assignment import WORKLOADS
+from scripts.benchmark.contest.competitors import FOUR_VIEWS, FROSTLINE, TITLES
+from scripts.benchmark.contest.peers.task import WORKLOADS
 from scripts.benchmark.contest.results import (
-    Line,
+    Record,
     Row,
     bare_seconds,
     fastest_peer,
@@ -14,7 +14,7 @@ from scripts.benchmark.contest.results import (
     ratio,
     read_lines,
     rows,
-    verdicts,
+    target_results,
 )  # fmt: skip
 from scripts.benchmark.document import put_section
 
@@ -39,13 +39,13 @@ def write_report(results: Path, *, document: Path, picture: Path) -> None:
     put_section(document, section_name(last(lines, "contest")), text)
 
 
-def section_name(contest: Line) -> str:
+def section_name(contest: Record) -> str:
     """`contest`, and with the numbers of images where they are not those of the targets."""
     size = (contest["train_images"], contest["val_images"]) if contest else STANDARD_SIZE
     return "contest" if size == STANDARD_SIZE else f"contest-{size[0]}-{size[1]}"
 
 
-def section(lines: list[Line], *, picture: str) -> str:
+def section(lines: list[Record], *, picture: str) -> str:
     """The text between the markers."""
     found, contest, limits = rows(lines), last(lines, "contest"), last(lines, "limits")
     name = section_name(contest)
@@ -62,7 +62,7 @@ def section(lines: list[Line], *, picture: str) -> str:
     return "\n".join(parts)
 
 
-def _introduction(contest: Line) -> str:
+def _introduction(contest: Record) -> str:
     weights = contest.get("weights") or "weights trained for 100 steps on other synthetic classes"
     return (
         "Whole processes from start to end, in turns, on the same JPEG files, initial weights and number of optimizer "
@@ -77,7 +77,7 @@ def _introduction(contest: Line) -> str:
     )
 
 
-def _setting(contest: Line) -> str:
+def _setting(contest: Record) -> str:
     if not contest:
         return "unknown setting"
     threads = contest["threads"] or f"all {contest['cores']}"
@@ -85,7 +85,7 @@ def _setting(contest: Line) -> str:
 
 
 def _targets(found: list[Row]) -> list[str]:
-    said = verdicts(found)
+    said = target_results(found)
     if not said:
         return []
     lines = ["| target | × | wall | processor time | peak memory | |", "|---|---:|---:|---:|---:|---|"]
@@ -99,7 +99,7 @@ def _targets(found: list[Row]) -> list[str]:
     return [*lines, ""]
 
 
-def _table(here: list[Row], found: list[Row], contest: Line, limits: Line) -> list[str]:
+def _table(here: list[Row], found: list[Row], contest: Record, limits: Record) -> list[str]:
     workload = here[0].workload
     lines = [
         f"### {WORKLOADS[workload].title}",
@@ -121,13 +121,13 @@ def _table(here: list[Row], found: list[Row], contest: Line, limits: Line) -> li
                 working = wall - (row["start_wall"] or 0.0)
                 cells[8] = _share(bare_seconds(workload, **sizes, limits=limits) / working)
         cells[7] = _accuracy(row)
-        lines.append(f"| {TITLES.get(row.contestant, row.contestant)} | {' | '.join(cells)} |")
+        lines.append(f"| {TITLES.get(row.competitor, row.competitor)} | {' | '.join(cells)} |")
     if any(row.multiplied > 1 for row in here):
         lines += ["", "A peer's sweep is its W1a × 12, not run: each of the twelve would start anew and do the same."]
     return [*lines, ""]
 
 
-def _limits(limits: Line) -> list[str]:
+def _limits(limits: Record) -> list[str]:
     if not limits:
         return []
     lines = [
@@ -152,7 +152,7 @@ def _limits(limits: Line) -> list[str]:
     return [*lines, "", text, ""]
 
 
-def _environment(contests: list[Line]) -> str:
+def _environment(contests: list[Record]) -> str:
     """The machine of the last of the commands; commits and versions of them all, for each had its own peers."""
     if not contests:
         return ""
@@ -206,7 +206,7 @@ def draw(found: list[Row], picture: Path, *, subtitle: str) -> None:
             seconds = [row["wall"] or 0.0 for row in here]
             colours = [OURS if not row.is_peer else PEER_FAST if row.is_fast else PEER for row in here]
             panel.barh(range(len(here)), seconds, color=colours, height=0.72)
-            panel.set_yticks(range(len(here)), [_plain_title(row.contestant) for row in here])
+            panel.set_yticks(range(len(here)), [_plain_title(row.competitor) for row in here])
             panel.invert_yaxis()
             panel.set_xlim(0, max(seconds) * 1.13)
             for place, value in enumerate(seconds):
@@ -222,5 +222,5 @@ def draw(found: list[Row], picture: Path, *, subtitle: str) -> None:
         pyplot.close(figure)
 
 
-def _plain_title(contestant: str) -> str:
-    return {FROSTLINE: "frostline", FOUR_VIEWS: "frostline, 4 cached views"}.get(contestant, TITLES[contestant])
+def _plain_title(competitor: str) -> str:
+    return {FROSTLINE: "frostline", FOUR_VIEWS: "frostline, 4 cached views"}.get(competitor, TITLES[competitor])

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scripts.benchmark.contest.contestants import FOUR_VIEWS, FROSTLINE
-from scripts.benchmark.contest.peers.assignment import WORKLOADS
+from scripts.benchmark.contest.competitors import FOUR_VIEWS, FROSTLINE
+from scripts.benchmark.contest.peers.task import WORKLOADS
 
-Line = dict[str, Any]
+Record = dict[str, Any]
 
 # How many times as fast as the fastest peer, in wall time and in processor time: as its users write it, and with
 # channels-last and bf16 (issue 5).
@@ -29,7 +29,7 @@ MEASURES = ("wall", "cpu", "start_wall", "start_cpu", "peak_pss", "accuracy", "s
 
 @dataclass(frozen=True)
 class Row:
-    """Medians over the repeats of one contestant in one workload; seconds, bytes, shares.
+    """Medians over the repeats of one competitor in one workload; seconds, bytes, shares.
 
     Attributes:
         accuracies: of each run; their seeds differ.
@@ -38,7 +38,7 @@ class Row:
     """
 
     workload: str
-    contestant: str
+    competitor: str
     values: dict[str, float | None]
     repeats: int
     multiplied: int = 1
@@ -49,16 +49,16 @@ class Row:
 
     @property
     def is_peer(self) -> bool:
-        return self.contestant not in (FROSTLINE, FOUR_VIEWS)
+        return self.competitor not in (FROSTLINE, FOUR_VIEWS)
 
     @property
     def is_fast(self) -> bool:
-        return self.contestant.endswith("+fast")
+        return self.competitor.endswith("+fast")
 
 
-def read_lines(file: Path) -> list[Line]:
+def read_lines(file: Path) -> list[Record]:
     """Every line of a results file; a last line that was cut off by an interruption is left out."""
-    lines: list[Line] = []
+    lines: list[Record] = []
     texts = file.read_text().splitlines() if file.exists() else []
     for place, text in enumerate(texts):
         try:
@@ -69,35 +69,35 @@ def read_lines(file: Path) -> list[Line]:
     return lines
 
 
-def newest(lines: Iterable[Line]) -> dict[tuple[str, str, int], Line]:
-    """The last run of each workload, contestant and repeat: one that was done again replaces the one before."""
+def newest(lines: Iterable[Record]) -> dict[tuple[str, str, int], Record]:
+    """The last run of each workload, competitor and repeat: one that was done again replaces the one before."""
     return {(line["workload"], line["contestant"], line["repeat"]): line for line in lines if line.get("kind") == "run"}
 
 
-def last(lines: Iterable[Line], kind: str) -> Line:
+def last(lines: Iterable[Record], kind: str) -> Record:
     """The last line of a kind, or nothing."""
     return next((line for line in reversed(list(lines)) if line.get("kind") == kind), {})
 
 
-def rows(lines: Iterable[Line]) -> list[Row]:
-    """One row for each workload and contestant; a sweep that a peer did not run is its W1a, as often as it has runs."""
-    groups: dict[tuple[str, str], list[Line]] = {}
-    for (workload, contestant, _), line in newest(lines).items():
-        groups.setdefault((workload, contestant), []).append(line)
-    found = [_row(workload, contestant, runs) for (workload, contestant), runs in groups.items()]
-    swept = {contestant for workload, contestant in groups if workload == "w4"}
+def rows(lines: Iterable[Record]) -> list[Row]:
+    """One row for each workload and competitor; a sweep that a peer did not run is its W1a, as often as it has runs."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for (workload, competitor, _), line in newest(lines).items():
+        groups.setdefault((workload, competitor), []).append(line)
+    found = [_row(workload, competitor, runs) for (workload, competitor), runs in groups.items()]
+    swept = {competitor for workload, competitor in groups if workload == "w4"}
     if swept:
         runs = WORKLOADS["w4"].runs
         found += [
-            _row("w4", contestant, lines, multiplied=runs)
-            for (workload, contestant), lines in groups.items()
-            if workload == "w1a" and contestant not in swept | {FROSTLINE}
+            _row("w4", competitor, lines, multiplied=runs)
+            for (workload, competitor), lines in groups.items()
+            if workload == "w1a" and competitor not in swept | {FROSTLINE}
         ]
     order = list(WORKLOADS)
     return sorted(found, key=lambda row: (order.index(row.workload), row.is_fast, row.is_peer, row["wall"]))
 
 
-def _row(workload: str, contestant: str, lines: list[Line], *, multiplied: int = 1) -> Row:
+def _row(workload: str, competitor: str, lines: list[Record], *, multiplied: int = 1) -> Row:
     values: dict[str, float | None] = {}
     for measure in MEASURES:
         known = [line[measure] for line in lines if line.get(measure) is not None]
@@ -105,7 +105,7 @@ def _row(workload: str, contestant: str, lines: list[Line], *, multiplied: int =
         if measure in ("wall", "cpu", "start_wall", "start_cpu") and known:
             values[measure] = median(known) * multiplied
     accuracies = tuple(line["accuracy"] for line in lines if line.get("accuracy") is not None)
-    return Row(workload, contestant, values, repeats=len(lines), multiplied=multiplied, accuracies=accuracies)
+    return Row(workload, competitor, values, repeats=len(lines), multiplied=multiplied, accuracies=accuracies)
 
 
 def fastest_peer(found: list[Row], workload: str, measure: str, *, fast: bool = False) -> Row | None:
@@ -124,7 +124,7 @@ def ratio(row: Row, peer: Row | None, measure: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TargetResult:
     """A target and what was measured; `ratios` are wall and processor time, or memory alone."""
 
     text: str
@@ -139,34 +139,34 @@ class Verdict:
         return all(value >= self.target for value in self.ratios.values())
 
 
-def verdicts(found: list[Row]) -> list[Verdict]:
+def target_results(found: list[Row]) -> list[TargetResult]:
     """The targets for which something was measured."""
     said = []
     for targets, fast in ((TARGETS, False), (FAST_TARGETS, True)):
-        for (workload, contestant), target in targets.items():
-            row = _find(found, workload, contestant)
+        for (workload, competitor), target in targets.items():
+            row = _find(found, workload, competitor)
             peers = {m: fastest_peer(found, workload, m, fast=fast) for m in ("wall", "cpu")}
             if row is None or None in peers.values():
                 continue
             ratios = {m: ratio(row, peer, m) for m, peer in peers.items()}
-            views = ", four cached views" if contestant == FOUR_VIEWS else ""
+            views = ", four cached views" if competitor == FOUR_VIEWS else ""
             text = (
                 f"{workload.capitalize()}{views}, peers {'with channels-last and bf16 too' if fast else 'as written'}"
             )
-            against = {m: peer.contestant for m, peer in peers.items() if peer}
-            said.append(Verdict(text, target, {m: r for m, r in ratios.items() if r is not None}, against))
+            against = {m: peer.competitor for m, peer in peers.items() if peer}
+            said.append(TargetResult(text, target, {m: r for m, r in ratios.items() if r is not None}, against))
     for workload in WORKLOADS:
         row = _find(found, workload, FROSTLINE)
         leanest = fastest_peer(found, workload, "peak_pss")
         share = None if row is None else ratio(row, leanest, "peak_pss")
         if share is not None and leanest is not None:
             text = f"{workload.capitalize()}, peak memory below the leanest peer's"
-            said.append(Verdict(text, 1.0, {"memory": share}, {"memory": leanest.contestant}))
+            said.append(TargetResult(text, 1.0, {"memory": share}, {"memory": leanest.competitor}))
     return said
 
 
-def _find(found: list[Row], workload: str, contestant: str) -> Row | None:
-    return next((row for row in found if (row.workload, row.contestant) == (workload, contestant)), None)
+def _find(found: list[Row], workload: str, competitor: str) -> Row | None:
+    return next((row for row in found if (row.workload, row.competitor) == (workload, competitor)), None)
 
 
 def images_seen(workload: str, *, train: int, val: int) -> int:
@@ -175,7 +175,7 @@ def images_seen(workload: str, *, train: int, val: int) -> int:
     return task.runs * task.epochs * (train + val)
 
 
-def bare_seconds(workload: str, *, train: int, val: int, limits: Line) -> float:
+def bare_seconds(workload: str, *, train: int, val: int, limits: Record) -> float:
     """What the bare model would need for the same passes, at its best rates; frozen stages have no backward pass.
 
     An epoch of layer4 and head counts as a forward pass, which is less than it is.

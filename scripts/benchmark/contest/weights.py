@@ -3,8 +3,8 @@
 Usage: python -m scripts.benchmark.contest.weights FILE IMAGES [--given STATE_DICT]
 
 Weights cannot be downloaded everywhere. From random ones a head would have nothing to go by, and an untouched batch
-norm normalises nothing, which whoever keeps it frozen would pay for and whoever lets it drift would not: accuracies
-could not be compared. So the network takes 100 steps on synthetic classes of another seed, and its batch-norm
+norm normalises nothing, which costs accuracy where it is kept frozen and not where it adapts: accuracies could not be
+compared. So the network takes 100 steps on synthetic classes of another seed, and its batch-norm
 statistics are taken on the contest's images, as those of a pretrained network fit the images that it is meant for.
 With --given (a torchvision state dict, such as ImageNet's) those weights are taken as they are, with a new head.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from scripts.benchmark.contest.peers.assignment import BATCH, CLASSES, IMAGE_SIZE, RESIZED
+from scripts.benchmark.contest.peers.task import BATCH, CLASSES, IMAGE_SIZE, RESIZED
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder

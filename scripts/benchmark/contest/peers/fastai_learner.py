@@ -3,7 +3,6 @@
 from functools import partial
 
 import torch
-from assignment import BATCH, IMAGE_SIZE, read_assignment, report
 from fastai.vision.all import (
     SGD,
     Callback,
@@ -23,9 +22,10 @@ from fastai.vision.all import (
     to_float,
     vision_learner,
 )  # fmt: skip
+from task import BATCH, IMAGE_SIZE, read_args, report
 
-told = read_assignment()
-set_seed(told.seed)
+args = read_args()
+set_seed(args.seed)
 
 
 class Autocast(Callback):
@@ -48,31 +48,31 @@ def split(model):
 
 
 dls = ImageDataLoaders.from_folder(
-    told.data,
+    args.data,
     train="train",
     valid="val",
     bs=BATCH,
-    item_tfms=RandomResizedCrop(IMAGE_SIZE) if told.task.augment else Resize(IMAGE_SIZE),
-    batch_tfms=[*([Flip()] if told.task.augment else []), Normalize.from_stats(*imagenet_stats)],
+    item_tfms=RandomResizedCrop(IMAGE_SIZE) if args.task.augment else Resize(IMAGE_SIZE),
+    batch_tfms=[*([Flip()] if args.task.augment else []), Normalize.from_stats(*imagenet_stats)],
 )
-algorithm = {"sgd": SGD, "rmsprop": RMSProp}[told.optimizer]
+algorithm = {"sgd": SGD, "rmsprop": RMSProp}[args.optimizer]
 learn = vision_learner(
     dls,
     resnet18,
     pretrained=False,
     loss_func=CrossEntropyLossFlat(),
-    opt_func=partial(algorithm, mom=told.momentum),
+    opt_func=partial(algorithm, mom=args.momentum),
     metrics=accuracy,
     splitter=split,
-    path=told.output,
+    path=args.output,
 )
-state = [tensor for name, tensor in torch.load(told.weights).items() if not name.startswith("fc.")]
+state = [tensor for name, tensor in torch.load(args.weights).items() if not name.startswith("fc.")]
 learn.model[0].load_state_dict(dict(zip(learn.model[0].state_dict(), state, strict=True)))
-if told.fast:
+if args.fast:
     learn.to_channelslast(use_amp=False)
     learn.add_cb(Autocast())
 
-for trains, epochs in told.task.phases:
+for trains, epochs in args.task.phases:
     learn.freeze_to({"head": -1, "layer4": -2, "all": 0}[trains])
-    learn.fit(epochs, lr=told.lr)
-report(told, accuracy=learn.recorder.values[-1][-1], steps=told.task.epochs * len(dls.train))
+    learn.fit(epochs, lr=args.lr)
+report(args, accuracy=learn.recorder.values[-1][-1], steps=args.task.epochs * len(dls.train))

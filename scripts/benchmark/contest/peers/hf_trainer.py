@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 import torch
-from assignment import BATCH, CLASSES, IMAGE_SIZE, RESIZED, read_assignment, report
+from task import BATCH, CLASSES, IMAGE_SIZE, RESIZED, read_args, report
 
-told = read_assignment()
+args = read_args()
 # What `datasets` writes stays with the run.
-os.environ.update(HF_HOME=str(told.output / "hf"), HF_HUB_OFFLINE="1")
+os.environ.update(HF_HOME=str(args.output / "hf"), HF_HUB_OFFLINE="1")
 
 from datasets import load_dataset  # noqa: E402
 from torchvision import transforms  # noqa: E402
@@ -21,11 +21,11 @@ from transformers import (  # noqa: E402
     set_seed,
 )  # fmt: skip
 
-set_seed(told.seed)
+set_seed(args.seed)
 normalize = [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
 centre = [transforms.Resize(RESIZED), transforms.CenterCrop(IMAGE_SIZE)]
 random = [transforms.RandomResizedCrop(IMAGE_SIZE), transforms.RandomHorizontalFlip()]
-train_way = transforms.Compose([*(random if told.task.augment else centre), *normalize])
+train_way = transforms.Compose([*(random if args.task.augment else centre), *normalize])
 val_way = transforms.Compose([*centre, *normalize])
 
 
@@ -65,32 +65,32 @@ def hf_name(name):
     return f"{prefix}.layer.{int(parts[2][-1]) - 1}.{kind}.{parts[3]}"
 
 
-folder = load_dataset("imagefolder", data_files={s: str(told.data / s / "**") for s in ("train", "val")})
+folder = load_dataset("imagefolder", data_files={s: str(args.data / s / "**") for s in ("train", "val")})
 folder["train"].set_transform(train_transforms)
 folder["val"].set_transform(val_transforms)
 config = ResNetConfig(
     layer_type="basic", embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], num_labels=CLASSES
 )
 model = ResNetForImageClassification(config)
-model.load_state_dict({hf_name(name): tensor for name, tensor in torch.load(told.weights).items()})
-if told.fast:
+model.load_state_dict({hf_name(name): tensor for name, tensor in torch.load(args.weights).items()})
+if args.fast:
     model = model.to(memory_format=torch.channels_last)
 
 steps = 0
-for trains, epochs in told.task.phases:
+for trains, epochs in args.task.phases:
     for parameter in model.parameters():
         parameter.requires_grad = trains == "all"
     layer4 = model.resnet.encoder.stages[3]
     for part in {"all": [], "layer4": [layer4, model.classifier], "head": [model.classifier]}[trains]:
         for parameter in part.parameters():
             parameter.requires_grad = True
-    algorithm = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}[told.optimizer]
+    algorithm = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}[args.optimizer]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = algorithm(parameters, lr=told.lr, momentum=told.momentum)
+    optimizer = algorithm(parameters, lr=args.lr, momentum=args.momentum)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir=str(told.output),
+            output_dir=str(args.output),
             per_device_train_batch_size=BATCH,
             per_device_eval_batch_size=BATCH,
             # As many steps as everybody takes, who drop an epoch's last small batch: dataloader_drop_last would drop
@@ -99,8 +99,8 @@ for trains, epochs in told.task.phases:
             eval_strategy="epoch",
             remove_unused_columns=False,
             report_to="none",
-            seed=told.seed,
-            **({"bf16": True} if told.fast else {}),
+            seed=args.seed,
+            **({"bf16": True} if args.fast else {}),
             **({} if torch.cuda.is_available() else {"use_cpu": True}),
         ),
         train_dataset=folder["train"],
@@ -112,4 +112,4 @@ for trains, epochs in told.task.phases:
     trainer.train()
     steps += trainer.state.global_step
     accuracy = next(entry["eval_accuracy"] for entry in reversed(trainer.state.log_history) if "eval_accuracy" in entry)
-report(told, accuracy=accuracy, steps=steps)
+report(args, accuracy=accuracy, steps=steps)

@@ -3,22 +3,22 @@
 import contextlib
 
 import torch
-from assignment import BATCH, CORES, IMAGE_SIZE, RESIZED, read_assignment, report
+from task import BATCH, CORES, IMAGE_SIZE, RESIZED, read_args, report
 from torch import nn, optim
 from torchvision import datasets, models, transforms
 
-told = read_assignment()
-torch.manual_seed(told.seed)
+args = read_args()
+torch.manual_seed(args.seed)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 normalize = [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
 centre = [transforms.Resize(RESIZED), transforms.CenterCrop(IMAGE_SIZE)]
 random = [transforms.RandomResizedCrop(IMAGE_SIZE), transforms.RandomHorizontalFlip()]
 data_transforms = {
-    "train": transforms.Compose([*(random if told.task.augment else centre), *normalize]),
+    "train": transforms.Compose([*(random if args.task.augment else centre), *normalize]),
     "val": transforms.Compose([*centre, *normalize]),
 }
-image_datasets = {split: datasets.ImageFolder(told.data / split, data_transforms[split]) for split in data_transforms}
+image_datasets = {split: datasets.ImageFolder(args.data / split, data_transforms[split]) for split in data_transforms}
 dataloaders = {
     split: torch.utils.data.DataLoader(
         image_datasets[split],
@@ -33,12 +33,12 @@ criterion = nn.CrossEntropyLoss()
 
 
 def autocast():
-    return torch.autocast(device.type, torch.bfloat16) if told.fast else contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if args.fast else contextlib.nullcontext()
 
 
 def train_model(model, optimizer, epochs):
     steps, accuracy = 0, 0.0
-    best, best_path = 0.0, told.output / "best_model_params.pt"
+    best, best_path = 0.0, args.output / "best_model_params.pt"
     for epoch in range(epochs):
         print(f"Epoch {epoch}/{epochs - 1}")
         for split in ("train", "val"):
@@ -46,7 +46,7 @@ def train_model(model, optimizer, epochs):
             running_loss, running_corrects, seen = 0.0, 0, 0
             for inputs, labels in dataloaders[split]:
                 inputs, labels = inputs.to(device), labels.to(device)
-                if told.fast:
+                if args.fast:
                     inputs = inputs.to(memory_format=torch.channels_last)
                 optimizer.zero_grad()
                 with torch.set_grad_enabled(split == "train"):
@@ -71,20 +71,20 @@ def train_model(model, optimizer, epochs):
 
 model = models.resnet18()
 model.fc = nn.Linear(model.fc.in_features, len(image_datasets["train"].classes))
-model.load_state_dict(torch.load(told.weights))
+model.load_state_dict(torch.load(args.weights))
 model = model.to(device)
-if told.fast:
+if args.fast:
     model = model.to(memory_format=torch.channels_last)
 
 steps = 0
-for trains, epochs in told.task.phases:
+for trains, epochs in args.task.phases:
     for parameter in model.parameters():
         parameter.requires_grad = trains == "all"
     for part in {"all": [], "layer4": [model.layer4, model.fc], "head": [model.fc]}[trains]:
         for parameter in part.parameters():
             parameter.requires_grad = True
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    algorithm = {"sgd": optim.SGD, "rmsprop": optim.RMSprop}[told.optimizer]
-    accuracy, taken = train_model(model, algorithm(parameters, lr=told.lr, momentum=told.momentum), epochs)
+    algorithm = {"sgd": optim.SGD, "rmsprop": optim.RMSprop}[args.optimizer]
+    accuracy, taken = train_model(model, algorithm(parameters, lr=args.lr, momentum=args.momentum), epochs)
     steps += taken
-report(told, accuracy=accuracy, steps=steps)
+report(args, accuracy=accuracy, steps=steps)

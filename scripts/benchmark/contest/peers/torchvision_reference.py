@@ -4,15 +4,15 @@ import contextlib
 import time
 
 import torch
-from assignment import BATCH, CLASSES, CORES, IMAGE_SIZE, RESIZED, read_assignment, report
+from task import BATCH, CLASSES, CORES, IMAGE_SIZE, RESIZED, read_args, report
 from torch import nn
 from torchvision import datasets, models
 from torchvision.transforms import v2
 
-told = read_assignment()
-if told.workload != "w2":
+args = read_args()
+if args.workload != "w2":
     raise SystemExit("The reference training has no freezing: workload w2 only.")
-torch.manual_seed(told.seed)
+torch.manual_seed(args.seed)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.backends.cudnn.benchmark = True
 
@@ -23,10 +23,10 @@ finish = [
     v2.ToPureTensor(),
 ]
 train_set = datasets.ImageFolder(
-    told.data / "train", v2.Compose([v2.RandomResizedCrop(IMAGE_SIZE), v2.RandomHorizontalFlip(0.5), *finish])
+    args.data / "train", v2.Compose([v2.RandomResizedCrop(IMAGE_SIZE), v2.RandomHorizontalFlip(0.5), *finish])
 )
 val_set = datasets.ImageFolder(
-    told.data / "val", v2.Compose([v2.Resize(RESIZED, antialias=True), v2.CenterCrop(IMAGE_SIZE), *finish])
+    args.data / "val", v2.Compose([v2.Resize(RESIZED, antialias=True), v2.CenterCrop(IMAGE_SIZE), *finish])
 )
 workers = min(16, CORES)  # the reference's 16, or what torch advises where there are fewer cores
 train_loader = torch.utils.data.DataLoader(
@@ -39,16 +39,16 @@ val_loader = torch.utils.data.DataLoader(
 )  # fmt: skip
 
 model = models.get_model("resnet18", weights=None, num_classes=CLASSES)
-model.load_state_dict(torch.load(told.weights))
+model.load_state_dict(torch.load(args.weights))
 model.to(device)
-if told.fast:
+if args.fast:
     model.to(memory_format=torch.channels_last)
 criterion = nn.CrossEntropyLoss(label_smoothing=0.0)
-optimizer = torch.optim.SGD(model.parameters(), lr=told.lr, momentum=told.momentum, weight_decay=0.0)
+optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=0.0)
 
 
 def autocast():
-    return torch.autocast(device.type, torch.bfloat16) if told.fast else contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if args.fast else contextlib.nullcontext()
 
 
 def correct_in(output, target, k):
@@ -62,7 +62,7 @@ def run(loader, train):
     for place, (image, target) in enumerate(loader):
         start = time.time()
         image, target = image.to(device, non_blocking=True), target.to(device, non_blocking=True)
-        if told.fast:
+        if args.fast:
             image = image.to(memory_format=torch.channels_last)
         with autocast():
             output = model(image)
@@ -85,10 +85,10 @@ def run(loader, train):
     return totals["acc1"] / totals["images"]
 
 
-for epoch in range(told.task.epochs):
+for epoch in range(args.task.epochs):
     run(train_loader, train=True)
     with torch.inference_mode():
         accuracy = run(val_loader, train=False)
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-    torch.save(state, told.output / "checkpoint.pth")
-report(told, accuracy=accuracy, steps=told.task.epochs * len(train_loader))
+    torch.save(state, args.output / "checkpoint.pth")
+report(args, accuracy=accuracy, steps=args.task.epochs * len(train_loader))

@@ -1,4 +1,4 @@
-"""Who runs: their commands, and the environments that they run in, one for each peer as its users would have it.
+"""The competitors: their commands and their environments, one for each peer, as its users would install it.
 
 A shared environment would make some start slower than they are: fastai imports timm and torchmetrics imports
 transformers wherever they are installed.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmark.contest.peers.assignment import BATCH, IMAGE_SIZE, RESIZED, SWEEP, WORKLOADS
+from scripts.benchmark.contest.peers.task import BATCH, IMAGE_SIZE, RESIZED, SWEEP, WORKLOADS
 
 ROOT = Path(__file__).resolve().parents[3]
 VENVS = ROOT / ".venv-benchmark"
@@ -65,7 +65,7 @@ TITLES = {
 }
 
 
-def contestants(workload: str, *, chosen: Sequence[str], fast_peers: bool) -> list[str]:
+def competitors(workload: str, *, chosen: Sequence[str], fast_peers: bool) -> list[str]:
     """The names that run a workload, frostline's first; `+fast` marks a peer with channels-last and bf16."""
     names = []
     if FROSTLINE in chosen:
@@ -205,7 +205,7 @@ def set_up(names: Sequence[str]) -> None:
     if uv is None:
         raise ValueError("uv is missing: `make install` puts it into .venv.")
     wanted = REQUIREMENTS.read_text()
-    # fastai's releases name a highest torch; the contest runs everybody on the same one.
+    # fastai's releases name a highest torch; the benchmark runs all on the same one.
     overrides = VENVS / "overrides.txt"
     VENVS.mkdir(exist_ok=True)
     overrides.write_text("".join(f"{line}\n" for line in wanted.splitlines() if line.startswith(("torch==", "torchv"))))

@@ -1,4 +1,4 @@
-"""Laws fitted to measured series. Errors are taken to be relative: a point counts as much at 1 ms as at 1 s."""
+"""Curves fitted to measured series, by relative errors: a point at 1 ms counts as much as one at 1 s."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Power:
     """y = factor · x^exponent, by least squares between logarithms.
 
     Attributes:
-        worst: the largest relative distance of a point from the law.
+        worst: the largest relative distance of a point from the curve.
     """
 
     exponent: float
@@ -48,5 +48,5 @@ def line(x: Sequence[float], y: Sequence[float]) -> Line:
     return Line(found.start, found.slope, _worst(found(np.asarray(x, dtype=float)), y))
 
 
-def _worst(said: np.ndarray, measured: Sequence[float]) -> float:
-    return float(np.max(np.abs(said / np.asarray(measured, dtype=float) - 1)))
+def _worst(fitted: np.ndarray, measured: Sequence[float]) -> float:
+    return float(np.max(np.abs(fitted / np.asarray(measured, dtype=float) - 1)))

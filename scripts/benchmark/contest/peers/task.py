@@ -1,4 +1,4 @@
-"""What every contestant is told, and what it reports: the only thing that the peers' scripts share.
+"""The arguments of each competitor and its report: all that the peers' scripts share.
 
 Needs nothing beyond the standard library, so that it adds nothing to a peer's start.
 """
@@ -54,7 +54,7 @@ SWEEP = [
 ]
 
 
-def read_assignment() -> argparse.Namespace:
+def read_args() -> argparse.Namespace:
     """The command line of a peer's script; `task` is its Workload."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
@@ -67,11 +67,11 @@ def read_assignment() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fast", action="store_true", help="channels-last and bf16")
-    told = parser.parse_args()
-    told.task = WORKLOADS[told.workload]
-    return told
+    args = parser.parse_args()
+    args.task = WORKLOADS[args.workload]
+    return args
 
 
-def report(told: argparse.Namespace, *, accuracy: float, steps: int) -> None:
-    """Say what was reached on the validation images after the last epoch, and in how many optimizer steps."""
-    told.report.write_text(json.dumps({"accuracy": float(accuracy), "steps": int(steps)}))
+def report(args: argparse.Namespace, *, accuracy: float, steps: int) -> None:
+    """Write the accuracy on the validation images after the last epoch and the number of optimizer steps."""
+    args.report.write_text(json.dumps({"accuracy": float(accuracy), "steps": int(steps)}))
