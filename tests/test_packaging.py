@@ -44,6 +44,15 @@ def test_every_package_and_file_under_src_is_listed_for_the_wheel() -> None:
     assert data <= set(re.findall(r'"([\w.]+)"', section(r"^\[tool.setuptools.package-data\](.*?)^\[")))
 
 
+def test_every_data_file_under_src_is_listed_for_the_wheel() -> None:
+    section = (ROOT / "pyproject.toml").read_text().partition("[tool.setuptools.package-data]")[2].partition("\n[")[0]
+    lines = re.findall(r'^"?([\w.]+)"? = \[(.*)\]$', section, re.MULTILINE)
+    listed = {(package, name) for package, names in lines for name in re.findall(r'"([^"]+)"', names)}
+    files = [file for file in (ROOT / "src/frostline").rglob("*") if file.is_file() and "py" not in file.suffix]
+    found = {(".".join(file.parent.relative_to(ROOT / "src").parts), file.name) for file in files}
+    assert ("frostline.autograd.tour", "chapters.md") in found <= listed | {("frostline", "py.typed")}
+
+
 def test_the_malicious_lightning_releases_are_excluded() -> None:
     assert "!=2.6.2" in PYPROJECT
     assert "!=2.6.3" in PYPROJECT

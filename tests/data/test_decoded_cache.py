@@ -90,10 +90,7 @@ def test_training_gives_bit_identical_weights(photos, tmp_path):
     for options in ({}, {"packed": tmp_path / "k"}, {"packed": tmp_path / "k"}):
         torch.manual_seed(0)
         net = Net()
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = quiet_trainer(
-            max_epochs=2, limit_val_batches=0, **quiet, logger=True, enable_checkpointing=True, enable_progress_bar=True
-        )
+        trainer = quiet_trainer(max_epochs=2, limit_val_batches=0)
         trainer.fit(net, data(photos, **options))
         weights.append(net.state_dict())
     for name, value in weights[0].items():

@@ -19,7 +19,7 @@ def test_the_break_even_is_the_cost_over_what_a_step_saves() -> None:
     )
 
 
-def test_a_run_that_is_too_short_is_told_so() -> None:
+def test_a_run_that_is_too_short_gets_a_message() -> None:
     assert cost_text(cost=20.0, eager=0.3, compiled=0.2, steps=150).endswith(
         "this run has 150, so it does not pay back: trainer.compile=false is faster."
     )

@@ -1,4 +1,4 @@
-"""The plan says what a run will do: its phases, their costs, and why it cannot be."""
+"""The plan of a run: its phases, their costs, and why it is impossible."""
 
 from pathlib import Path
 

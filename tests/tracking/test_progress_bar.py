@@ -57,7 +57,7 @@ def test_slow_steps_are_all_drawn() -> None:
     assert {1, 2, 3, 4} <= set(steps)
 
 
-class Told(lightning.LightningModule):
+class Logging(lightning.LightningModule):
     """Learns nothing; logs the number of the epoch, in training and in validation."""
 
     def __init__(self) -> None:
@@ -83,16 +83,18 @@ def test_lines_tell_each_epoch_s_own_values(
     trainer = quiet_trainer(**limits, devices=1, callbacks=[EpochLines()], num_sanity_val_steps=0)
     images = DataLoader(TensorDataset(torch.ones(2, 1)), batch_size=1)
     with caplog.at_level("INFO", logger="frostline"):
-        trainer.fit(Told(), images, images)
+        trainer.fit(Logging(), images, images)
     lines = [record.getMessage() for record in caplog.records if record.name == "frostline"]
-    told = [f"epoch {epoch + 1}{last}: train/epoch {epoch}, val/thousands {1234.5 + epoch:,.0f}" for epoch in range(3)]
-    assert lines == told
+    expected = [
+        f"epoch {epoch + 1}{last}: train/epoch {epoch}, val/thousands {1234.5 + epoch:,.0f}" for epoch in range(3)
+    ]
+    assert lines == expected
 
 
-@pytest.mark.parametrize("stands", ["terminal", "pipe", "colours forced into a pipe", "dumb terminal"])
-def test_a_bar_is_for_a_terminal(stands: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal, forced = stands.endswith("terminal"), stands.startswith("colours")
-    console = Console(force_terminal=terminal or forced or None, force_interactive=stands == "terminal" or forced)
+@pytest.mark.parametrize("output", ["terminal", "pipe", "colours forced into a pipe", "dumb terminal"])
+def test_a_bar_is_for_a_terminal(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, forced = output.endswith("terminal"), output.startswith("colours")
+    console = Console(force_terminal=terminal or forced or None, force_interactive=output == "terminal" or forced)
     monkeypatch.setattr("rich._console", console)
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    assert isinstance(progress(), ThrottledProgressBar) is (stands == "terminal")
+    assert isinstance(progress(), ThrottledProgressBar) is (output == "terminal")

@@ -199,7 +199,7 @@ print(f"RANK {{trainer.global_rank}} {{callback.epochs[0].images}} {{callback.ep
 
 
 def test_ranks_show_the_longest_wait_and_all_images(tmp_path):
-    """Rank 1 reads 8 images of 50 ms each; rank 0, which waits for it in the gradient's average, says so."""
+    """Rank 1 reads 8 images of 50 ms each; rank 0, which waits for it in the gradient's average, reports it."""
     script = tmp_path / "ranks.py"
     script.write_text(RANK.format(root=str(Path(__file__).parents[2])))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)

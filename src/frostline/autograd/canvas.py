@@ -18,7 +18,7 @@ def text_width(text: str, size: float = 13) -> float:
 
 
 class Canvas:
-    """Coordinates and sizes in pixels, y downwards; title and summary stand at the top left."""
+    """Coordinates and sizes in pixels, y downwards; title and summary at the top left."""
 
     def __init__(self, width: float, height: float, *, title: str, summary: str) -> None:
         self.figure = Figure(figsize=(width / 96, height / 96), dpi=96, facecolor=PAPER)
@@ -62,7 +62,7 @@ class Canvas:
         align: str = "left",
         bold: bool = False,
     ) -> None:
-        """A label whose baseline lies at y."""
+        """A label; y is its baseline."""
         weight = "bold" if bold else "normal"
         # Names may hold a `$`, which is no formula.
         font: dict[str, Any] = {"fontsize": size * POINT, "family": "monospace", "weight": weight, "parse_math": False}

@@ -14,7 +14,7 @@ from frostline.autograd.products import by_backward, by_finite_difference
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What the check found for one tensor that the gradient is taken of; `sentence` says it in full."""
+    """The result for one tensor that the gradient is taken of; `sentence` describes it."""
 
     name: str
     right: bool

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from frostline.autograd.flow import Flow
 
 # Bounds of the sentences. A step that moves weights by about 0.001 of their norm is usual; the others mark what is
-# worth a look, orders of magnitude away from where a healthy ResNet-18 lies, and decide nothing.
+# worth a look, orders of magnitude away from a healthy ResNet-18, and decide nothing.
 VANISHING, EXPLODING = 1e-5, 1e5  # mean |g| over that of the last stage with a gradient
 FAST, SLOW = 0.1, 1e-7  # update-to-weight ratio
-NOISY = 10.0  # standard deviation over the norm of the mean: a batch says next to nothing about the direction
+NOISY = 10.0  # standard deviation over the norm of the mean: one batch hardly determines the direction
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ FORMATS = (".svg", ".html", ".dot", ".png")
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished picture. `summary` is one sentence that says in words what it shows; notebooks display the SVG."""
+    """A finished picture. `summary` describes it in one sentence; notebooks display the SVG."""
 
     title: str
     summary: str

@@ -42,7 +42,7 @@ class Node:
 class Graph:
     """Nodes in an order in which every node precedes what it passes gradients to; node 0 is the root.
 
-    An edge (i, j) says that backward passes a gradient from node i to node j; two such edges mean that j is used twice.
+    An edge (i, j): backward passes a gradient from node i to node j; two such edges: j is used twice.
     frozen, unreached: names of the network's parameters that are no leaves, because they require no gradient, or
     although they do; both None where the graph was walked without its network.
     """

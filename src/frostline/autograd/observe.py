@@ -37,7 +37,7 @@ def observe(
     *,
     count_flops: bool = True,
 ) -> Observation:
-    """Run the network on images (batch, 3, height, width), as it stands, and the loss on its output.
+    """Run the network on images (batch, 3, height, width), in its current mode, and the loss on its output.
 
     In training mode the batch norms that are not frozen update their statistics, as in any forward pass. FLOPs are
     counted in a pass of its own: one image, eval mode, no gradients.

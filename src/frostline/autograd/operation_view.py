@@ -63,7 +63,7 @@ def leaf_label(node: Node) -> str:
 
 
 def lanes_of(graph: Graph) -> dict[int, int]:
-    """Operation -> the lane, counted from the left, in which it stands and in which the edges to it run.
+    """Operation -> the lane, counted from the left, of the node and of the edges to it.
 
     As `git log --graph` does: a lane is free until an edge to a node further down takes it, and again below that node.
     """
@@ -90,7 +90,7 @@ def _operations_after(graph: Graph) -> dict[int, list[int]]:
 
 
 def _leaves(graph: Graph) -> dict[int, list[tuple[str, bool]]]:
-    """Operation -> the (label, whether it stands here for the first time) of its leaves."""
+    """Operation -> the (label, whether it is the first occurrence) of its leaves."""
     leaves: dict[int, list[tuple[str, bool]]] = {node.index: [] for node in graph.nodes}
     seen: set[int] = set()
     for (source, target), times in Counter(graph.edges).items():

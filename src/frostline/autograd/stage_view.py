@@ -21,7 +21,7 @@ LONGEST = 28  # characters of a stage's name before the numbers begin
 
 
 def stage_figure(blocks: Sequence[Block], *, title: str, summary: str, loss_bytes: int) -> Figure:
-    """Blocks come in execution order and are drawn bottom to top: the loss stands above, and backward runs down.
+    """Blocks come in execution order and are drawn bottom to top: the loss is at the top, and backward runs down.
 
     loss_bytes: what the loss's own operations keep for backward.
     """
@@ -56,12 +56,12 @@ def stage_figure(blocks: Sequence[Block], *, title: str, summary: str, loss_byte
 
 
 def lowest_reached(blocks: Sequence[Block]) -> int:
-    """Index of the first stage, in execution order, that backward reaches; the frost line lies just before it."""
+    """Index of the first stage, in execution order, that backward reaches; the frost line is just before it."""
     return next((index for index, block in enumerate(blocks) if block.nodes), len(blocks))
 
 
 def shorten(name: str) -> str:
-    """The end of a long dotted name says more than its beginning."""
+    """Shorten a long dotted name to its end, which is the specific part."""
     return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 def content_of(value: Any) -> Any:
     """The value with each tensor replaced by its type, device, shape and a 128-bit hash of its bytes.
 
-    What it does not know, such as a sparse tensor, becomes an object that equals nothing: the file is then written.
+    An unsupported value, such as a sparse tensor, becomes an object that equals nothing: the file is then written.
     """
     if isinstance(value, Tensor):
         if value.layout != torch.strided:

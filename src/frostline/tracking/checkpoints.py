@@ -115,7 +115,7 @@ class _RunCheckpoint(ModelCheckpoint):
 class BestCheckpoint(_RunCheckpoint):
     """`best.ckpt`: the best by a value, over all of a run, the part before a resume included.
 
-    A run that goes on in another folder takes the earlier part's `best.ckpt` with it.
+    A run that is resumed in another folder takes the earlier part's `best.ckpt` along.
     """
 
     def on_load_checkpoint(

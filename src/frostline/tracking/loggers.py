@@ -22,9 +22,9 @@ WANDB_INIT_SECONDS = 30  # until a run has to have begun; wandb's own limit is 9
 
 
 class MetricsFile(CSVLogger):
-    """metrics.csv right in the run folder, continued where a run goes on in the same folder.
+    """metrics.csv in the run folder; a run resumed in the same folder appends to it.
 
-    Lightning's own logger deletes the file that it finds. The config is not written again: it lies beside.
+    Lightning's own logger deletes the file that it finds. The config is not written again: config.yaml is beside it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +82,7 @@ def _wandb_logger(options: Mapping[str, Any], *, folder: Path, settings: Mapping
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
-    # Chosen once and kept in the run folder, so that a run which goes on there stays one run on the dashboard.
+    # Chosen once and kept in the run folder, so that a run resumed there stays one run on the dashboard.
     id_file = folder / WANDB_ID
     if not id_file.exists() and getattr(rank_zero_only, "rank", 0) == 0:  # the other ranks start no W&B run
         id_file.write_text(secrets.token_hex(4) + "\n")

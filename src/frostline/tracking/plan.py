@@ -90,7 +90,7 @@ def plan(
 
 
 def backward_cost(network: nn.Module, images: Tensor) -> tuple[int, int]:
-    """FLOPs of the backward pass and bytes of activations kept for it, per image, as the network stands.
+    """FLOPs of the backward pass and bytes of activations kept for it, per image, with the current flags and modes.
 
     The network's parameters, gradients, statistics and random state are left as they were.
     """

@@ -38,7 +38,7 @@ def predict_files(
 
     Args:
         probabilities: maps uint8 images (batch, 3, height, width) to (batch, classes) on the CPU.
-        images: what `ImageDataModule.describe()` says of the images that the classifier was trained on.
+        images: `ImageDataModule.describe()` of the data that the classifier was trained on.
     """
     files = ImageFiles(paths, transform=eval_transform(images), shorter_side=eval_shorter_side(images))
     classes = images["classes"]
@@ -62,8 +62,8 @@ def predict_files(
 def write_predictions(predictions: Iterable[Prediction], output: Path, *, top_k: int) -> tuple[int, int]:
     """Write the CSV atomically, in UTF-8; how many images were predicted, and how many could not be read.
 
-    Columns: path, class, probability, then class_2, probability_2, … up to `top_k`, and error. Names are written as
-    `frostline.storage.names.utf8_name` and `cell` say.
+    Columns: path, class, probability, then class_2, probability_2, … up to `top_k`, and error. Names are written by
+    `frostline.storage.names.utf8_name` and `cell`.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     read = broken = 0

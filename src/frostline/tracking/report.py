@@ -19,7 +19,7 @@ METRICS: Mapping[str, tuple[str, bool]] = {
     "calibration_error": ("calibration error", True),
     "loss": ("loss", False),
 }
-# A table of every class is for a screen; more than this lie in facts.json alone.
+# Rows of the table of classes at most; with more classes they are in facts.json alone.
 MOST_CLASSES = 20
 
 

@@ -88,7 +88,7 @@ class Throughput(lightning.Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # A fit that is resumed within an epoch goes on without starting one.
+        # A fit that is resumed within an epoch calls no on_train_epoch_start.
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

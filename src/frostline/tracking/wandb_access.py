@@ -1,4 +1,4 @@
-"""Whether Weights & Biases can be reached, asked before a training. Imports no torch."""
+"""Check before a training that Weights & Biases can be reached. Imports no torch."""
 
 import importlib.util
 import threading

@@ -23,7 +23,7 @@ SEED = 0
 
 
 class TourFailure(AssertionError):  # noqa: N818 - a claim of the tour failed, which it names
-    """A value of the tour is not what the mathematics says."""
+    """A value of the tour contradicts the mathematics."""
 
 
 @dataclass(frozen=True)
