@@ -66,4 +66,4 @@ wheel: $(INSTALLED) ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --installer uv --outdir dist .
 
 clean: ## remove what was built; not the runs
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
