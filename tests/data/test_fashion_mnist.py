@@ -73,7 +73,7 @@ def test_no_validation(tmp_path):
 def test_missing_files_name_three_ways_out(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         FashionMNIST(path=tmp_path / "own")
-    for way in ("data.path=FOLDER", "apt-get install dataset-fashion-mnist", "data.download=true"):
+    for way in ("path=FOLDER", "apt-get install dataset-fashion-mnist", "download=True"):
         assert way in str(caught.value)
 
 

@@ -109,5 +109,5 @@ def test_user_mistakes(options, message):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"CIFAR10 cannot be read from data\.root=.*data\.download=true"):
+    with pytest.raises(FileNotFoundError, match=r"CIFAR10 cannot be read from root=.*\(download=True"):
         TorchvisionSource(dataset="CIFAR10", root=str(tmp_path))

@@ -9,6 +9,9 @@ KEYS: Mapping[str, str] = {
     "image_size": "data.image_size",
     "batch_size": "data.batch_size",
     "sampling": "data.sampling",
+    # sources
+    **{name: f"data.{name}" for name in ("path", "root", "dataset", "download", "on_bad_image", "rare_classes")},
+    "val_length": "data.val_length",
     # build_network
     "weights": "model.weights",
     # the optimizer and its OptimizerOptions

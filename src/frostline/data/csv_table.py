@@ -72,7 +72,7 @@ class CsvTable:
         table = Path(path).expanduser()
         if not table.is_file():
             hint = " It is a folder: data=image_folder reads those." if table.is_dir() else ""
-            raise FileNotFoundError(f"data.path={table}: no such file.{hint}")
+            raise FileNotFoundError(f"path={table}: no such file.{hint}")
         self.left_out = LeftOut()
         rows = _rows(table, undivided=whole_as or "all", missing_too=on_bad_image == "skip")
         if not rows:

@@ -156,7 +156,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         if self.trainer is not None:
             check_trainer(self.trainer)
         if self.sampling == "balanced" and images.labels is None:
-            raise ValueError("data.sampling=balanced needs one class per image; these labels are soft. Use shuffled.")
+            raise ValueError("sampling=balanced needs one class per image; these labels are soft. Use shuffled.")
         batches = ResumableBatchSampler(
             order=self._order,
             length=len(images),

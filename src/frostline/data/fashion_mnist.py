@@ -52,7 +52,7 @@ class FashionMNIST:
             chosen = stratified_subset([labels[index] for index in train], length=train_length, seed=split_seed + 1)
             train = [train[index] for index in chosen]
         if not train:
-            raise ValueError(f"data.val_length={val_length} leaves no image of {len(labels):,} to train on.")
+            raise ValueError(f"val_length={val_length} leaves no image of {len(labels):,} to train on.")
         self._splits = {
             "train": ArrayImages(images=images[train], labels=[labels[index] for index in train]),
             "val": ArrayImages(images=images[val], labels=[labels[index] for index in val]) if val else None,
@@ -115,11 +115,11 @@ def _folder(path: Path | None, download: bool) -> Path:
         if _complete(folder):
             return folder
     if not download:
-        where = f"data.path={path}" if path else f"{DEBIAN_FOLDER} or {CACHE_FOLDER}"
+        where = f"path={path}" if path else f"{DEBIAN_FOLDER} or {CACHE_FOLDER}"
         raise FileNotFoundError(
             f"Fashion-MNIST's four files (train-images-idx3-ubyte.gz, …) are not in {where}. Three ways out: "
-            "data.path=FOLDER where they are; on Debian, apt-get install dataset-fashion-mnist (and leave data.path "
-            "out); data.download=true, which needs the network."
+            "path=FOLDER where they are; on Debian, apt-get install dataset-fashion-mnist (and leave `path` "
+            "out); download=True, which needs the network."
         )
     target = path or CACHE_FOLDER.expanduser()
     target.mkdir(parents=True, exist_ok=True)

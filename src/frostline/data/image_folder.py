@@ -66,7 +66,7 @@ class ImageFolder:
         root = Path(path).expanduser()
         if not root.is_dir():
             hint = " It is a file: data=csv reads tables." if root.is_file() else ""
-            raise FileNotFoundError(f"data.path={root}: no such folder.{hint}")
+            raise FileNotFoundError(f"path={root}: no such folder.{hint}")
         self.left_out = LeftOut()
         self._walk = Walk(self.left_out, tolerant=on_bad_image == "skip")
         splits, beside = split_folders(root)
@@ -175,7 +175,7 @@ def _refuse_one_class(root: Path, folder: Path, found: Mapping[str, Sequence[Pat
     message = f"{folder}: only one class folder, {name!r}; a classifier needs two or more classes."
     if inner is not None:
         listed = ", ".join(child.name for child in folders_in(inner, Walk(LeftOut(), tolerant=True))[:4])
-        way = f"type data.path={inner}" if folder == root else f"move what {inner} holds into {folder}"
+        way = f"type path={inner}" if folder == root else f"move what {inner} holds into {folder}"
         message += f" If the folders in {inner} ({listed}, …) are the classes: {way}"
     raise ValueError(message)
 

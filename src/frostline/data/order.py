@@ -76,8 +76,8 @@ def epoch_order(
         raise ValueError(f"Unknown sampling {sampling!r}; choose from {', '.join(SAMPLING)}.")
     if chunks is not None:
         raise ValueError(
-            "sampling=balanced would fetch a chunk for each image. Use sampling=shuffled, with "
-            "loss.class_weights=balanced where classes differ in size."
+            "sampling=balanced would fetch a chunk for each image. Use sampling=shuffled, and weigh the classes in the "
+            "loss (class_weights=balanced) where they differ in size."
         )
     if labels is None:
         raise ValueError("sampling=balanced needs one class per image; these labels are soft. Use sampling=shuffled.")
@@ -133,7 +133,7 @@ def per_rank(batch_size: int, *, world_size: int) -> int:
     below = batch_size - batch_size % world_size
     choices = [str(size) for size in (below, below + world_size) if size > 0]
     raise ValueError(
-        f"data.batch_size={batch_size} is the global batch and cannot be divided among {world_size} ranks; "
+        f"batch_size={batch_size} is the global batch and cannot be divided among {world_size} ranks; "
         f"the nearest that can: {' or '.join(choices)}."
     )
 
@@ -162,8 +162,8 @@ class ResumableBatchSampler(Sampler[list[SampleIndex]]):
     ) -> None:
         if length < batch_size and length % world_size:
             raise ValueError(
-                f"There are {length} training images, fewer than data.batch_size={batch_size}, and {world_size} ranks "
-                f"cannot share them evenly. Set data.batch_size to a multiple of {world_size} that is at most {length}."
+                f"There are {length} training images, fewer than batch_size={batch_size}, and {world_size} ranks "
+                f"cannot share them evenly. Use a multiple of {world_size} that is at most {length}."
             )
         self.order = order
         self.batch_size = min(batch_size, length)

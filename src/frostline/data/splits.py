@@ -123,6 +123,6 @@ class SourceSplits:
         if problems:
             raise ValueError(
                 listed(problems, BROKEN, most=MOST_BROKEN)
-                + "\nFix or remove them, or type data.on_bad_image=skip to leave such images out."
+                + "\nFix or remove them, or type on_bad_image=skip to leave such images out."
             )
         self._checked |= set(splits)

@@ -45,7 +45,7 @@ def stratified_split(
         counts = [f"{classes[label]!r} has {count} image{'s' * (count != 1)}" for label, count in rare.items()]
         raise ValueError(
             f"Class{'es' * (len(rare) > 1)} {', '.join(counts)}, too few to split into "
-            f"{', '.join(['train', *wanted])}: it takes at least {len(wanted) + 1}. Type data.rare_classes=train to "
+            f"{', '.join(['train', *wanted])}: it takes at least {len(wanted) + 1}. Type rare_classes=train to "
             "keep the images of such classes in train."
         )
     for label in np.unique(values):

@@ -176,9 +176,7 @@ def _supported(name: str) -> Any:
     if name in DATASETS:
         return getattr(datasets, name)
     exists = "is in torchvision, but not as one label per image" if name in datasets.__all__ else "is not supported"
-    raise ValueError(
-        f"data.dataset={name} {exists}.{suggest(name, DATASETS)} Supported: {', '.join(sorted(DATASETS))}."
-    )
+    raise ValueError(f"dataset={name} {exists}.{suggest(name, DATASETS)} Supported: {', '.join(sorted(DATASETS))}.")
 
 
 def _arguments(cls: Any, *, root: str, download: bool, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -200,7 +198,7 @@ def _arguments(cls: Any, *, root: str, download: bool, options: Mapping[str, Any
     if "download" in known or cls in (datasets.KMNIST, datasets.FashionMNIST):
         arguments["download"] = download
     elif download:
-        raise ValueError(f"data.download=true: torchvision cannot download {cls.__name__}; put its files in data.root.")
+        raise ValueError(f"download=True: torchvision cannot download {cls.__name__}; put its files in `root`.")
     return arguments
 
 
@@ -215,8 +213,8 @@ def _open(cls: Any, arguments: Mapping[str, Any]) -> Any:
             return cls(**arguments)
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(
-            f"{cls.__name__} cannot be read from data.root={arguments.get('root')}: {error} "
-            "(data.download=true fetches it where torchvision can)."
+            f"{cls.__name__} cannot be read from root={arguments.get('root')}: {error} "
+            "(download=True fetches it where torchvision can)."
         ) from error
 
 
