@@ -1,15 +1,16 @@
-"""A file is written as a whole or not at all, and a place that cannot be written is known before the work."""
+"""Atomic files and folders; a place that cannot be written is reported before the work."""
 
 import os
 import resource
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from frostline.storage.atomic import atomically, output_problem, write_text
+from frostline.storage.atomic import atomic_folder, atomically, output_problem, write_text
 
 
 def test_a_file_is_replaced_when_it_is_complete(tmp_path: Path) -> None:
@@ -54,14 +55,31 @@ def test_a_full_disk_names_the_file_and_leaves_the_one_before(tmp_path: Path) ->
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
 
 
-def test_the_remains_of_a_killed_process_go_and_those_of_a_running_one_stay(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_and_those_of_running_ones_stay(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    running = tmp_path / f".out.csv.{os.getppid()}.part"
-    running.write_text("another process's")
+    running = [tmp_path / f".{name}.{os.getppid()}.part" for name in ("folder", "out.csv")]
+    running[0].mkdir()
+    running[1].write_text("another process's")
+    (tmp_path / f".folder.{ended.pid}.part/a").mkdir(parents=True)
     (tmp_path / f".out.csv.{ended.pid}.part").write_text("half")
     write_text(tmp_path / "out.csv", "text")
-    assert sorted(tmp_path.iterdir()) == [running, tmp_path / "out.csv"]
+    with atomic_folder(tmp_path / "folder") as part:
+        (part / "b").touch()
+    assert sorted(tmp_path.iterdir()) == [*running, tmp_path / "folder", tmp_path / "out.csv"]
+
+
+def test_a_folder_appears_when_it_is_complete_and_replaces_an_empty_one_only(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    with pytest.raises(ZeroDivisionError), atomic_folder(path) as part:
+        (part / "file").write_bytes(b"half" * (1 // 0))
+    assert list(path.parent.iterdir()) == []
+    path.mkdir()
+    for content in ("one", "two"):
+        with suppress(OSError), atomic_folder(path) as part:
+            (part / "file").write_text(content)
+    assert (path / "file").read_text() == "one"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_name_of_255_bytes_can_be_written(tmp_path: Path) -> None:

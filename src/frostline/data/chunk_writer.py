@@ -1,20 +1,16 @@
 """Write a source's images into a packed folder, atomically; see `frostline.data.chunk_folder`."""
 
-import glob
 import io
-import os
-import shutil
-import uuid
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from frostline.data.batches import unchanged
 from frostline.data.chunk_folder import (
@@ -35,7 +31,7 @@ from frostline.data.image_file import UnreadableImage
 from frostline.data.seeding import stable_seed
 from frostline.data.source import LabelledImages
 from frostline.data.streaming import StreamedImages
-from frostline.storage.atomic import write_text
+from frostline.storage.atomic import atomic_folder, write_text
 from frostline.storage.names import utf8_name
 
 MIB = 2**20
@@ -84,38 +80,32 @@ class ChunkWriter:
             progress: called with a split and how many of its images are done.
 
         Raises:
-            ValueError: `output` is there and not empty; labels are soft; images cannot be
-                read, all of which are named; a class is left without a training image.
+            ValueError: `output` is there and not empty; labels are soft; images cannot be read, all of which
+                are named; a class is left without a training image; or `output` cannot be written.
         """
         refuse_filled(output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the output, so that renaming it is one step; a second `pack` has a folder of its own.
-        unfinished = output.parent / f".{output.name}.packing-{uuid.uuid4().hex[:8]}"
-        _remove_leftovers(output)
-        unfinished.mkdir()
-        lock = _locked(unfinished)
+        summary = ChunkSummary()
         try:
-            packed, entries = ChunkSummary(), {}
-            for split, of_split in images.items():
-                entries[split] = self._split(of_split, unfinished / split, split, packed, progress)
-            if packed.broken and not self.skip_broken:
-                listed = "\n".join(f"  {line}" for line in packed.broken)
-                raise ValueError(
-                    f"{len(packed.broken)} images cannot be read, so nothing was written. Fix or remove them, or "
-                    f"leave them out with skip_broken=true:\n{listed}"
-                )
-            complete = {split: entry for split, entry in entries.items() if entry is not None}
-            _refuse_empty_classes(unfinished, complete, classes)
-            write_text(unfinished / MANIFEST, Manifest(list(classes), complete).to_json() + "\n")
-            _rename(unfinished, output)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
-        return packed
+            with atomic_folder(output) as folder:
+                splits = {
+                    split: self._split(images[split], folder / split, split, summary, progress) for split in images
+                }
+                if summary.broken and not self.skip_broken:
+                    listed = "\n".join(f"  {line}" for line in summary.broken)
+                    raise ValueError(
+                        f"{len(summary.broken)} images cannot be read, so nothing was written. Fix or remove them, or "
+                        f"leave them out with skip_broken=true:\n{listed}"
+                    )
+                entries = {split: entry for split, entry in splits.items() if entry is not None}
+                _refuse_empty_classes(folder, entries, classes)
+                write_text(folder / MANIFEST, Manifest(list(classes), entries).to_json() + "\n")
+        except OSError as error:
+            refuse_filled(output)
+            raise ValueError(f"output={output}: cannot be written ({error.strerror or error}).") from error
+        return summary
 
     def _split(
-        self, images: LabelledImages, folder: Path, split: str, packed: ChunkSummary, progress: Progress
+        self, images: LabelledImages, folder: Path, split: str, summary: ChunkSummary, progress: Progress
     ) -> SplitEntry | None:
         if images.labels is None:
             raise ValueError(f"The {split} images have soft labels, and packed images have one class each.")
@@ -126,7 +116,7 @@ class ChunkWriter:
         chunks, labels = _ChunkFiles(folder, chunk_bytes=max(1, int(self.chunk_size * MIB))), array("i")
         loader: DataLoader[Any] = DataLoader(
             EncodedImages(images, split=split),
-            sampler=_InOrder(order),
+            sampler=order.tolist(),
             batch_size=None,
             collate_fn=unchanged,
             num_workers=self.workers,
@@ -134,19 +124,18 @@ class ChunkWriter:
         for done, item in enumerate(loader, start=1):
             progress(split, done)
             if isinstance(item, str):
-                packed.broken.append(item)
-            elif not packed.broken or self.skip_broken:
+                summary.broken.append(item)
+            elif not summary.broken or self.skip_broken:
                 chunks.add(item)
                 labels.append(item.label)
         if not labels:
             return None
         chunks.flush()
-        index = litdata_index(chunks.entries, chunk_bytes=chunks.chunk_bytes)
-        (folder / INDEX).write_text(index)
+        (folder / INDEX).write_text(litdata_index(chunks.entries, chunk_bytes=chunks.chunk_bytes))
         content = labels_file(labels)
         (folder / LABELS).write_bytes(content)
-        packed.images[split], packed.chunks[split] = len(labels), len(chunks.entries)
-        packed.bytes[split] = sum(entry.bytes for entry in chunks.entries)
+        summary.images[split], summary.chunks[split] = len(labels), len(chunks.entries)
+        summary.bytes[split] = sum(entry.bytes for entry in chunks.entries)
         return SplitEntry(chunks.entries, zlib.crc32(content))
 
 
@@ -216,44 +205,10 @@ def png(image: Image.Image | torch.Tensor) -> bytes:
     return stream.getvalue()
 
 
-def _locked(folder: Path) -> int | None:
-    """A lock on a folder, which ends with the process; None where another process has it, or without such locks."""
-    descriptor = None
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        if descriptor is not None:
-            os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove what a killed `pack` into the same output left."""
-    for left in output.parent.glob(f".{glob.escape(output.name)}.packing-*"):
-        if (lock := _locked(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
-
-
 def refuse_filled(output: Path) -> None:
     """Raises ValueError if there is something at `output` already, other than an empty folder."""
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"output={output}: is there already, and not empty. Name a folder that is not.")
-
-
-class _InOrder(Sampler[int]):
-    def __init__(self, order: torch.Tensor) -> None:
-        self.order = order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[int]:
-        return map(int, self.order)
 
 
 def _refuse_empty_classes(folder: Path, splits: Mapping[str, SplitEntry], classes: Sequence[str]) -> None:
@@ -263,11 +218,3 @@ def _refuse_empty_classes(folder: Path, splits: Mapping[str, SplitEntry], classe
     present = set(parse_labels(content, splits["train"], where=LABELS))
     if empty := [name for label, name in enumerate(classes) if label not in present]:
         raise ValueError(f"No training image is left of {', '.join(map(repr, empty))}; nothing was written.")
-
-
-def _rename(unfinished: Path, output: Path) -> None:
-    try:
-        os.rename(unfinished, output)  # noqa: PTH104 - of an empty folder, Path.rename promises less
-    except OSError as error:
-        refuse_filled(output)
-        raise ValueError(f"output={output}: cannot be written ({error.strerror}).") from error

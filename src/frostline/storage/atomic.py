@@ -1,8 +1,9 @@
-"""Write a file atomically, and check before the work that a file can be written."""
+"""Write files and folders atomically, and check before the work that a file can be written."""
 
 import errno
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +33,10 @@ def atomically(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             yield target
         return
     target = target.resolve()  # a link stays a link
-    temporary = target.with_name(f".{target.name[-100:]}.{os.getpid()}.part")
+    temporary = _temporary(target)
     with _naming(target, temporary):
         try:
-            for stale in target.parent.glob(f".{glob.escape(target.name[-100:])}.*.part"):
-                if not _is_running(stale.name.split(".")[-2]):
-                    stale.unlink(missing_ok=True)
+            _remove_leftovers(target)
             yield temporary
             if durable:
                 _flush(temporary)
@@ -46,6 +45,27 @@ def atomically(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
                 _flush(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to `path` when the block ends without an error.
+
+    The temporary folder of a killed process is removed by the next one that writes the same folder.
+
+    Raises:
+        OSError: `path` is there and no empty folder, or cannot be written.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    temporary = _temporary(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, target)  # noqa: PTH104 - of an empty folder, Path.rename promises less
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
@@ -78,6 +98,20 @@ def output_problem(path: str, *, folder: bool = False) -> str | None:
     except (OSError, ValueError) as error:  # a NUL in the path
         return f"`{path}` cannot be written ({getattr(error, 'strerror', None) or error})."
     return None
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name[-100:]}.{os.getpid()}.part")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files and folders of killed processes."""
+    for stale in target.parent.glob(f".{glob.escape(target.name[-100:])}.*.part"):
+        if not _is_running(stale.name.split(".")[-2]):
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
 
 
 def _is_there(path: Path) -> bool:
