@@ -2,20 +2,17 @@
 
 import csv
 import io
-import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from frostline.data.decoded_cache import decoded_cache
-from frostline.data.decoding import MAX_PIXELS
-from frostline.data.file_splits import OneCopy, name_notes, usable_splits
-from frostline.data.files import FileImages, LabelledFile
-from frostline.data.folders import Identity, LeftOut, composed, identity, split_of
+from frostline.data.file_splits import FileSource, FoundFiles, OneCopy
+from frostline.data.files import LabelledFile
+from frostline.data.folders import Identity, composed, identity, split_of
 from frostline.data.problem_list import listed
-from frostline.data.source import SPLITS, LabelledImages
+from frostline.data.source import SPLITS
 
 COLUMNS = ("path", "label")
 SEPARATORS = (",", ";", "\t", "|")
@@ -39,8 +36,8 @@ class Row(NamedTuple):
     identity: Identity | None
 
 
-class CsvTable:
-    """Images listed in a CSV file; relative paths start at the file's folder. Further keys: `ImageFolder`'s.
+class CsvTable(FileSource):
+    """Images listed in a CSV file; relative paths start at the file's folder. Arguments: `FileSource`'s.
 
     Classes are the labels in the file, sorted (as numbers where all are whole numbers). Without a `split` column the
     images are divided by a seeded stratified split; with one that names no `val`, val is taken from train. The file is
@@ -54,27 +51,11 @@ class CsvTable:
             or test that train lacks; there is only one class.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | os.PathLike[str],
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        split_seed: int = 0,
-        rare_classes: str = "raise",
-        on_bad_image: str = "raise",
-        max_pixels: int = MAX_PIXELS,
-        scaled_decoding: bool = True,
-        packed: str | os.PathLike[str] | None = None,
-        packed_limit: float = 50.0,
-        whole_as: str | None = None,
-    ) -> None:
-        table = Path(path).expanduser()
+    def _found(self, table: Path, *, tolerant: bool, whole_as: str | None) -> FoundFiles:
         if not table.is_file():
             hint = " It is a folder: data=image_folder reads those." if table.is_dir() else ""
             raise FileNotFoundError(f"path={table}: no such file.{hint}")
-        self.left_out = LeftOut()
-        rows = _rows(table, undivided=whole_as or "all", missing_too=on_bad_image == "skip")
+        rows = _rows(table, undivided=whole_as or "all", missing_too=tolerant)
         if not rows:
             raise ValueError(f"{table}: no images are listed in it.")
         trained = {row.label for row in rows if row.split in ("train", "all")}
@@ -89,10 +70,10 @@ class CsvTable:
         if unknown:
             raise ValueError(listed(unknown, f"lines of {table} have a class without training images"))
         numbers = all(label.isdecimal() for label in trained)
-        self._classes = sorted(trained, key=lambda label: (int(label) if numbers else 0, label))
-        if len(self._classes) == 1 and whole_as is None:
-            raise ValueError(f"{table}: only one class, {self._classes[0]!r}; a classifier needs two or more classes.")
-        numbering = {label: number for number, label in enumerate(self._classes)}
+        classes = sorted(trained, key=lambda label: (int(label) if numbers else 0, label))
+        if len(classes) == 1 and whole_as is None:
+            raise ValueError(f"{table}: only one class, {classes[0]!r}; a classifier needs two or more classes.")
+        numbering = {label: number for number, label in enumerate(classes)}
         copies = OneCopy(self.left_out)
         files: dict[str, list[LabelledFile]] = {}
         for row in rows:
@@ -100,31 +81,7 @@ class CsvTable:
             if copies.is_first(row.path, row.identity, label=row.label, split=row.split, where=where):
                 files.setdefault(row.split, []).append(LabelledFile(str(row.path), numbering[row.label]))
         copies.check()
-        self.max_pixels = max_pixels
-        self.scaled_decoding = scaled_decoding
-        self.cache = decoded_cache(packed, limit=packed_limit)
-        self._splits, notes = usable_splits(
-            files,
-            on_bad_image=on_bad_image,
-            max_pixels=max_pixels,
-            left_out=self.left_out,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=split_seed,
-            classes=self._classes,
-            rare_classes=rare_classes,
-        )
-        self.notes = [*name_notes(self._classes), *label_notes(self._classes), *notes]
-
-    @property
-    def classes(self) -> Sequence[str]:
-        return self._classes
-
-    def dataset(self, split: str) -> LabelledImages | None:
-        files = self._splits.get(split)
-        if not files:
-            return None
-        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, cache=self.cache)
+        return FoundFiles(classes, files, label_notes(classes))
 
 
 def _text(table: Path) -> str:

@@ -1,13 +1,17 @@
 """Labelled files to splits: each file once, without broken ones, val and test divided off."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from frostline.data.files import LabelledFile
+from frostline.data.decoded_cache import decoded_cache
+from frostline.data.decoding import MAX_PIXELS
+from frostline.data.files import FileImages, LabelledFile
 from frostline.data.folders import AGAIN, BROKEN, Identity, LeftOut
 from frostline.data.image_check import broken_among
 from frostline.data.problem_list import MOST_BROKEN, listed
+from frostline.data.source import LabelledImages
 from frostline.data.splitting import rare_notes, stratified_split
 
 
@@ -88,28 +92,6 @@ def name_notes(classes: Sequence[str]) -> list[str]:
     return [f"WARNING: classes that differ in upper and lower case alone: {'; '.join(pairs)}"] if pairs else []
 
 
-def usable_splits(
-    files: Mapping[str, Sequence[LabelledFile]],
-    *,
-    on_bad_image: str,
-    max_pixels: int,
-    left_out: LeftOut,
-    classes: Sequence[str],
-    **division: Any,
-) -> tuple[dict[str, list[LabelledFile]], list[str]]:
-    """The splits of a source, without broken images where `on_bad_image` is `skip`, and sentences about what that and
-    `divide`, which takes the other arguments, left out or kept in train.
-
-    Raises:
-        ValueError: a class is left without an image to train on, or is too small to divide.
-    """
-    broken: list[str] = []
-    if on_bad_image == "skip":
-        files, broken = without_broken(files, max_pixels=max_pixels, classes=classes, left_out=left_out)
-    splits, rare = divide(files, classes=classes, **division)
-    return splits, [*broken, *rare]
-
-
 def divide(
     given: Mapping[str, Sequence[LabelledFile]],
     *,
@@ -136,3 +118,83 @@ def divide(
     parts = stratified_split(labels, fractions=fractions, seed=seed, classes=classes, rare_classes=rare_classes)
     notes = rare_notes(labels, fractions=fractions, classes=classes) if rare_classes == "train" else []
     return splits | {part: [whole[index] for index in indices] for part, indices in parts.items()}, notes
+
+
+class FoundFiles(NamedTuple):
+    """What a source found: class names, split -> files (`all` where there are no splits), and notes."""
+
+    classes: list[str]
+    files: Mapping[str, Sequence[LabelledFile]]
+    notes: list[str]
+
+
+class FileSource:
+    """A source of labelled image files; a subclass finds them.
+
+    `left_out` counts the files that are not used; `notes` are sentences about them.
+
+    Args:
+        path: the folder or file in which the images are found.
+        val_fraction: of each class's training images, where there is no val split.
+        test_fraction: of each class's images, where there are no splits.
+        rare_classes: `raise`, or `train` to keep a class that is too small to split in train.
+        on_bad_image: `skip` to decode every image once, here, and leave out those that cannot be read; with `raise`,
+            `ImageDataModule.check_images` names them.
+        max_pixels: larger images are errors, before they are decoded.
+        scaled_decoding: decode JPEGs of several megapixels at reduced size where that is enough.
+        packed: folder in which decoded images are cached for later epochs and runs; None for none.
+        packed_limit: GiB that it may take.
+        whole_as: for an evaluation: the split of all images where there are no splits; train is not needed.
+
+    Raises:
+        ValueError: a class is left without an image to train on, or is too small to divide; see also the subclass.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | os.PathLike[str],
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+        rare_classes: str = "raise",
+        on_bad_image: str = "raise",
+        max_pixels: int = MAX_PIXELS,
+        scaled_decoding: bool = True,
+        packed: str | os.PathLike[str] | None = None,
+        packed_limit: float = 50.0,
+        whole_as: str | None = None,
+    ) -> None:
+        self.left_out = LeftOut()
+        self.max_pixels = max_pixels
+        self.scaled_decoding = scaled_decoding
+        self.cache = decoded_cache(packed, limit=packed_limit)
+        skip = on_bad_image == "skip"
+        self._classes, files, notes = self._found(Path(path).expanduser(), tolerant=skip, whole_as=whole_as)
+        self.notes = [*name_notes(self._classes), *notes]
+        if skip:
+            files, notes = without_broken(files, max_pixels=max_pixels, classes=self._classes, left_out=self.left_out)
+            self.notes += notes
+        self._splits, notes = divide(
+            files,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=split_seed,
+            classes=self._classes,
+            rare_classes=rare_classes,
+        )
+        self.notes += notes
+
+    def _found(self, path: Path, *, tolerant: bool, whole_as: str | None) -> FoundFiles:
+        """The files; with `tolerant`, those that cannot be read are no error."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self._classes
+
+    def dataset(self, split: str) -> LabelledImages | None:
+        files = self._splits.get(split)
+        if not files:
+            return None
+        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, cache=self.cache)

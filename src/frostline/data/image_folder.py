@@ -1,13 +1,10 @@
 """A folder of images: one folder per class, with or without train, val and test folders above them."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from frostline.data.decoded_cache import decoded_cache
-from frostline.data.decoding import MAX_PIXELS
-from frostline.data.file_splits import OneCopy, name_notes, usable_splits
-from frostline.data.files import FileImages, LabelledFile
+from frostline.data.file_splits import FileSource, FoundFiles, OneCopy
+from frostline.data.files import LabelledFile
 from frostline.data.folders import (
     ELSEWHERE,
     LOOSE,
@@ -20,27 +17,12 @@ from frostline.data.folders import (
     split_folders,
 )
 from frostline.data.image_file import EXTENSIONS
-from frostline.data.source import LabelledImages
 
 
-class ImageFolder:
+class ImageFolder(FileSource):
     """Images at `path/class/…` or `path/train|val|test/class/…`; class names are the folder names, sorted.
 
-    `left_out` counts what lies there and is not used; `notes` are sentences about it.
-
-    Args:
-        path: the folder. Split folders may have other usual names: see `frostline.data.folders.SPLIT_WORDS`.
-        val_fraction: of each class's training images, where there is no val folder.
-        test_fraction: of each class's images, where there are no train, val and test folders.
-        rare_classes: `raise`, or `train` to keep a class that is too small to split in train.
-        on_bad_image: `skip` to decode every image once, here, and leave out those that cannot be read; with `raise`,
-            `ImageDataModule.check_images` names them.
-        max_pixels: larger images are errors, before they are decoded.
-        scaled_decoding: decode JPEGs of several megapixels at reduced size where that is enough.
-        packed: folder in which decoded images are kept for later epochs and runs; None for none.
-        packed_limit: GiB that it may take.
-        whole_as: for an evaluation: the split that all images belong to where there are no split folders; train is not
-            needed.
+    Split folders may have other usual names: see `frostline.data.folders.SPLIT_WORDS`. Arguments: `FileSource`'s.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -48,27 +30,11 @@ class ImageFolder:
             split; one file in two classes or splits.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | os.PathLike[str],
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        split_seed: int = 0,
-        rare_classes: str = "raise",
-        on_bad_image: str = "raise",
-        max_pixels: int = MAX_PIXELS,
-        scaled_decoding: bool = True,
-        packed: str | os.PathLike[str] | None = None,
-        packed_limit: float = 50.0,
-        whole_as: str | None = None,
-    ) -> None:
-        root = Path(path).expanduser()
+    def _found(self, root: Path, *, tolerant: bool, whole_as: str | None) -> FoundFiles:
         if not root.is_dir():
             hint = " It is a file: data=csv reads tables." if root.is_file() else ""
             raise FileNotFoundError(f"path={root}: no such folder.{hint}")
-        self.left_out = LeftOut()
-        self._walk = Walk(self.left_out, tolerant=on_bad_image == "skip")
+        self._walk = Walk(self.left_out, tolerant=tolerant)
         splits, beside = split_folders(root)
         if splits and "train" not in splits and whole_as not in splits:
             raise ValueError(
@@ -83,37 +49,11 @@ class ImageFolder:
         above = [own for folder in (root, *splits.values()) if (own := identity(folder))]
         found = {split: self._class_folders(folder, above) for split, folder in wanted.items()}
         named = "train" if "train" in found else next(iter(found))
-        self._classes = sorted(found[named])
-        if len(self._classes) == 1 and whole_as is None:
+        classes = sorted(found[named])
+        if len(classes) == 1 and whole_as is None:
             _refuse_one_class(root, wanted[named], found[named])
-        self.notes = [*name_notes(self._classes), *_notes_on_folders_inside(found[named])]
-        self.notes += _refuse_other_classes(found, self._classes, named)
-        files = self._files(found, above)
-        self.max_pixels = max_pixels
-        self.scaled_decoding = scaled_decoding
-        self.cache = decoded_cache(packed, limit=packed_limit)
-        self._splits, notes = usable_splits(
-            files,
-            on_bad_image=on_bad_image,
-            max_pixels=max_pixels,
-            left_out=self.left_out,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=split_seed,
-            classes=self._classes,
-            rare_classes=rare_classes,
-        )
-        self.notes += notes
-
-    @property
-    def classes(self) -> Sequence[str]:
-        return self._classes
-
-    def dataset(self, split: str) -> LabelledImages | None:
-        files = self._splits.get(split)
-        if not files:
-            return None
-        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, cache=self.cache)
+        notes = [*_notes_on_folders_inside(found[named]), *_refuse_other_classes(found, classes, named)]
+        return FoundFiles(classes, self._files(found, classes, above), notes)
 
     def _class_folders(self, folder: Path, above: Sequence[tuple[int, int]]) -> dict[str, list[Path]]:
         """Class name, composed -> its folders: several where the forms of a name are mixed."""
@@ -139,10 +79,13 @@ class ImageFolder:
         return len(loose)
 
     def _files(
-        self, found: Mapping[str, Mapping[str, Sequence[Path]]], above: Sequence[tuple[int, int]]
+        self,
+        found: Mapping[str, Mapping[str, Sequence[Path]]],
+        classes: Sequence[str],
+        above: Sequence[tuple[int, int]],
     ) -> dict[str, list[LabelledFile]]:
         copies = OneCopy(self.left_out)
-        numbering = {name: number for number, name in enumerate(self._classes)}
+        numbering = {name: number for number, name in enumerate(classes)}
         files: dict[str, list[LabelledFile]] = {}
         for split, folders in found.items():
             files[split] = []
