@@ -1,4 +1,4 @@
-"""The house as CONTRIBUTING.md draws it: which room may import which, and what."""
+"""The dependency graph of CONTRIBUTING.md: which package may import which, and which libraries."""
 
 import ast
 import subprocess
@@ -11,8 +11,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "frostline"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# Room -> the other rooms that it may import. A file at the top is a room of its own.
-ARROWS: dict[str, set[str]] = {
+# Package -> the other packages that it may import. A top-level module is a package of its own.
+ALLOWED: dict[str, set[str]] = {
     "nearest": set(),
     "freezing": {"nearest", "storage", "tables"},
     "storage": set(),
@@ -88,7 +88,7 @@ OF_A_FIT = {"batch_norm", "callback", "lightning_internals", "phase_clock"}
 NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
 
 
-def room_of(file: Path) -> str:
+def package_of(file: Path) -> str:
     return file.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -104,7 +104,7 @@ def imports(file: Path, *, at_import: bool = False) -> Iterator[str]:
             if isinstance(child, ast.Import):
                 yield from (alias.name for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                assert child.level == 0, f"{file}: relative imports hide which room is meant"
+                assert child.level == 0, f"{file}: relative imports hide which package is meant"
                 yield from {child.module or "", *(f"{child.module}.{alias.name}" for alias in child.names)}
             elif not (at_import and later(child)):
                 yield from walk(child)
@@ -118,7 +118,7 @@ def libraries(file: Path, *, at_import: bool = False) -> set[str]:
     return tops - sys.stdlib_module_names - {"frostline"}
 
 
-def frostline_rooms(file: Path) -> set[str]:
+def frostline_packages(file: Path) -> set[str]:
     return {module.split(".")[1] for module in imports(file) if module.startswith("frostline.")}
 
 
@@ -126,41 +126,43 @@ def named(file: Path) -> str:
     return str(file.relative_to(SOURCE))
 
 
-def test_every_room_is_drawn() -> None:
-    assert {room_of(file) for file in FILES} - {"__init__"} == set(ARROWS)
+def test_every_package_is_in_the_table() -> None:
+    assert {package_of(file) for file in FILES} - {"__init__"} == set(ALLOWED)
 
 
 @pytest.mark.parametrize("file", FILES, ids=named)
-def test_imports_follow_the_arrows(file: Path) -> None:
-    room = room_of(file)
-    if room == "__init__":  # hands out the public names, when they are asked for
+def test_imports_follow_the_table(file: Path) -> None:
+    package = package_of(file)
+    if package == "__init__":  # imports the public names on first access
         assert not {module for module in imports(file, at_import=True) if module.startswith("frostline")}
         return
-    assert frostline_rooms(file) - {room} <= ARROWS[room]
+    assert frostline_packages(file) - {package} <= ALLOWED[package]
 
 
-def test_the_arrows_make_no_circle() -> None:
-    reached = {room: set(rooms) for room, rooms in ARROWS.items()}
-    for _ in ARROWS:
-        reached = {room: rooms.union(*(reached[other] for other in rooms)) for room, rooms in reached.items()}
-    assert not [room for room, rooms in reached.items() if room in rooms]
+def test_the_table_has_no_cycle() -> None:
+    reached = {package: set(packages) for package, packages in ALLOWED.items()}
+    for _ in ALLOWED:
+        reached = {
+            package: packages.union(*(reached[other] for other in packages)) for package, packages in reached.items()
+        }
+    assert not [package for package, packages in reached.items() if package in packages]
 
 
-def test_no_arrow_is_drawn_for_nothing() -> None:
-    used = {room: set() for room in ARROWS}
+def test_the_table_lists_only_imports_that_occur() -> None:
+    used = {package: set() for package in ALLOWED}
     for file in FILES:
-        if room_of(file) in used:
-            used[room_of(file)] |= frostline_rooms(file) - {room_of(file)}
-    assert {room: rooms for room, rooms in ARROWS.items() if room != "commands"} == {
-        room: rooms for room, rooms in used.items() if room != "commands"
+        if package_of(file) in used:
+            used[package_of(file)] |= frostline_packages(file) - {package_of(file)}
+    assert {package: packages for package, packages in ALLOWED.items() if package != "commands"} == {
+        package: packages for package, packages in used.items() if package != "commands"
     }
 
 
 @pytest.mark.parametrize("file", FILES, ids=named)
-def test_configs_stop_at_the_door(file: Path) -> None:
+def test_only_commands_imports_config_libraries(file: Path) -> None:
     """Only commands imports Hydra and OmegaConf, only config pydantic."""
     allowed = {"commands": {"hydra", "omegaconf"}, "config": CONFIG_LIBRARIES - {"hydra", "omegaconf"}}
-    assert libraries(file) & CONFIG_LIBRARIES <= allowed.get(room_of(file), set())
+    assert libraries(file) & CONFIG_LIBRARIES <= allowed.get(package_of(file), set())
 
 
 def test_the_config_needs_no_heavy_library() -> None:
@@ -188,7 +190,7 @@ def test_the_prefix_needs_torch_and_files_only(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures", "modes", "normalisation", "options"])
-def test_the_small_rooms_need_torch_only(name: str) -> None:
+def test_the_small_modules_need_torch_only(name: str) -> None:
     assert libraries(SOURCE / f"{name}.py") <= {"torch"}
 
 

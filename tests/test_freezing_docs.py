@@ -114,7 +114,7 @@ def test_lightnings_freeze_tests_worse_than_it_trains_and_frostline_the_same():
 
 
 @pytest.mark.slow
-def test_after_a_thaw_lightnings_ranks_drift_apart_and_frostlines_do_not():
+def test_after_unfreezing_lightnings_ranks_drift_apart_and_frostlines_do_not():
     numbers = peers.ranks()["numbers"]
     assert numbers["peer"] > 1e-3
     assert numbers["frostline"] == 0.0

@@ -101,7 +101,7 @@ def reading(store: FeatureStore, batch: Tensor, step: Callable[[], object]) -> C
     def with_reading() -> None:
         features, found = store.read(random.integers(0, STORED, len(batch)))
         if not found.all():
-            raise RuntimeError("a row of the store is torn")
+            raise RuntimeError("a row of the store is corrupt")
         batch.copy_(features.pin_memory() if batch.is_cuda else features, non_blocking=True)
         step()
 
@@ -119,7 +119,7 @@ def captured(step: Callable[[], object], optimizer: torch.optim.Optimizer) -> Ca
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
-        for _ in range(11):  # DistributedDataParallel builds its buckets anew within the first ten
+        for _ in range(11):  # DistributedDataParallel rebuilds its buckets within the first ten
             step()
     torch.cuda.current_stream().wait_stream(aside)
     optimizer.zero_grad(set_to_none=True)  # so that gradients lie in the graph's memory

@@ -5,7 +5,7 @@ Usage: python scripts/benchmark/scaling.py [--quick] [--document docs/benchmarks
 
 Every point runs in a fresh process with one thread (scripts/benchmark/scaling_points.py), one after another. Costs are
 in processor time, which other programs on the machine hardly change; memory is the process's own. --from draws and
-writes anew from an earlier --json, without measuring. --quick takes few and small points, to see that all works; its
+writes again from an earlier --json, without measuring. --quick takes few and small points, to see that all works; its
 fits mean nothing and it writes no document.
 """
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--document", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--from", dest="earlier", type=Path, help="an earlier --json, to be drawn and written anew")
+    parser.add_argument("--from", dest="earlier", type=Path, help="an earlier --json, to draw and write again")
     options = parser.parse_args()
     if options.quick and options.document:
         parser.error("--quick measures too little for a document")

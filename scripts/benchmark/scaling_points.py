@@ -191,7 +191,7 @@ def reading(*, shape: list[int], rows: int, batches: int) -> Point:
             start = time.process_time()
             for each in places:
                 if not store.read(each)[1].all():
-                    raise RuntimeError("a row is torn")
+                    raise RuntimeError("a row is corrupt")
             times.append((time.process_time() - start) / batches / BATCH)
         row_s = min(times[1:])
     return {

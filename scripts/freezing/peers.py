@@ -40,7 +40,7 @@ FIGURES, DOCS = ROOT / "docs" / "figures", ROOT / "docs" / "freezing.md"
 BEGIN, END = "<!-- peers: written by scripts/freezing/peers.py -->", "<!-- peers end -->"
 
 WORLD, BATCH, STEPS = 2, 8, 4
-# What BackboneFinetuning does when told to thaw at epoch 1, at a tenth of the head's rate; but it never freezes batch
+# BackboneFinetuning set to unfreeze at epoch 1, at a tenth of the head's rate; but it never freezes batch
 # norms, with which its backbone's scales and shifts train from the start.
 POLICY = {
     "phases": [
@@ -250,7 +250,7 @@ def _callback(who: str) -> pl.Callback:
 
 
 def _fit(who: str, *, data_seed: int, callbacks: list[pl.Callback] | None = None, **settings: Any) -> Module:
-    """Three epochs of 4 steps on fixed batches in fixed order; the backbone thaws at epoch 1."""
+    """Three epochs of 4 steps on fixed batches in fixed order; the backbone is unfrozen at epoch 1."""
     generator = torch.Generator().manual_seed(data_seed)
     count = BATCH * STEPS
     images, labels = torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count) % 3
@@ -280,7 +280,7 @@ def worker(who: str, out: Path) -> None:
 
 
 def _between_ranks(who: str) -> tuple[float, str]:
-    """The largest difference between parameters of the two ranks, eight steps after the thaw, and where it is."""
+    """The largest difference between parameters of the two ranks, eight steps after unfreezing, and where it is."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -296,7 +296,7 @@ def _between_ranks(who: str) -> tuple[float, str]:
 
 
 def ranks() -> dict[str, Any]:
-    """Two gloo processes with different data: do they still train one network after the backbone has thawed?"""
+    """Two gloo processes with different data: do they still train one network after the backbone was unfrozen?"""
     (peer, where), (ours, _) = _between_ranks("lightning"), _between_ranks("frostline")
     return {
         "title": f"Lightning {importlib.metadata.version('lightning')} `BackboneFinetuning`, two ranks (DDP), "
@@ -321,7 +321,7 @@ def scheduler_ranks() -> dict[str, Any] | None:
 
 
 def resume() -> dict[str, Any]:
-    """A run resumed from the end of its second epoch, one epoch after the thaw, beside the uninterrupted one."""
+    """A run resumed from the end of its second epoch, one epoch after unfreezing, beside the uninterrupted one."""
     found: dict[str, Any] = {}
     for who in ("lightning", "frostline"):
         with tempfile.TemporaryDirectory() as folder:

@@ -153,11 +153,11 @@ def test_measuring_changes_nothing_in_training(tmp_path):
 
 
 def test_between_the_intervals_nothing_is_measured(tmp_path, monkeypatch):
-    import frostline.autograd.gradient_flow as room
+    import frostline.autograd.gradient_flow as module
 
     calls = []
 
-    class Counted(room.Measurement):
+    class Counted(module.Measurement):
         def __init__(self, *arguments, **options):
             calls.append("measure")
             super().__init__(*arguments, **options)
@@ -166,7 +166,7 @@ def test_between_the_intervals_nothing_is_measured(tmp_path, monkeypatch):
             calls.append("finish")
             return super().finish(**options)
 
-    monkeypatch.setattr(room, "Measurement", Counted)
+    monkeypatch.setattr(module, "Measurement", Counted)
     fit(tmp_path, every=6)
     assert calls == ["measure", "finish"] * 2
 

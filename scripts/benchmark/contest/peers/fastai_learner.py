@@ -43,7 +43,7 @@ class Autocast(Callback):
 
 
 def split(model):
-    """Stem to layer3, layer4, head: vision_learner's own groups would thaw layer3 with layer4."""
+    """Stem to layer3, layer4, head: vision_learner's own groups would unfreeze layer3 with layer4."""
     return L(model[0][:7], model[0][7:], model[1:]).map(params)
 
 

@@ -67,21 +67,21 @@ class Images(L.LightningDataModule):
 
 
 class Gradual(BaseFinetuning):
-    """BackboneFinetuning thaws all at once; for several steps its documentation has one write this."""
+    """BackboneFinetuning unfreezes all at once; for several steps its documentation shows this."""
 
     def __init__(self):
         super().__init__()
-        self.thaws = {}
+        self.unfreeze_at = {}
         epoch = 0
         for trains, epochs in args.task.phases:
-            self.thaws[epoch] = trains
+            self.unfreeze_at[epoch] = trains
             epoch += epochs
 
     def freeze_before_training(self, pl_module):
         self.freeze(pl_module.backbone)
 
     def finetune_function(self, pl_module, current_epoch, optimizer):
-        part = {"layer4": pl_module.backbone.layer4, "all": pl_module.backbone}.get(self.thaws.get(current_epoch))
+        part = {"layer4": pl_module.backbone.layer4, "all": pl_module.backbone}.get(self.unfreeze_at.get(current_epoch))
         if part is not None:
             self.unfreeze_and_add_param_group(part, optimizer, lr=args.lr)
 
