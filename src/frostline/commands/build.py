@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.arguments import with_keys
-from frostline.config.augment import Augment
+from frostline.config.augment import Augment, OwnAugment
 from frostline.config.commands import RunGroups, TrainConfig
 from frostline.config.data import Data, Source
-from frostline.config.optimizer import Optimizer, OptimizerSection, OwnOptimizer
+from frostline.config.optimizer import Optimizer, OptimizerSection, OwnOptimizer, OwnScheduler, Scheduler
 from frostline.config.paths import absolute
 from frostline.config.secret_values import hidden
 from frostline.config.speed import Cache
-from frostline.config.training import CrossEntropy, Loss
+from frostline.config.training import CrossEntropy, Loss, OwnLoss
 from frostline.data.build import build_source, source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
@@ -33,9 +34,10 @@ from frostline.models.saved_file import read_plain
 from frostline.models.weights import LoadedWeights
 from frostline.optim import OptimizerBuilder
 from frostline.options import CheckpointOptions, ComputeOptions, FeatureCache, OptimizerOptions
-from frostline.schedulers import SCHEDULERS
-from frostline.signatures import check_signature, find_class
+from frostline.schedulers import SCHEDULERS, SchedulerBuilder
+from frostline.signatures import check_signature, construct, find_class
 
+LENGTHS = ("total_steps", "steps_per_epoch")
 TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     name.lower(): optimizer
     for name, optimizer in vars(torch.optim).items()
@@ -55,12 +57,17 @@ def build_data(
     Raises:
         ValueError: the source's class does not take these keys, or the values do not fit together.
     """
-    own = source.model_dump(by_alias=True, exclude=set(Data.model_fields)) | dict(constructor or {})
-    if "image_size" in inspect.signature(source_class(own)).parameters:
-        own["image_size"] = source.image_size
-    chosen = {"name": "none"} if augment is None else dict(augment)
+    keys = source.model_dump(by_alias=True, exclude=set(Data.model_fields)) | dict(constructor or {})
+    if "image_size" in inspect.signature(source_class(keys)).parameters:
+        keys["image_size"] = source.image_size
+    if isinstance(augment, OwnAugment):
+        found = find_class(augment.target, subclass_of=object, what="augment")
+        own = construct(found, augment.arguments(), what="augment")
+        chosen = {"name": augment.target, "own": own, "mixup": augment.mixup, "cutmix": augment.cutmix}
+    else:
+        chosen = {"name": "none"} if augment is None else dict(augment)
     return ImageDataModule(
-        source=build_source(own),
+        source=build_source(keys),
         image_size=source.image_size,
         batch_size=source.batch_size,
         resize=source.resize,
@@ -108,7 +115,7 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
         must_train=_new_head(loaded),
         loss=_loss(config.loss, data),
         optimizer=optimizer_builder(config.optimizer, fused=wants_fused(config)),
-        scheduler=SCHEDULERS[config.scheduler.name](**_without(dict(config.scheduler), "name")),
+        scheduler=scheduler_builder(config.scheduler),
         recipe=hidden(recipe),
         compute=ComputeOptions(
             channels_last=config.trainer.channels_last,
@@ -185,7 +192,32 @@ def optimizer_builder(optimizer: Optimizer, *, fused: bool = False) -> Optimizer
     return partial(found, **arguments)
 
 
+def scheduler_builder(scheduler: Scheduler) -> SchedulerBuilder:
+    """Builds the schedule for an optimizer and the lengths of a run and an epoch.
+
+    Raises:
+        ValueError: a class of the user's own that does not exist, or does not take these options.
+    """
+    if not isinstance(scheduler, OwnScheduler):
+        return SCHEDULERS[scheduler.name](**_without(dict(scheduler), "name"))
+    own, arguments = find_class(scheduler.target, subclass_of=LRScheduler, what="scheduler"), scheduler.arguments()
+    lengths = [name for name in LENGTHS if name in inspect.signature(own).parameters and name not in arguments]
+    check_signature(own, arguments, what="scheduler", given=("optimizer", *lengths))
+
+    def build(optimizer: torch.optim.Optimizer, steps: int, epoch: int) -> LRScheduler:
+        run = dict(zip(LENGTHS, (steps, epoch), strict=True))
+        built: LRScheduler = own(optimizer, **arguments, **{name: run[name] for name in lengths})
+        return built
+
+    return build
+
+
 def _loss(loss: Loss, data: ImageDataModule) -> nn.Module:
+    if isinstance(loss, OwnLoss):
+        own: nn.Module = construct(
+            find_class(loss.target, subclass_of=nn.Module, what="loss"), loss.arguments(), what="loss"
+        )
+        return own
     arguments = _without(dict(loss), "name", "class_weights")
     if isinstance(loss, CrossEntropy) and loss.class_weights == "balanced":
         arguments["class_weights"] = data.class_weights().tolist()

@@ -96,9 +96,18 @@ def problems_of(invocation: Invocation, command: Command) -> list[str]:
             except Exception as error:
                 problems += [found for found in _of_composing(error, invocation) if found not in problems]
                 continue
-            found = (_with_quoting(p, overrides) for p in validate(command, settings, defaults=defaults))
+            found = [_with_quoting(p, overrides) for p in validate(command, settings, defaults=defaults)]
+            found = found or _of_own_classes(command, settings)
             problems += [p for p in found if p not in problems]
     return problems
+
+
+def _of_own_classes(command: Command, settings: Mapping[str, Any]) -> list[str]:
+    if "_target_" not in str(settings):
+        return []
+    from frostline.commands.own_classes import own_class_problems  # imports torch
+
+    return own_class_problems(config_of(command.config, settings))
 
 
 def unswept(texts: Sequence[str]) -> list[str]:

@@ -288,6 +288,8 @@ def quiet_libraries() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         # Lightning's own use of a part of torch that is going away.
         r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
+        # An optimizer of the user's own may have none; that of others is logged.
+        r".*log_momentum=True, but some optimizers do not have momentum.*",
         # Frozen modules are in eval mode on purpose.
         r".*module\(s\) in eval mode at the start of training.*",
     ):

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 
 from frostline.autograd.gradient_flow import GradientFlow
+from frostline.commands.own_classes import build_own, own_classes
 from frostline.commands.ranks import launched_outside
 from frostline.config.commands import TrainConfig
 from frostline.config.rules import SMALLEST_BF16_ON_CPU
@@ -36,6 +37,7 @@ def build_trainer(config: TrainConfig, *, folder: Path, data: ImageDataModule) -
     options = config.trainer
     validates = data.images("val") is not None
     loggers = build_loggers(config.logger.as_dict(), folder=folder, settings=hidden(config.as_dict()))
+    loggers += [build_own(key, own, save_dir=folder) for key, own in own_classes(config.logger, "logger")]
     callbacks = _callbacks(config, folder=folder, data=data, logs=bool(loggers))
     return lightning.Trainer(
         default_root_dir=folder,
@@ -153,7 +155,7 @@ def _callbacks(config: TrainConfig, *, folder: Path, data: ImageDataModule, logs
         callbacks.append(CompileCost())
     if options.first_gradient:
         callbacks.append(FirstGradient())
-    return callbacks
+    return [*callbacks, *(build_own(key, own) for key, own in own_classes(options, "callbacks"))]
 
 
 def _cluster_environment() -> ClusterEnvironment:

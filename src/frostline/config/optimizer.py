@@ -203,4 +203,11 @@ class OneCycle(SchedulerSection):
     anneal: Literal["cos", "linear"] = Field(default="cos", description="form of both ramps")
 
 
-Scheduler = Constant | Cosine | Step | OneCycle
+class OwnScheduler(OwnClass):
+    """A schedule of your own: a torch.optim.lr_scheduler.LRScheduler, stepped after each optimizer step.
+
+    Where its constructor takes `total_steps` or `steps_per_epoch`, it gets those of the run.
+    """
+
+
+Scheduler = Constant | Cosine | Step | OneCycle | OwnScheduler

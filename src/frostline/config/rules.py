@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from frostline.config.augment import Augment
+from frostline.config.augment import Augment, OwnAugment
 from frostline.config.data import Data, Random
 from frostline.config.freeze import PolicyFile
 from frostline.config.model import Model
@@ -172,7 +172,9 @@ def _speed(sound: Mapping[str, Any]) -> Iterator[str]:
         yield "cache.views: nothing is kept with speed.feature_cache=false. Leave one out."
     augment: Augment | None = sound.get("augment")
     if cache.views and augment is not None:
-        if augment.name == "none":
+        if isinstance(augment, OwnAugment):
+            yield "cache.views: views of a transform of your own are not kept. Leave cache.views out."
+        elif augment.name == "none":
             yield "cache.views: augment=none makes one view of each image. Leave cache.views out, or choose an augment."
         elif augment.mixup or augment.cutmix:
             yield "cache.views: mixup and cutmix make new images in each batch, which cannot be kept. Leave one out."

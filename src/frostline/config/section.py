@@ -35,3 +35,7 @@ class OwnClass(Section):
     model_config = ConfigDict(extra="allow", populate_by_name=False)  # and what every section has
 
     target: str = Field(alias="_target_", description="dotted path of the class, such as my_package.MyClass")
+
+    def arguments(self) -> dict[str, Any]:
+        """The keys that are the class's own: arguments of its constructor."""
+        return dict(self.model_extra or {})

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from frostline.config.section import Section
+from frostline.config.section import OwnClass, Section
 
 
 class CrossEntropy(Section):
@@ -26,7 +26,14 @@ class SumOfDifferences(Section):
     name: Literal["sum_of_differences"] = Field(description="the loss's name")
 
 
-Loss = CrossEntropy | SumOfDifferences
+class OwnLoss(OwnClass):
+    """A loss of your own: a torch.nn.Module, called with logits (batch, classes) and labels; the mean over the batch.
+
+    With `reduction = "sum"` it is a sum. It is not in the checkpoint: an evaluation reports the cross-entropy.
+    """
+
+
+Loss = CrossEntropy | SumOfDifferences | OwnLoss
 
 Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -85,8 +92,15 @@ class TrainerSection(Section):
     limit_test_batches: Positive | None = Field(default=None, description="batches of the test; null: all")
 
 
+class OwnCallback(OwnClass):
+    """A callback of your own: a lightning.pytorch.Callback."""
+
+
 class Callbacks(Section):
-    """What watches a run."""
+    """What watches a run; under a key of your own, callbacks of your own, each named by `_target_`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, OwnCallback] = Field(init=False)
 
     monitor: Literal["auto", "val/accuracy", "val/f1", "val/loss", "val/calibration_error"] = Field(
         default="auto",
@@ -133,8 +147,15 @@ class WandbLogger(Section):
     )
 
 
+class OwnLogger(OwnClass):
+    """A logger of your own: a lightning.pytorch.loggers.Logger."""
+
+
 class Loggers(Section):
-    """Where metrics go; several at once as logger=[csv,wandb]."""
+    """Where metrics go; several at once as logger=[csv,wandb]; under a key of your own, a logger of your own."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, OwnLogger] = Field(init=False)
 
     csv: CsvLogger | None = Field(default=None, description="write metrics.csv")
     tensorboard: TensorBoardLogger | None = Field(default=None, description="write TensorBoard event files")

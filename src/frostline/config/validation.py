@@ -106,6 +106,12 @@ def section_problems(
                 message = unknown_key(parent + name, known, group=group if at_top else None)
                 problems.setdefault(parent + name, with_type(message, section, defaults if at_top else {}))
                 continue
+            first = str(item["loc"][0]) if item["loc"] else ""
+            if first not in fields_of(schema) and "extra" in schema.model_config and len(item["loc"]) == 1:
+                known = [prefix + other for other in fields_of(schema)]
+                found = with_type(unknown_key(prefix + first, known, group=group), schema, defaults)
+                problems.setdefault(prefix + first, f"{found} A class of your own needs {prefix}{first}._target_.")
+                continue
             _, place, field = _walk(schema, item["loc"])
             key = (prefix + place).rstrip(".")
             if item["type"] in ("value_error", "assertion_error"):

@@ -227,6 +227,8 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         """
         if not isinstance(images, ScalableImages):
             return images
+        if augment is not None and augment.own is not None:  # which may look at any part of the image
+            return images
         return images.for_shorter_side(shorter_side(image_size=self.image_size, resize=self.resize, augment=augment))
 
     def _required(self, split: str) -> LabelledImages:

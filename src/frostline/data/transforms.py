@@ -32,6 +32,8 @@ class Augmentation:
         name: `none`; `light`: shifts by up to an eighth, flip; `crop`: a random crop of 8 to 100 % of the area at
             aspect ratio 3:4 to 4:3, flip; `standard`: a crop of 25 to 100 %, flip, mild colour changes; `trivial`: one
             random operation of random strength (TrivialAugmentWide, arXiv 2103.10158) on the cropped image, flip.
+        own: in place of these, a transform of the user's own, from a uint8 image `(3, height, width)` to another one;
+            a result of another size is resized and cropped as in evaluation. `name` is then free.
         horizontal_flip: False where left and right mean something, as in digits.
         mixup: alpha of mixup (arXiv 1710.09412), 0 for none.
         cutmix: alpha of CutMix (arXiv 1905.04899), 0 for none; with both, each batch gets one of them at random.
@@ -41,9 +43,10 @@ class Augmentation:
     horizontal_flip: bool = True
     mixup: float = 0.0
     cutmix: float = 0.0
+    own: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in AUGMENTATIONS:
+        if self.own is None and self.name not in AUGMENTATIONS:
             raise ValueError(f"Unknown augmentation {self.name!r}; choose from {', '.join(AUGMENTATIONS)}.")
         if not (0 <= self.mixup < math.inf and 0 <= self.cutmix < math.inf):
             raise ValueError(f"mixup={self.mixup} and cutmix={self.cutmix} must be finite and at least 0.")
@@ -61,6 +64,13 @@ def evaluation_transform(*, image_size: int, resize: float = 1.0) -> Transform:
 def training_transform(augment: Augmentation, *, image_size: int, resize: float = 1.0) -> Transform:
     """The same, with the augmentation's random changes; randomness comes from torch's global generator."""
     steps: list[Any]
+    if augment.own is not None:
+        fitted = Fitted(image_size=image_size, resize=resize)
+        steps = [v2.ToImage(), middle, v2.ToPureTensor(), augment.own, fitted]
+        if augment.horizontal_flip:
+            steps.append(v2.RandomHorizontalFlip())
+        own: Transform = v2.Compose(steps)
+        return own
     if augment.name == "none":
         return evaluation_transform(image_size=image_size, resize=resize)
     if augment.name == "light":
@@ -106,6 +116,21 @@ def _centre(image_size: int, resize: float) -> list[Any]:
         v2.CenterCrop(image_size),
         v2.ToPureTensor(),
     ]
+
+
+class Fitted:
+    """An image `(3, height, width)` at `(3, image_size, image_size)`: as in evaluation where it has another size."""
+
+    def __init__(self, *, image_size: int, resize: float) -> None:
+        self.shape = (3, image_size, image_size)
+        self.centre = v2.Compose(_centre(image_size, resize))
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if not isinstance(image, torch.Tensor) or image.ndim != 3 or image.shape[0] != 3:
+            found = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
+            raise ValueError(f"augment: the transform has to return a tensor (3, height, width), not {found}")
+        fitted: torch.Tensor = image if image.shape == self.shape else self.centre(image)
+        return fitted
 
 
 def middle(image: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,81 @@
+"""Classes of the user's own that a config names by `_target_`: found, and checked against their signatures."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from frostline.commands.build import optimizer_builder, scheduler_builder
+from frostline.config.optimizer import OwnOptimizer, OwnScheduler
+from frostline.config.section import OwnClass, Section
+from frostline.data.build import source_class
+from frostline.signatures import check_signature, construct, find_class
+
+# What the classes of a group derive from.
+KINDS: Mapping[str, type] = {
+    "model": nn.Module,
+    "head": nn.Module,
+    "loss": nn.Module,
+    "augment": object,
+    "callbacks": Callback,
+    "logger": Logger,
+}
+# Arguments that frostline gives: the size of the images and the run folder where the class takes them.
+GIVEN: Mapping[str, tuple[str, ...]] = {
+    "head": ("features", "classes"),
+    "data": ("image_size",),
+    "logger": ("save_dir",),
+}
+
+
+def own_classes(section: Section, key: str = "") -> Iterator[tuple[str, OwnClass]]:
+    """The classes of the user's own in a config or in one of its sections, each with its key: `head`, `logger.mine`."""
+    for name, value in section:
+        place = f"{key}.{name}" if key else name
+        if isinstance(value, OwnClass):
+            yield place, value
+        elif isinstance(value, Section):
+            yield from own_classes(value, place)
+
+
+def build_own(key: str, own: OwnClass, **defaults: Any) -> Any:
+    """An object of the class.
+
+    Args:
+        defaults: arguments that the class gets where it takes them and the config does not say another value.
+
+    Raises:
+        ValueError: there is no such class, it is of another kind, or it does not take these keys.
+    """
+    found = find_class(own.target, subclass_of=KINDS[key.partition(".")[0]], what=key)
+    taken = {name: value for name, value in defaults.items() if name in inspect.signature(found).parameters}
+    return construct(found, {**taken, **own.arguments()}, what=key)
+
+
+def own_class_problems(config: Section) -> list[str]:
+    """What is wrong with the classes of the user's own in a config; none of them is called."""
+    problems = []
+    for key, own in own_classes(config):
+        try:
+            _check(key, own)
+        except ValueError as error:
+            problems += str(error).splitlines()
+    return problems
+
+
+def _check(key: str, own: OwnClass) -> None:
+    if isinstance(own, OwnOptimizer):
+        optimizer_builder(own)
+    elif isinstance(own, OwnScheduler):
+        scheduler_builder(own)
+    else:
+        group = key.partition(".")[0]
+        if group == "data":
+            found = source_class({"_target_": own.target})
+        else:
+            found = find_class(own.target, subclass_of=KINDS[group], what=key)
+        given = [name for name in GIVEN.get(group, ()) if not (group == "logger" and name in own.arguments())]
+        check_signature(found, own.arguments(), what=key, given=tuple(given))
