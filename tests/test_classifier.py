@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.checkpoint import read_checkpoint
 from frostline.classifier import ImageClassifier, load_classifier
-from frostline.commands.build import optimizer_builder
+from frostline.commands.optimizers import optimizer_builder
 from frostline.config.commands import RUN_GROUPS
 from frostline.config.optimizer import OwnOptimizer
 from frostline.data.datamodule import ImageDataModule

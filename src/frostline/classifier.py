@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.batch_of_one import check_batches, explained
@@ -53,6 +53,8 @@ class ImageClassifier(lightning.LightningModule):
             with momentum 0.9 at 0.01.
         scheduler: builds the learning-rate schedule, stepped once per optimizer step.
         must_train: names or globs of what trains whatever the policy says: a head that starts from random weights.
+        metrics: further metrics of an evaluation by name, logged as val/NAME and test/NAME: from probabilities
+            (batch, classes) and class indices (batch,) to a scalar.
         recipe: plain values from which the network can be built again (`model`, `head`); None for a network that only
             you can build, to be given again to `load_from_checkpoint`.
         compute: how the network is run: memory format, torch.compile, frozen layers without a graph, feature cache.
@@ -70,6 +72,7 @@ class ImageClassifier(lightning.LightningModule):
         optimizer: OptimizerBuilder | None = None,
         scheduler: SchedulerBuilder | None = None,
         must_train: Sequence[str] = (),
+        metrics: Mapping[str, Metric] | None = None,
         recipe: Mapping[str, Any] | None = None,
         compute: ComputeOptions = ComputeOptions(),  # noqa: B008 - frozen
         optimizer_options: OptimizerOptions = OptimizerOptions(),  # noqa: B008
@@ -92,7 +95,7 @@ class ImageClassifier(lightning.LightningModule):
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.train_loss = MeanMetric()
         self._step_mean = StepMean()
-        self.evaluations = Evaluations(classes)
+        self.evaluations = Evaluations(classes, metrics or {})
         self.confusion: Tensor | None = None
         self.normalised = Normalisation(images["mean"], images["std"], channels_last=compute.channels_last)
         apply_phase(network, self.resolved.phases[0])

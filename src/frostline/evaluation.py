@@ -1,9 +1,11 @@
 """Evaluations of the validation and test images: every image counts once, on any number of processes."""
 
 import math
+from collections.abc import Mapping
 
 import lightning
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from frostline.finite import diverged
 from frostline.metrics import Evaluation
@@ -12,9 +14,9 @@ from frostline.metrics import Evaluation
 class Evaluations(nn.Module):
     """The metrics of `val` and of `test`."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, own: Mapping[str, Metric]) -> None:
         super().__init__()
-        self.val, self.test = Evaluation(classes), Evaluation(classes)
+        self.val, self.test = Evaluation(classes, own), Evaluation(classes, own)
 
     def of(self, split: str) -> Evaluation:
         """The metrics of one split."""

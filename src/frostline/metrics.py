@@ -4,7 +4,7 @@ Averages of per-process values would count a sample of a small share for more th
 add up count each sample once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,11 +69,18 @@ def evaluation_metrics(classes: int) -> MetricCollection:
 
 
 class Evaluation(torch.nn.Module):
-    """The metrics of one split, updated batch by batch and summed up once."""
+    """The metrics of one split, updated batch by batch and summed up once.
 
-    def __init__(self, classes: int) -> None:
+    Args:
+        own: further metrics by name, from probabilities (batch, classes) and class indices (batch,) to a scalar.
+    """
+
+    def __init__(self, classes: int, own: Mapping[str, Metric]) -> None:
         super().__init__()
         self.metrics = evaluation_metrics(classes)
+        if taken := {*self.metrics, "loss", "count", "confusion", "accuracy_top5"} & own.keys():
+            raise ValueError(f"metrics: {', '.join(sorted(taken))} is a name of frostline's own; choose another one")
+        self.metrics.add_metrics({name: metric.clone() for name, metric in own.items()})
         self.loss = MeanMetric()
         self.count = SumMetric().set_dtype(torch.float64)  # exact far beyond any number of images
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from tests.configs import config
 from torch import nn
 
-from frostline.commands.build import TORCH_OPTIMIZERS, build_classifier, build_data, optimizer_builder, wants_fused
+from frostline.commands.build import build_classifier, build_data, wants_fused
+from frostline.commands.optimizers import TORCH_OPTIMIZERS, optimizer_builder
 from frostline.commands.trainer import build_trainer, device_options, monitored, native_precision
 from frostline.config.commands import RUN_GROUPS, TrainConfig
 from frostline.config.data import OwnSource

@@ -4,21 +4,19 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.arguments import with_keys
+from frostline.commands.optimizers import optimizer_builder, scheduler_builder
+from frostline.commands.own_classes import build_own
 from frostline.config.augment import Augment, OwnAugment
 from frostline.config.commands import RunGroups, TrainConfig
 from frostline.config.data import Data, Source
-from frostline.config.optimizer import Optimizer, OptimizerSection, OwnOptimizer, OwnScheduler, Scheduler
 from frostline.config.paths import absolute
 from frostline.config.secret_values import hidden
 from frostline.config.speed import Cache
@@ -32,17 +30,7 @@ from frostline.losses import build_loss
 from frostline.models.network import build_network
 from frostline.models.saved_file import read_plain
 from frostline.models.weights import LoadedWeights
-from frostline.optim import OptimizerBuilder
 from frostline.options import CheckpointOptions, ComputeOptions, FeatureCache, OptimizerOptions
-from frostline.schedulers import SCHEDULERS, SchedulerBuilder
-from frostline.signatures import check_signature, construct, find_class
-
-LENGTHS = ("total_steps", "steps_per_epoch")
-TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
-    name.lower(): optimizer
-    for name, optimizer in vars(torch.optim).items()
-    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
-}
 
 
 def build_data(
@@ -61,8 +49,7 @@ def build_data(
     if "image_size" in inspect.signature(source_class(keys)).parameters:
         keys["image_size"] = source.image_size
     if isinstance(augment, OwnAugment):
-        found = find_class(augment.target, subclass_of=object, what="augment")
-        own = construct(found, augment.arguments(), what="augment")
+        own = build_own("augment", augment)
         chosen = {"name": augment.target, "own": own, "mixup": augment.mixup, "cutmix": augment.cutmix}
     else:
         chosen = {"name": "none"} if augment is None else dict(augment)
@@ -116,6 +103,10 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
         loss=_loss(config.loss, data),
         optimizer=optimizer_builder(config.optimizer, fused=wants_fused(config)),
         scheduler=scheduler_builder(config.scheduler),
+        metrics={
+            name: build_own(f"metrics.{name}", own, num_classes=len(data.classes))
+            for name, own in (config.metrics.model_extra or {}).items()
+        },
         recipe=hidden(recipe),
         compute=ComputeOptions(
             channels_last=config.trainer.channels_last,
@@ -167,56 +158,9 @@ def wants_fused(config: RunGroups) -> bool:
     return config.speed.fused_optimizer and not (scaled and config.trainer.gradient_clip_norm)
 
 
-def optimizer_builder(optimizer: Optimizer, *, fused: bool = False) -> OptimizerBuilder:
-    """Builds a torch optimizer by name, or one of the user's own, from parameter groups.
-
-    Args:
-        fused: take torch's fused form where it has one.
-
-    Raises:
-        ValueError: a class of the user's own that does not exist, or does not take these options.
-    """
-    arguments = _without(dict(optimizer), "name", "target", *OptimizerSection.model_fields)
-    arguments["lr"] = optimizer.lr
-    if isinstance(optimizer, OwnOptimizer):
-        own = find_class(optimizer.target, subclass_of=torch.optim.Optimizer, what="optimizer")
-        decay = optimizer.weight_decay
-        if decay is None or (decay == 0 and "weight_decay" not in inspect.signature(own).parameters):
-            arguments.pop("weight_decay")  # None: the class's own default
-        check_signature(own, arguments, what="optimizer", given=("params",))
-        return partial(own, **arguments)
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    found = TORCH_OPTIMIZERS[optimizer.name]
-    if fused and "fused" in inspect.signature(found).parameters:
-        arguments["fused"] = True
-    return partial(found, **arguments)
-
-
-def scheduler_builder(scheduler: Scheduler) -> SchedulerBuilder:
-    """Builds the schedule for an optimizer and the lengths of a run and an epoch.
-
-    Raises:
-        ValueError: a class of the user's own that does not exist, or does not take these options.
-    """
-    if not isinstance(scheduler, OwnScheduler):
-        return SCHEDULERS[scheduler.name](**_without(dict(scheduler), "name"))
-    own, arguments = find_class(scheduler.target, subclass_of=LRScheduler, what="scheduler"), scheduler.arguments()
-    lengths = [name for name in LENGTHS if name in inspect.signature(own).parameters and name not in arguments]
-    check_signature(own, arguments, what="scheduler", given=("optimizer", *lengths))
-
-    def build(optimizer: torch.optim.Optimizer, steps: int, epoch: int) -> LRScheduler:
-        run = dict(zip(LENGTHS, (steps, epoch), strict=True))
-        built: LRScheduler = own(optimizer, **arguments, **{name: run[name] for name in lengths})
-        return built
-
-    return build
-
-
 def _loss(loss: Loss, data: ImageDataModule) -> nn.Module:
     if isinstance(loss, OwnLoss):
-        own: nn.Module = construct(
-            find_class(loss.target, subclass_of=nn.Module, what="loss"), loss.arguments(), what="loss"
-        )
+        own: nn.Module = build_own("loss", loss)
         return own
     arguments = _without(dict(loss), "name", "class_weights")
     if isinstance(loss, CrossEntropy) and loss.class_weights == "balanced":

@@ -7,8 +7,9 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import nn
+from torchmetrics import Metric
 
-from frostline.commands.build import optimizer_builder, scheduler_builder
+from frostline.commands.optimizers import optimizer_builder, scheduler_builder
 from frostline.config.optimizer import OwnOptimizer, OwnScheduler
 from frostline.config.section import OwnClass, Section
 from frostline.data.build import source_class
@@ -20,6 +21,7 @@ KINDS: Mapping[str, type] = {
     "head": nn.Module,
     "loss": nn.Module,
     "augment": object,
+    "metrics": Metric,
     "callbacks": Callback,
     "logger": Logger,
 }
@@ -28,6 +30,7 @@ GIVEN: Mapping[str, tuple[str, ...]] = {
     "head": ("features", "classes"),
     "data": ("image_size",),
     "logger": ("save_dir",),
+    "metrics": ("num_classes",),
 }
 
 

@@ -20,6 +20,7 @@ FREE = [
     "output_dir",
     "device",
     "logger",
+    "metrics",
     "model.weights",
     "data.path",
     "data.root",

@@ -16,7 +16,7 @@ from frostline.config.optimizer import Optimizer, Scheduler
 from frostline.config.paths import PathText
 from frostline.config.section import FILE, FOLDER, MISSING, OwnClass, Section
 from frostline.config.speed import Cache, Speed
-from frostline.config.training import PRECISION, Callbacks, Device, Loggers, Loss, Precision, TrainerSection
+from frostline.config.training import PRECISION, Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
 
 Config = TypeVar("Config", bound=Section)
 
@@ -35,6 +35,7 @@ class RunGroups(Section):
     device: Device
     trainer: TrainerSection
     callbacks: Callbacks
+    metrics: Metrics
     logger: Loggers
     speed: Speed
     cache: Cache

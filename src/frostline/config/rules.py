@@ -12,7 +12,8 @@ from frostline.config.freeze import PolicyFile
 from frostline.config.model import Model
 from frostline.config.optimizer import SGD, Optimizer, Rprop
 from frostline.config.speed import Cache, Speed
-from frostline.config.training import Callbacks, CrossEntropy, Device, Loggers, TrainerSection
+from frostline.config.training import MONITORED, Callbacks, CrossEntropy, Device, Loggers, Metrics, TrainerSection
+from frostline.nearest import suggest
 
 # torch 2.15's oneDNN leaves bf16 gradients of a 3x3 convolution of stride 2 over a 1x1 map partly uninitialised (1e30
 # in a weight, without a word). A ResNet's layer4 has such maps at 16 pixels and below.
@@ -156,6 +157,13 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
     callbacks: Callbacks | None = sound.get("callbacks")
     if callbacks is not None and callbacks.gradient_flow_every_n_steps and sound.get("logger") == Loggers():
         yield "callbacks.gradient_flow_every_n_steps: there is no logger to write to. Choose one, as logger=csv."
+    metrics: Metrics | None = sound.get("metrics")
+    choices = ["auto", *MONITORED, *(f"val/{name}" for name in (metrics.model_extra if metrics else None) or ())]
+    if callbacks is not None and callbacks.monitor not in choices:
+        yield (
+            f"callbacks.monitor: there is no value `{callbacks.monitor}`.{suggest(callbacks.monitor, choices)} The "
+            f"choices are: {', '.join(choices)}."
+        )
     loss = sound.get("loss")
     if isinstance(sound.get("data"), Random) and isinstance(loss, CrossEntropy) and loss.class_weights == "balanced":
         yield "loss.class_weights: the random source has soft labels, so there are no classes to count. Use none."

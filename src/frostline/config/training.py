@@ -96,16 +96,21 @@ class OwnCallback(OwnClass):
     """A callback of your own: a lightning.pytorch.Callback."""
 
 
+# What may choose the best checkpoint, besides metrics of the user's own.
+MONITORED = ("val/accuracy", "val/f1", "val/loss", "val/calibration_error")
+
+
 class Callbacks(Section):
     """What watches a run; under a key of your own, callbacks of your own, each named by `_target_`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, OwnCallback] = Field(init=False)
 
-    monitor: Literal["auto", "val/accuracy", "val/f1", "val/loss", "val/calibration_error"] = Field(
+    monitor: Annotated[str, Field(min_length=1)] = Field(
         default="auto",
         description="value by which the best checkpoint is chosen and early stopping decides; "
-        "`auto` is val/accuracy, or val/loss where labels are soft",
+        f"{', '.join(MONITORED)}, val/NAME of a metric of your own, or `auto`: val/accuracy, or val/loss where labels "
+        "are soft",
     )
     early_stopping_patience: Positive | None = Field(
         default=None, description="validations without improvement after which training stops; null: never"
@@ -145,6 +150,20 @@ class WandbLogger(Section):
     offline: bool = Field(
         default=False, description="write to the run folder only, to be synced later with `wandb sync`"
     )
+
+
+class OwnMetric(OwnClass):
+    """A metric of your own: a torchmetrics.Metric, from probabilities (batch, classes) and class indices to a scalar.
+
+    Where its constructor takes `num_classes`, it gets the data's.
+    """
+
+
+class Metrics(Section):
+    """Metrics beside frostline's, each under a name of your own: logged as val/NAME and test/NAME."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, OwnMetric] = Field(init=False)
 
 
 class OwnLogger(OwnClass):
