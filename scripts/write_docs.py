@@ -5,6 +5,7 @@ python scripts/write_docs.py --check   exit code 1 if one is out of date
 """
 
 import ast
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,8 +20,9 @@ from frostline.config.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATION = ROOT / "docs/configuration"
-LISTED = ("train.py", "conf", "src/frostline", "scripts")
+LISTED = ("train.py", "conf", "src/frostline", "scripts", "examples")
 NOTE = "<!-- Written by `make docs` from the code; do not edit. -->"
+EXAMPLES = "A file to copy lies in `examples/`; `--config-dir` names the folder of yours."
 # Options that compose only with a value from the user.
 REQUIRED = {"file": ("freeze.path=policy.yaml",)}
 
@@ -88,6 +90,10 @@ def _group_page(command: str, group: str, options: Iterable[str], described: Any
             titles = ("option", *(f"`{key}`" for key in differing))
             values = ((f"`{option}`", *(_code(own.get(key)) for key in differing)) for option, own in defaults.items())
             lines += ["", *_table(titles, values)]
+    if described.own is not None:
+        lines += ["", f"## `{group}` of your own", "", inspect.getdoc(described.own) or "", "", EXAMPLES, ""]
+        rows = list(key_rows(described.own, {}, prefix=f"{group}."))
+        lines += _table(("key", "default", "type", "meaning"), map(_row, rows))
     return _text(lines)
 
 

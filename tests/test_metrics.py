@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassCalibrationError
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassCohenKappa
 
 from frostline.metrics import CalibrationError, Evaluation, evaluation_metrics, per_class
 
@@ -123,3 +123,21 @@ def test_per_class_precision_recall_and_f1_by_hand() -> None:
         {"class": "b", "images": 1, "precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3)},
         {"class": "c", "images": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0},  # none there, none predicted
     ]
+
+
+def test_a_metric_of_the_users_own_is_computed_over_all_batches() -> None:
+    evaluation = Evaluation(2, {"kappa": MulticlassCohenKappa(2)})
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
+    for part in (slice(0, 1), slice(1, 4)):
+        evaluation.update(logits[part], torch.tensor([0, 1, 1, 0])[part], torch.tensor(0.0))
+    # Three of four agree; by chance (3/4 · 2/4) + (1/4 · 2/4) = 1/2 would: (3/4 - 1/2) / (1 - 1/2).
+    assert evaluation.compute()[0]["kappa"] == pytest.approx(0.5)
+    evaluation.reset()
+    evaluation.update(logits, torch.tensor([0, 1, 0, 0]), torch.tensor(0.0))
+    assert evaluation.compute()[0]["kappa"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss", "count"])
+def test_a_metric_of_the_users_own_has_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(ValueError, match=f"metrics: {name} is a name of frostline's own"):
+        Evaluation(2, {name: MulticlassCohenKappa(2)})

@@ -95,7 +95,7 @@ class ImageClassifier(lightning.LightningModule):
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.train_loss = MeanMetric()
         self._step_mean = StepMean()
-        self.evaluations = Evaluations(classes, metrics or {})
+        self.evaluations = Evaluations(classes, metrics)
         self.confusion: Tensor | None = None
         self.normalised = Normalisation(images["mean"], images["std"], channels_last=compute.channels_last)
         apply_phase(network, self.resolved.phases[0])

@@ -14,7 +14,7 @@ from frostline.metrics import Evaluation
 class Evaluations(nn.Module):
     """The metrics of `val` and of `test`."""
 
-    def __init__(self, classes: int, own: Mapping[str, Metric]) -> None:
+    def __init__(self, classes: int, own: Mapping[str, Metric] | None = None) -> None:
         super().__init__()
         self.val, self.test = Evaluation(classes, own), Evaluation(classes, own)
 

@@ -75,9 +75,10 @@ class Evaluation(torch.nn.Module):
         own: further metrics by name, from probabilities (batch, classes) and class indices (batch,) to a scalar.
     """
 
-    def __init__(self, classes: int, own: Mapping[str, Metric]) -> None:
+    def __init__(self, classes: int, own: Mapping[str, Metric] | None = None) -> None:
         super().__init__()
         self.metrics = evaluation_metrics(classes)
+        own = own or {}
         if taken := {*self.metrics, "loss", "count", "confusion", "accuracy_top5"} & own.keys():
             raise ValueError(f"metrics: {', '.join(sorted(taken))} is a name of frostline's own; choose another one")
         self.metrics.add_metrics({name: metric.clone() for name, metric in own.items()})

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from tests.configs import settings
 
-from frostline.config.augment import Augment
+from frostline.config.augment import NamedAugment, OwnAugment
 from frostline.config.commands import RUN_GROUPS
 from frostline.config.data import PILLOWS_LIMIT, Data, OwnSource, TorchvisionName
 from frostline.data import decoding
@@ -65,10 +65,10 @@ def test_yaml_schema_and_constructor_have_the_same_keys(name, tmp_path):
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_augmentations_are_valid(name):
-    assert Augment.model_validate(shipped(name, "augment")).name == name
+    assert NamedAugment.model_validate(shipped(name, "augment")).name == name
 
 
-@pytest.mark.parametrize("section", [*DATA.values(), Augment, OwnSource])
+@pytest.mark.parametrize("section", [*DATA.values(), NamedAugment, OwnAugment, OwnSource])
 def test_every_key_is_described(section):
     assert section.__doc__
     for key, field in section.model_fields.items():

@@ -186,3 +186,39 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
     for name in ("mean", "std"):
         with pytest.raises(ValueError, match=rf"data\.{name} takes three finite"):
             checked_normalisation([0.5, value, 0.5], [0.5] * 3, name)
+
+
+class TestOwnTransform:
+    """`augment` with a class of the user's own."""
+
+    def test_it_gets_the_whole_image_and_its_result_is_fitted(self):
+        seen = []
+
+        def own(image):
+            seen.append((image.shape, image.dtype))
+            return image[:, :20, :20]
+
+        augment = Augmentation(name="mine", own=own, horizontal_flip=False)
+        image = Image.new("RGB", (40, 24), (10, 20, 30))
+        fitted = training_transform(augment, image_size=8)(image)
+        assert seen == [((3, 24, 40), torch.uint8)]
+        assert fitted.shape == (3, 8, 8)
+        assert fitted[:, 0, 0].tolist() == [10, 20, 30]
+
+    def test_a_result_of_the_right_size_is_left_as_it_is(self):
+        chosen = torch.arange(3 * 8 * 8, dtype=torch.uint8).reshape(3, 8, 8)
+        augment = Augmentation(name="mine", own=lambda _: chosen, horizontal_flip=False)
+        transform = training_transform(augment, image_size=8, resize=1.5)
+        assert torch.equal(transform(Image.new("RGB", (9, 9))), chosen)
+
+    @pytest.mark.parametrize("result", [None, torch.zeros(8, 8)])
+    def test_another_result_is_an_error(self, result):
+        transform = training_transform(Augmentation(name="mine", own=lambda _: result), image_size=8)
+        with pytest.raises(
+            ValueError, match=r"augment: the transform has to return a tensor \(3, height, width\), not "
+        ):
+            transform(Image.new("RGB", (9, 9)))
+
+    def test_a_name_without_a_transform_is_unknown(self):
+        with pytest.raises(ValueError, match="Unknown augmentation 'mine'"):
+            Augmentation(name="mine")

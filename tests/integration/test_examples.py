@@ -77,8 +77,8 @@ def test_a_part_is_checked_before_there_is_a_run_folder(cli: Cli, tmp_path: Path
         "  scheduler: there is no class at `_target_: torch.optim.lr_scheduler.PolynomialLr`. Did you mean "
         "`torch.optim.lr_scheduler.PolynomialLR`?",
         "  callbacks.mine: `focal_loss.FocalLoss` is not a subclass of lightning.pytorch.callbacks.callback.Callback.",
-        "  metrics.mine: there is no class at `_target_: torchmetrics.classification.MulticlassCohenKapa`. Did you mean "
-        "`torchmetrics.classification.MulticlassCohenKappa`?",
+        "  metrics.mine: there is no class at `_target_: torchmetrics.classification.MulticlassCohenKapa`. Did you "
+        "mean `torchmetrics.classification.MulticlassCohenKappa`?",
         "  logger.mine.fille: `JsonLines` takes no such argument. Did you mean `file`?",
     ]
     assert not (tmp_path / "runs").exists()

@@ -29,6 +29,12 @@ class Section(BaseModel):
         return plain | {key: section.as_dict() for key, section in values.items()}
 
 
+class OpenSection(Section):
+    """A node that holds classes of the user's own as well, each under a name of the user's."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 class OwnClass(Section):
     """A class of the user's own, named by its path; its further keys are checked against its signature."""
 

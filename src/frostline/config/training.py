@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from frostline.config.section import OwnClass, Section
+from frostline.config.section import OpenSection, OwnClass, Section
 
 
 class CrossEntropy(Section):
@@ -100,10 +100,9 @@ class OwnCallback(OwnClass):
 MONITORED = ("val/accuracy", "val/f1", "val/loss", "val/calibration_error")
 
 
-class Callbacks(Section):
+class Callbacks(OpenSection):
     """What watches a run; under a key of your own, callbacks of your own, each named by `_target_`."""
 
-    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, OwnCallback] = Field(init=False)
 
     monitor: Annotated[str, Field(min_length=1)] = Field(
@@ -159,10 +158,9 @@ class OwnMetric(OwnClass):
     """
 
 
-class Metrics(Section):
+class Metrics(OpenSection):
     """Metrics beside frostline's, each under a name of your own: logged as val/NAME and test/NAME."""
 
-    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, OwnMetric] = Field(init=False)
 
 
@@ -170,10 +168,9 @@ class OwnLogger(OwnClass):
     """A logger of your own: a lightning.pytorch.loggers.Logger."""
 
 
-class Loggers(Section):
+class Loggers(OpenSection):
     """Where metrics go; several at once as logger=[csv,wandb]; under a key of your own, a logger of your own."""
 
-    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, OwnLogger] = Field(init=False)
 
     csv: CsvLogger | None = Field(default=None, description="write metrics.csv")

@@ -13,7 +13,7 @@ from frostline.config.guesses import guessed
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
 from frostline.config.rules import broken_rules
 from frostline.config.secret_values import marked
-from frostline.config.section import FOLDER, Section
+from frostline.config.section import FOLDER, OpenSection, Section
 from frostline.nearest import nearest
 from frostline.storage.atomic import output_problem
 
@@ -107,7 +107,7 @@ def section_problems(
                 problems.setdefault(parent + name, with_type(message, section, defaults if at_top else {}))
                 continue
             first = str(item["loc"][0]) if item["loc"] else ""
-            if first not in fields_of(schema) and "extra" in schema.model_config and len(item["loc"]) == 1:
+            if first not in fields_of(schema) and issubclass(schema, OpenSection) and len(item["loc"]) == 1:
                 known = [prefix + other for other in fields_of(schema)]
                 found = with_type(unknown_key(prefix + first, known, group=group), schema, defaults)
                 problems.setdefault(prefix + first, f"{found} A class of your own needs {prefix}{first}._target_.")
