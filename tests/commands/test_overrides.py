@@ -281,7 +281,27 @@ def test_a_mistake_inside_an_own_file_is_found(tmp_path: Path) -> None:
     ]
 
 
-def test_own_classes_named_in_yaml_are_accepted(tmp_path: Path) -> None:
+PARTS = """
+import torch
+
+class Optimizer(torch.optim.SGD):
+    def __init__(self, params, *, lr, beta): super().__init__(params, lr=lr)
+
+class Head(torch.nn.Linear):
+    def __init__(self, features, classes, *, width): super().__init__(features, classes)
+
+class Network(torch.nn.Module):
+    def __init__(self, *, depth): super().__init__()
+
+class Source:
+    def __init__(self, *, length): self.classes = ["a"]
+    def dataset(self, split): return None
+"""
+
+
+def test_own_classes_named_in_yaml_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_parts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
     folder = written(
         tmp_path,
         optimizer__mine="_target_: my_parts.Optimizer\nlr: 0.1\nbeta: 3\n",

@@ -88,7 +88,8 @@ PATHS = {key: field for key, field in FIELDS.items() if "path" in type_text(fiel
 
 def test_a_key_that_speaks_of_a_file_or_folder_is_declared_as_a_path() -> None:
     speaks = re.compile(r"\b(files?|folder|checkpoint|picture|path)\b")
-    names = {"_target_", "name", "graph: phase", "gradients: phase"}  # of a class, of the run folder, of a phase
+    # Names of a class, of the run folder, of a phase, and of a metric.
+    names = {"_target_", "name", "graph: phase", "gradients: phase", "monitor"}
     assert [
         key
         for key, field in FIELDS.items()
