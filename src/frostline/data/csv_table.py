@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from frostline.data.file_splits import FileSource, FoundFiles, OneCopy
 from frostline.data.files import LabelledFile
-from frostline.data.folders import Identity, composed, identity, split_of
-from frostline.data.problem_list import listed
+from frostline.data.folders import Identity, composed, identity, listed, split_of
 from frostline.data.source import SPLITS
 
 COLUMNS = ("path", "label")

@@ -8,9 +8,8 @@ from typing import NamedTuple
 from frostline.data.decoded_cache import decoded_cache
 from frostline.data.decoding import MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile
-from frostline.data.folders import AGAIN, BROKEN, Identity, LeftOut
+from frostline.data.folders import AGAIN, BROKEN, MOST_BROKEN, Identity, LeftOut, listed
 from frostline.data.image_check import broken_among
-from frostline.data.problem_list import MOST_BROKEN, listed
 from frostline.data.source import LabelledImages
 from frostline.data.splitting import rare_notes, stratified_split
 

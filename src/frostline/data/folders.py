@@ -19,6 +19,7 @@ AGAIN = "the same file or folder under another name"
 UNREADABLE, BROKEN = "folders that cannot be read", "images that cannot be read"
 BY_CONTENT = "images under other endings"  # used, and counted all the same
 EXAMPLES = 3
+MOST_LISTED, MOST_BROKEN = 10, 1000  # problems, and broken images, that one message names
 
 # How the images of a split are called: by one of these words, alone or with the affixes.
 SPLIT_WORDS: Mapping[str, Collection[str]] = {
@@ -282,3 +283,11 @@ def folder_of_classes(folder: Path) -> Path | None:
             return None
         folder = inside[0]
     return None
+
+
+def listed(problems: Sequence[str], what: str, *, most: int = MOST_LISTED) -> str:
+    """One message for several problems: the first `most`, and how many there are."""
+    if len(problems) == 1:
+        return problems[0]
+    more = [f"  … and {len(problems) - most:,} more"] if len(problems) > most else []
+    return "\n".join([f"{len(problems):,} {what}:", *(f"  {each}" for each in problems[:most]), *more])

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from frostline.data.folders import BROKEN, composed
-from frostline.data.problem_list import MOST_BROKEN, listed
+from frostline.data.folders import BROKEN, MOST_BROKEN, composed, listed
 from frostline.data.relabelled import RelabelledImages
 from frostline.data.source import SPLITS, CheckableImages, ImageSource, LabelledImages
 

@@ -10,10 +10,9 @@ from PIL import Image
 from torchvision import datasets
 
 from frostline.data.decoding import PILLOWS_LIMIT
-from frostline.data.folders import BROKEN
+from frostline.data.folders import BROKEN, MOST_BROKEN, listed
 from frostline.data.image_check import broken_among
 from frostline.data.image_file import UnreadableImage
-from frostline.data.problem_list import MOST_BROKEN, listed
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.data.splitting import rare_notes, stratified_split
 from frostline.nearest import suggest
