@@ -8,7 +8,7 @@ from torchvision.models import densenet121
 from frostline.autograd.canvas import POINT
 from frostline.autograd.drawing import draw, draw_operations
 from frostline.autograd.graph import Graph, Node
-from frostline.autograd.operation_view import lanes_of
+from frostline.autograd.operation_view import lanes_of, operations_after
 
 from .networks import IMAGES, observed
 from .pictures import canvas, faults, labels
@@ -90,12 +90,17 @@ def test_no_edge_of_a_random_graph_runs_through_a_node():
         edges = [(draw.randrange(node), node) for node in range(1, nodes) for _ in range(draw.randint(1, 3))]
         lanes = lanes_of(graph_of(nodes, edges))
         assert set(lanes) == set(range(nodes))
+        row = {node: place for place, node in enumerate(operations_after(graph_of(nodes, edges)))}
         for source, target in edges:
-            assert lanes[target] not in {lanes[between] for between in range(source + 1, target)}, (
-                seed,
-                source,
-                target,
-            )
+            between = [node for node in row if row[source] < row[node] < row[target]]
+            assert row[source] < row[target]
+            assert lanes[target] not in {lanes[node] for node in between}, seed
+
+
+def test_a_short_branch_comes_right_after_the_operation_that_reads_it():
+    # A long chain 1, 2, 3 and a branch of one node, which is the first input.
+    graph = graph_of(5, [(0, 4), (0, 1), (1, 2), (2, 3)])
+    assert list(operations_after(graph)) == [0, 4, 1, 2, 3]
 
 
 def test_a_resnet_needs_two_lanes():

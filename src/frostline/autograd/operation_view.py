@@ -1,7 +1,10 @@
 """The picture by operation: a row for each operation of the autograd graph, from the loss at the top to the leaves."""
 
 from collections import Counter
+from functools import reduce
+from heapq import heappop, heappush
 from itertools import pairwise
+from operator import or_
 from textwrap import wrap
 
 from matplotlib.figure import Figure
@@ -21,7 +24,7 @@ def operation_figure(graph: Graph, *, title: str, summary: str) -> Figure:
 
     A leaf that several operations read is drawn beside each, dashed from the second on.
     """
-    operations = [node for node in graph.nodes if not node.is_leaf]
+    operations = [graph.nodes[index] for index in operations_after(graph)]
     leaves, lanes = _leaves(graph), lanes_of(graph)
     names = LEFT + LANE * (1 + max(lanes.values()))
     notes = names + max(text_width(node.operation) for node in operations) + 20
@@ -67,7 +70,7 @@ def lanes_of(graph: Graph) -> dict[int, int]:
 
     As `git log --graph` does: a lane is free until an edge to a node further down takes it, and again below that node.
     """
-    following = _operations_after(graph)
+    following = operations_after(graph)
     lanes: dict[int, int] = {0: 0}
     taken = {0}  # by a node that is still to come
     for node, after in following.items():
@@ -80,13 +83,29 @@ def lanes_of(graph: Graph) -> dict[int, int]:
     return lanes
 
 
-def _operations_after(graph: Graph) -> dict[int, list[int]]:
-    """Operation -> the operations that backward hands its gradients to, each once, in the order of its inputs."""
+def operations_after(graph: Graph) -> dict[int, list[int]]:
+    """Operation -> the operations that backward hands its gradients to, each once, in the order of its inputs.
+
+    The keys are in the order of the rows: every operation after those that hand it gradients, and of several that could
+    come next the one with the fewest below it, so that short branches stay beside the operation that reads them.
+    """
     after: dict[int, dict[int, None]] = {node.index: {} for node in graph.nodes if not node.is_leaf}
     for source, target in graph.edges:
         if target in after:
             after[source][target] = None
-    return {node: list(others) for node, others in after.items()}
+    below: dict[int, int] = {}  # bit i: node i can be reached
+    for node in reversed(after):
+        below[node] = reduce(or_, (below[other] | 1 << other for other in after[node]), 0)
+    waits_for = Counter(other for others in after.values() for other in others)
+    ready, ordered = [(below[0].bit_count(), 0)], {}
+    while ready:
+        _, node = heappop(ready)
+        ordered[node] = list(after[node])
+        for other in ordered[node]:
+            waits_for[other] -= 1
+            if not waits_for[other]:
+                heappush(ready, (below[other].bit_count(), other))
+    return ordered
 
 
 def _leaves(graph: Graph) -> dict[int, list[tuple[str, bool]]]:
@@ -103,7 +122,7 @@ def _leaves(graph: Graph) -> dict[int, list[tuple[str, bool]]]:
 
 def _edges(canvas: Canvas, graph: Graph, lanes: dict[int, int], rows: dict[int, float]) -> None:
     next_row = {node: rows[below] for node, below in pairwise(rows)}
-    for node, after in _operations_after(graph).items():
+    for node, after in operations_after(graph).items():
         x, y = LEFT + LANE * lanes[node], rows[node]
         for other in after:
             to = LEFT + LANE * lanes[other]
