@@ -172,14 +172,14 @@ def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:
 def test_values_of_images_that_no_checkpoint_has_are_refused(tmp_path: Path, key: str, value: Any, told: str) -> None:
     content = whole()
     content["frostline"]["images"][key] = value
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/a\.ckpt: damaged or .*frostline\.images\.{told}"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/a\.ckpt: corrupt or .*frostline\.images\.{told}"):
         read_checkpoint(saved(tmp_path / "a.ckpt", content))
 
 
 def test_class_weights_of_other_classes_are_refused(tmp_path: Path) -> None:
     content = whole()
     content["frostline"]["loss"] = {"name": "cross_entropy", "class_weights": [1.0, 2.0]}
-    with pytest.raises(ValueError, match=r"a\.ckpt: damaged.*class_weights has 2 values for 1 classes"):
+    with pytest.raises(ValueError, match=r"a\.ckpt: corrupt.*class_weights has 2 values for 1 classes"):
         read_checkpoint(saved(tmp_path / "a.ckpt", content))
 
 

@@ -414,7 +414,7 @@ def test_a_file_of_other_bytes_is_refused_in_one_message(tmp_path: Path, content
     path = tmp_path / "other.ckpt"
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=rf"^{path}: cannot be read as a checkpoint; it is damaged or another program's"
+        ValueError, match=rf"^{path}: cannot be read as a checkpoint; it is corrupt or another program's"
     ):
         load_classifier(path)
 
@@ -422,7 +422,7 @@ def test_a_file_of_other_bytes_is_refused_in_one_message(tmp_path: Path, content
 def test_a_cut_off_checkpoint_is_refused(trained: tuple[ImageClassifier, Path], tmp_path: Path) -> None:
     path = tmp_path / "cut.ckpt"
     path.write_bytes(trained[1].read_bytes()[:1_000_000])
-    with pytest.raises(ValueError, match="damaged or another program's"):
+    with pytest.raises(ValueError, match="corrupt or another program's"):
         load_classifier(path)
 
 

@@ -1,4 +1,4 @@
-"""Batch norms that train on one value per channel, which has no variance: found before the first step."""
+"""Batch norms that would train on one value per channel, which has no variance."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Checkpoints as frostline writes them: read, found to be whole, and never obeyed without being asked to."""
+"""Checkpoints read and checked: complete, finite, and trusted only on request."""
 
 import errno
 import math
@@ -61,7 +61,7 @@ PARTS_OF_A_RESUME: Mapping[str, type | tuple[type, ...]] = {
 
 
 def read_checkpoint(path: str | Path, *, key: str = "checkpoint", resumable: bool = False) -> dict[str, Any]:
-    """A frostline checkpoint's content, read with `weights_only=True` and found to have all its parts.
+    """A frostline checkpoint's content, read with `weights_only=True`, with all its parts.
 
     Args:
         key: what the user named the file by, for the advice in messages.
@@ -69,7 +69,7 @@ def read_checkpoint(path: str | Path, *, key: str = "checkpoint", resumable: boo
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, lacks a part, is another program's, or holds NaN or infinity; the newest good one
+        ValueError: it is corrupt, lacks a part, is another program's, or holds NaN or infinity; the newest good one
             beside it is named.
     """
     try:
@@ -86,7 +86,7 @@ def read_checkpoint(path: str | Path, *, key: str = "checkpoint", resumable: boo
 
 
 def newest_good(path: Path, *, resumable: bool = False) -> Path | None:
-    """The newest whole checkpoint in the folder of one that is not."""
+    """The newest sound checkpoint in the folder of a corrupt one."""
     found = [(other.stat().st_mtime, other) for other in path.parent.glob("*.ckpt") if other.is_file()]
     for _, other in sorted(found, reverse=True):
         try:
@@ -107,7 +107,7 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
         checkpoint = read_plain(path)
     except ValueError as error:
         raise ValueError(
-            f"{path}: cannot be read as a checkpoint; it is damaged or another program's ({error})"
+            f"{path}: cannot be read as a checkpoint; it is corrupt or another program's ({error})"
         ) from error
     if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get(CHECKPOINT_KEY), dict)):
         raise ValueError(
@@ -133,13 +133,13 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
         raise ValueError(f"{path}: lacks parts {purpose}, or has others in their place: {', '.join(lacking)}")
     described = checkpoint[CHECKPOINT_KEY]
     if wrong := [*_wrong_images(described["images"]), *_wrong_loss(described.get("loss"), described["images"])]:
-        raise ValueError(f"{path}: damaged or made by another program: {'; '.join(wrong)}")
+        raise ValueError(f"{path}: corrupt or made by another program: {'; '.join(wrong)}")
     check_finite(str(path), checkpoint["state_dict"])
     return checkpoint
 
 
 def _lacking_state(checkpoint: Mapping[str, Any]) -> Iterator[str]:
-    """What of a run's state has its place and not its content."""
+    """The parts of a run's state that are there, but empty."""
     states = checkpoint["optimizer_states"]
     if not (states and all(isinstance(_part(state, "param_groups"), list) for state in states)):
         yield "optimizer_states"
@@ -154,7 +154,7 @@ def _lacking_state(checkpoint: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _wrong_images(images: Mapping[str, Any]) -> Iterator[str]:
-    """What a checkpoint says of its images and cannot mean."""
+    """Impossible values in a checkpoint's description of its images."""
     classes, size, resize = images["classes"], images["image_size"], images["resize"]
     if not classes or not all(isinstance(name, str) for name in classes):
         yield "frostline.images.classes must be names"
@@ -190,7 +190,7 @@ def _short(value: Any) -> str:
 
 
 def _part(content: Any, path: str) -> Any:
-    """What lies at a path of keys; keys of Lightning's have dots themselves."""
+    """The value at a path of keys; some of Lightning's keys contain dots."""
     if not isinstance(content, Mapping):
         return None
     if path in content:
@@ -200,7 +200,7 @@ def _part(content: Any, path: str) -> Any:
 
 
 def classes_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Where and which classes of others config sections name by `_target_`: importing them runs their code."""
+    """(key, class) of each class outside `OWN_MODULES` in config sections: importing it runs its code."""
     for key, value in sections.items():
         if key == "_target_" and not str(value).startswith(tuple(f"{module}." for module in OWN_MODULES)):
             yield key, str(value)
@@ -211,7 +211,7 @@ def classes_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def addresses_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Where and which addresses of other machines config sections name."""
+    """(key, address) of each other machine in config sections."""
     for key, value in sections.items():
         if isinstance(value, str) and ("://" in value or value.startswith("\\\\")):
             yield key, value
@@ -220,10 +220,10 @@ def addresses_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def check_trust(path: str | Path, sections: Mapping[str, Any], *, how: str = "trust_checkpoint=True") -> None:
-    """Refuse to obey a checkpoint: config sections out of it may name no class of others and no address.
+    """Refuse config sections of a checkpoint that name another package's class or an address.
 
     Args:
-        sections: what of the checkpoint's config is about to be built.
+        sections: the part of the checkpoint's config that is about to be built.
         how: how the user allows it.
 
     Raises:

@@ -160,7 +160,7 @@ class ImageClassifier(lightning.LightningModule):
         return [self._schedule, self._fast_path] if self.compute_options.frozen_prefix else [self._schedule]
 
     def feature_facts(self) -> dict[str, Any]:
-        """Which features were kept, and how many were read instead of computed; see `FastPath.facts`."""
+        """Which features were stored, and how many were read instead of computed; see `FastPath.facts`."""
         return self._fast_path.facts()
 
     def build_optimizer(self) -> Optimizer:

@@ -66,15 +66,15 @@ class FastPath(pl.Callback):
 
     # What the classifier asks.
 
-    def logits(self, split: str, batch: MixedBatch, whole: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits (n, classes) of a batch, from its features where there are some.
+    def logits(self, split: str, batch: MixedBatch, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (n, classes) of a batch, from its stored features if there are any.
 
         Args:
-            whole: images -> logits by the whole network, for when nothing is frozen.
+            forward: images -> logits by the complete network, for a phase that freezes nothing.
         """
         batch = self._up_to_date(self._datasets[split], batch)
         if self.model is None:
-            return whole(batch.images)
+            return forward(batch.images)
         if split in self._counts:
             self._counts[split]["computed"] += len(batch.missing)
             self._counts[split]["read"] += len(batch.rows) - len(batch.missing)

@@ -34,7 +34,7 @@ def check_finite(source: str, state: Mapping[str, Any]) -> None:
     if names := not_finite(state):
         raise ValueError(
             f"{source}: holds NaN or infinity in {_listed(names)}. The training that wrote it diverged, or the file is "
-            "damaged; use an earlier one"
+            "corrupt; use an earlier one"
         )
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a classifier: torchmetrics objects whose states add up over batches and processes.
+"""Metrics of a classifier, as torchmetrics objects whose states add up over batches and processes.
 
 Averages of per-process values would count a sample of a small share for more than one of a large share; states that
 add up count each sample once.

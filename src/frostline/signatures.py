@@ -1,4 +1,4 @@
-"""Classes that a user names in YAML: found by their path and checked against their signature before they are called."""
+"""Classes that a user names in YAML: imported by their path, and checked against their signature before a call."""
 
 import importlib
 import inspect

@@ -33,7 +33,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, left: float) -> None:
     torch.save({"a": torch.arange(64.0)}, tmp_path / "w.pth")
     content = (tmp_path / "w.pth").read_bytes()
     (tmp_path / "w.pth").write_bytes(content[: int(left * len(content))])
-    with pytest.raises(ValueError, match="damaged: it is no whole ZIP file"):
+    with pytest.raises(ValueError, match="corrupt: it is no whole ZIP file"):
         read_plain(tmp_path / "w.pth")
 
 
@@ -43,7 +43,7 @@ def test_a_changed_part_is_named(tmp_path: Path) -> None:
     content[content.index(torch.arange(64.0).numpy().tobytes()) + 7] ^= 1
     (tmp_path / "w.pth").write_bytes(content)
     assert torch.load(tmp_path / "w.pth", weights_only=True)["a"].shape == (64,)  # torch sees nothing
-    with pytest.raises(ValueError, match="damaged: the check sum of `w/data/0` in it is wrong"):
+    with pytest.raises(ValueError, match="corrupt: the check sum of `w/data/0` in it is wrong"):
         check_sums(tmp_path / "w.pth")
 
 

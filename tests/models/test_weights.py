@@ -370,9 +370,9 @@ def test_imagenet_is_downloaded_checked_and_cached(
 def test_imagenet_in_the_cache_is_hash_checked(hub: Path, offline: None) -> None:
     hub.mkdir(parents=True)
     torch.save(torchvision.models.resnet18().state_dict(), hub / "resnet18-f37072fd.pth")
-    with pytest.raises(ValueError, match=r"damaged or another file: their SHA-256 begins with .*, not with f37072fd"):
+    with pytest.raises(ValueError, match=r"corrupt or another file: their SHA-256 begins with .*, not with f37072fd"):
         find_weights("imagenet", name="resnet18")
-    assert "damaged or another file" in (find_weights("auto", name="resnet18").warning or "")
+    assert "corrupt or another file" in (find_weights("auto", name="resnet18").warning or "")
 
 
 def test_a_download_of_another_hash_is_refused(
@@ -381,7 +381,7 @@ def test_a_download_of_another_hash_is_refused(
     address, folder = server
     torch.save(Tiny().state_dict(), folder / "tiny-00000000.pth")
     _offer(monkeypatch, f"{address}/tiny-00000000.pth")
-    with pytest.raises(ValueError, match="damaged or another file"):
+    with pytest.raises(ValueError, match="corrupt or another file"):
         find_weights("imagenet", name="resnet18")
 
 

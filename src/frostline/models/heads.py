@@ -1,4 +1,4 @@
-"""Heads: what stands in place of the network's `fc`."""
+"""Heads: the classifiers that replace a network's `fc`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Files that `torch.save` wrote: read without running code, and only where their check sums are right."""
+"""Files of `torch.save`, read without running code, after a check of their checksums."""
 
 import argparse
 import re
@@ -23,7 +23,7 @@ def read_plain(path: str | Path) -> Any:
     """What `torch.save` wrote, if it is tensors and plain values only.
 
     Raises:
-        ValueError: it is damaged, or something else; why, in one line.
+        ValueError: it is corrupt, or another kind of file; the reason in one line.
     """
     check_sums(path)
     try:
@@ -39,11 +39,11 @@ def read_plain(path: str | Path) -> Any:
             ) from error
         # Not torch's advice to load it with weights_only=False, nor the bare words of pickle's instructions.
         text = str(error).strip().rpartition("WeightsUnpickler error: ")[2]
-        told = re.split(r"\. This file can still be loaded| In PyTorch 2\.6, ", (text.splitlines() or [""])[0])[0]
-        told = re.sub(r"\x1b\[\d*m", "", told)
-        if " " not in told or told.startswith("Weights only"):
-            told = f"it is cut off, or torch.save did not write it ({told or type(error).__name__})"
-        raise ValueError(told) from error
+        reason = re.split(r"\. This file can still be loaded| In PyTorch 2\.6, ", (text.splitlines() or [""])[0])[0]
+        reason = re.sub(r"\x1b\[\d*m", "", reason)
+        if " " not in reason or reason.startswith("Weights only"):
+            reason = f"it is cut off, or torch.save did not write it ({reason or type(error).__name__})"
+        raise ValueError(reason) from error
 
 
 def check_sums(path: str | Path) -> None:
@@ -59,9 +59,9 @@ def check_sums(path: str | Path) -> None:
             with zipfile.ZipFile(file) as content:
                 wrong = content.testzip()
         except Exception as error:  # a flipped bit also ends in NotImplementedError, RuntimeError, zlib.error
-            raise ValueError(f"damaged: it is no whole ZIP file ({str(error) or type(error).__name__})") from error
+            raise ValueError(f"corrupt: it is no whole ZIP file ({str(error) or type(error).__name__})") from error
     if wrong is not None:
-        raise ValueError(f"damaged: the check sum of `{wrong}` in it is wrong; at least one bit has changed")
+        raise ValueError(f"corrupt: the check sum of `{wrong}` in it is wrong; at least one bit has changed")
 
 
 def is_plain(value: Any) -> bool:
@@ -88,7 +88,7 @@ def prefix_of(state: Iterable[str], names: Collection[str]) -> str:
         names: the network's own, without those of its classifier.
 
     Raises:
-        ValueError: two prefixes have equally many: which of the networks in it is meant cannot be told.
+        ValueError: two prefixes have equally many: it is not clear which of the networks is meant.
     """
     found = Counter(
         ".".join([*parts[:start], ""]) if start else ""

@@ -1,4 +1,4 @@
-"""Where a network's initial weights come from, and what of them was used."""
+"""Initial weights: where they come from, and which of them were used."""
 
 import base64
 import errno
@@ -17,16 +17,16 @@ from frostline.finite import check_finite
 from frostline.models.saved_file import prefix_of, read_plain, unwrapped
 from frostline.storage.atomic import atomically
 
-# How long `auto` waits for an answer before it goes on with random weights.
+# How long `auto` waits for an answer before it uses random weights.
 REACH_SECONDS = 3.0
-# How long a download may stand still.
+# How long a download may stall.
 STALL_SECONDS = 30.0
 COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedWeights:
-    """What became of the network's tensors: goes into the run's facts."""
+    """Which tensors of the network were loaded; part of the run's facts."""
 
     source: str
     loaded: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class LoadedWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class InitialState:
-    """A state dict that was found, or `None` for random weights, with the reason where another was wished for."""
+    """A state dict, or `None` for random weights, with a warning if they were not asked for."""
 
     source: str
     state: Mapping[str, Tensor] | None
@@ -98,8 +98,7 @@ def find_weights(weights: str, *, name: str | None = None) -> InitialState:
 def load_weights(network: nn.Module, initial: InitialState, *, classifier: bool = True) -> LoadedWeights:
     """Copy a state dict into the network.
 
-    A classifier (`fc.*`) of another size or form is left as it is in the network, and said; any other mismatch is an
-    error.
+    A classifier (`fc.*`) of another size or form is skipped and reported; any other mismatch is an error.
 
     Raises:
         ValueError: keys or shapes outside `fc` differ; they are listed by name.
@@ -136,7 +135,7 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
     """torchvision's DEFAULT ImageNet weights, from torch hub's cache or downloaded into it (hash checked).
 
     Raises:
-        ValueError: there are none for this network, or the cached file is damaged.
+        ValueError: there are none for this network, or the cached file is corrupt.
         FileNotFoundError: not cached, and their server does not answer (within `timeout` seconds where given).
     """
     from torchvision import models
@@ -168,7 +167,7 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
             found.update(piece)
     if not found.hexdigest().startswith(wanted):
         raise ValueError(
-            f"The ImageNet weights in {cached} are damaged or another file: their SHA-256 begins with "
+            f"The ImageNet weights in {cached} are corrupt or another file: their SHA-256 begins with "
             f"{found.hexdigest()[:8]}, not with {wanted}. Delete the file to have it downloaded again"
         )
     return dict(read_plain(cached))
@@ -208,7 +207,7 @@ def read_state(source: str) -> dict[str, Tensor]:
 
 
 def conversion(source: str) -> str:
-    """How to make a file that loads of one whose names are others."""
+    """The command that renames a file's tensors."""
     return (
         "To rename them: python -c \"import torch; state = torch.load('"
         f"{source}', weights_only=True); torch.save({{k.removeprefix('PREFIX'): v for k, v in state.items() "
@@ -217,7 +216,7 @@ def conversion(source: str) -> str:
 
 
 def _fits(tensor: Tensor, own: Tensor) -> bool:
-    """Whether one can be copied into the other; half precision can, whole numbers cannot into weights."""
+    """Whether one can be copied into the other; half precision can be copied into weights, integers cannot."""
     kinds = (tensor.is_floating_point(), tensor.layout) == (own.is_floating_point(), own.layout)
     return kinds and tensor.shape == own.shape
 
