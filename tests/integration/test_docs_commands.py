@@ -24,7 +24,7 @@ COMMANDS = list(
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the commands find a run, photos and a table of labels."""
+    """A folder in which the commands find a run, photos, a table of labels and a policy."""
     folder = tmp_path_factory.mktemp("home")
     lines = ["path,label"]
     for index in range(80):
@@ -35,6 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"photos/{name}/{index}.jpg,{name}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     (folder / "docs/figures").mkdir(parents=True)
+    (folder / "my_policy.yaml").write_text("train: [head]\n")
     done = subprocess.run(
         [*FROSTLINE, "train", *SHORT, "data.batch_size=8"], cwd=folder, env={**os.environ, "RUN_ID": "RUN"},
         capture_output=True, text=True, check=False,
