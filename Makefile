@@ -32,7 +32,7 @@ test: $(INSTALLED) ## run the tests (ARGS="-k name")
 test-all: $(INSTALLED) ## run the slow, cluster and browser tests as well
 	$(BIN)/pytest -n $(JOBS) --dist loadscope -m "not gpu" $(ARGS)
 
-format: $(INSTALLED) ## format and mend what the linter can mend
+format: $(INSTALLED) ## format, and apply lint fixes
 	$(BIN)/ruff check --fix src tests scripts train.py
 	$(BIN)/ruff format src tests scripts train.py
 

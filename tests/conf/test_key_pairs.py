@@ -17,6 +17,7 @@ import pytest
 from tests.configs import config
 
 from frostline.commands import train
+from frostline.commands.arguments import with_keys
 from frostline.commands.failures import USER_MISTAKES
 from frostline.commands.help import default_config
 from frostline.commands.overrides import Invocation, adapted, group_options, problems_of
@@ -66,6 +67,7 @@ TEXTS = {
     "optimizer.eta": ["[0.4, 1.3]"],
     "optimizer.etas": ["[0.4, 1.3]"],
     "optimizer.step_sizes": ["[0.001, 1]"],
+    "callbacks.monitor": ["auto", "val/f1", "val/loss"],
     "optimizer.eps": ["[1.0e-20, 0.01]"],
 }
 Setting = tuple[str, ...]  # overrides that belong together: an option, and a key of it
@@ -145,7 +147,7 @@ def outcome(overrides: Sequence[str], folder: Path) -> str:
         try:
             train.train(run, chosen, is_first=True)
         except USER_MISTAKES as error:
-            return str(error) or "no message"
+            return with_keys(str(error)) or "no message"
     assert (run / "checkpoints/last.ckpt").exists()
     return "trained"
 

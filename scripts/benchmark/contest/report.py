@@ -85,11 +85,11 @@ def _setting(contest: Record) -> str:
 
 
 def _targets(found: list[Row]) -> list[str]:
-    said = target_results(found)
-    if not said:
+    results = target_results(found)
+    if not results:
         return []
     lines = ["| target | × | wall | processor time | peak memory | |", "|---|---:|---:|---:|---:|---|"]
-    for verdict in said:
+    for verdict in results:
         cells = [
             f"{verdict.ratios[m]:.2f} ({verdict.against[m]})" if m in verdict.ratios else ""
             for m in ("wall", "cpu", "memory")
@@ -123,7 +123,7 @@ def _table(here: list[Row], found: list[Row], contest: Record, limits: Record) -
         cells[7] = _accuracy(row)
         lines.append(f"| {TITLES.get(row.competitor, row.competitor)} | {' | '.join(cells)} |")
     if any(row.multiplied > 1 for row in here):
-        lines += ["", "A peer's sweep is its W1a × 12, not run: each of the twelve would start anew and do the same."]
+        lines += ["", "A peer's sweep is its W1a × 12, not run: each of the twelve would start again and do the same."]
     return [*lines, ""]
 
 

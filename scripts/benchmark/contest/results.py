@@ -141,7 +141,7 @@ class TargetResult:
 
 def target_results(found: list[Row]) -> list[TargetResult]:
     """The targets for which something was measured."""
-    said = []
+    results = []
     for targets, fast in ((TARGETS, False), (FAST_TARGETS, True)):
         for (workload, competitor), target in targets.items():
             row = _find(found, workload, competitor)
@@ -154,15 +154,15 @@ def target_results(found: list[Row]) -> list[TargetResult]:
                 f"{workload.capitalize()}{views}, peers {'with channels-last and bf16 too' if fast else 'as written'}"
             )
             against = {m: peer.competitor for m, peer in peers.items() if peer}
-            said.append(TargetResult(text, target, {m: r for m, r in ratios.items() if r is not None}, against))
+            results.append(TargetResult(text, target, {m: r for m, r in ratios.items() if r is not None}, against))
     for workload in WORKLOADS:
         row = _find(found, workload, FROSTLINE)
         leanest = fastest_peer(found, workload, "peak_pss")
         share = None if row is None else ratio(row, leanest, "peak_pss")
         if share is not None and leanest is not None:
             text = f"{workload.capitalize()}, peak memory below the leanest peer's"
-            said.append(TargetResult(text, 1.0, {"memory": share}, {"memory": leanest.competitor}))
-    return said
+            results.append(TargetResult(text, 1.0, {"memory": share}, {"memory": leanest.competitor}))
+    return results
 
 
 def _find(found: list[Row], workload: str, competitor: str) -> Row | None:

@@ -1,4 +1,4 @@
-"""glibc's allocator, told to keep what it has."""
+"""Make glibc's allocator keep freed memory."""
 
 import ctypes
 import sys
@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for its next allocations.
 
     glibc takes every large activation from the kernel by mmap and gives it back at once; the kernel then has to zero
-    and map each of its pages anew: between 1 and 30 % of a ResNet's forward pass on a CPU, as the machine is
+    and map each of its pages again: between 1 and 30 % of a ResNet's forward pass on a CPU, as the machine is
     (docs/benchmarks-history.md). No result changes. What the process has freed counts as its own until it ends.
 
     Returns:

@@ -21,7 +21,7 @@ def command_line() -> str:
 def command_to_go_on(checkpoint: Path, config: TrainConfig) -> str:
     """What to type after an interruption: the same command from the checkpoint on, or with the same sweep.
 
-    What said where the run begins is left out, as each of these keys would contradict the checkpoint.
+    The keys of where a run begins are left out, as each of these keys would contradict the checkpoint.
     """
     sweep = sweep_folder()
     changed = {"resume_from": override_text("resume_from", str(sweep or checkpoint))}

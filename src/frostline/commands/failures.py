@@ -12,7 +12,7 @@ from frostline.commands.terminal import shown
 USER_ERROR = 2
 INTERRUPTED = 130
 INTERRUPTIONS = (INTERRUPTED, 143)  # by SIGINT, SIGTERM
-# What a user can mend: a wrong value, a missing file, a loss that went to infinity.
+# What a user can fix: a wrong value, a missing file, a loss that went to infinity.
 # An OSError is about a path or an address that the user named, or a full disk.
 USER_MISTAKES = (ValueError, OSError, FloatingPointError)
 
@@ -44,7 +44,7 @@ def explained(run: Callable[[Config], None]) -> Callable[[Config], None]:
     def wrapper(config: Config) -> None:
         try:
             run(config)
-        except BrokenPipeError:  # nobody reads the output: see `main`
+        except BrokenPipeError:  # the output has no reader: see `main`
             raise
         except USER_MISTAKES as error:
             print(f"frostline: {message_of(error)}", file=sys.stderr)

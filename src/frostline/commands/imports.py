@@ -1,4 +1,4 @@
-"""What a command imports, without the work that nobody needs: a quarter of a start."""
+"""What a command imports, without unneeded work: a quarter of a start."""
 
 import gc
 import sys
@@ -13,7 +13,7 @@ def quick_imports() -> Iterator[None]:
 
     torchmetrics 1.9 imports scipy.signal, where scipy is installed, only to give it a name that it has lost
     (`hamming`): one of the five seconds of processor time that a training takes to start. It is shown a stand-in that
-    has the name; whoever imports scipy.signal later finds the real one. And Python looks for garbage among the 400,000
+    has the name; a later import of scipy.signal finds the real one. And Python looks for garbage among the 400,000
     objects of what has been imported again and again, 0.6 seconds, where there is none: it waits until the end.
     """
     stand_in = ModuleType("scipy.signal")

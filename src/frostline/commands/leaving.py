@@ -17,8 +17,8 @@ def leaving_at_once() -> Iterator[None]:
     the same way. Enter it before anything heavy is imported: exit handlers run last come, first served, and what a
     library registers (W&B's upload, the ends of worker processes) has to run before this one.
 
-    The process ends as usual where somebody came before (a tool that measures coverage), where nobody caught an error,
-    and where a GPU was used: CUDA's profilers write what they measured at the usual end.
+    The process ends as usual where another exit handler came first (a tool that measures coverage), where no code
+    caught an error, and where a GPU was used: CUDA's profilers write what they measured at the usual end.
     """
     if atexit._ncallbacks():
         yield
@@ -41,7 +41,7 @@ def _leave(code: list[int]) -> None:
     try:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-    except (AttributeError, OSError, ValueError):  # there is none, nobody reads it, it is closed: Python's own end
+    except (AttributeError, OSError, ValueError):  # there is none, it has no reader, it is closed: Python's own end
         return
     if os.name == "posix":
         ctypes.CDLL(None).fflush(None)  # what C libraries printed

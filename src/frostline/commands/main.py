@@ -95,7 +95,7 @@ def _refuse_option(message: str) -> NoReturn:
 
 
 def _close_stdout() -> NoReturn:
-    """Whoever read the output has stopped, as in `--help | head`: no reason to complain at exit."""
+    """End quietly when the reader of the output has stopped, as in `--help | head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)
 

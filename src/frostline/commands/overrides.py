@@ -177,12 +177,12 @@ def _option_problem(override: Override, options: list[str], command: Command) ->
 
 
 def adapted(texts: Sequence[str]) -> list[str]:
-    """What Hydra is to be told in place of what was typed.
+    """The overrides for Hydra in place of those that were typed.
 
     `freeze.lr={stem: 0.01}` adds keys to a mapping that is empty by default, which Hydra does for `++` only; keys that
-    nobody reads are found afterwards, as for a `+` that a user types. And a run folder named to Hydra is a path.
+    are not read are found afterwards, as for a `+` that a user types. And a run folder named to Hydra is a path.
     """
-    told = []
+    passed = []
     for text in texts:
         override = parsed(text)
         value = override.value() if override is not None else None  # what cannot be read, `problems_of` reports
@@ -190,8 +190,8 @@ def adapted(texts: Sequence[str]) -> list[str]:
             text = f"++{text}"
         elif override is not None and _key(override) in RUN_FOLDERS and str(value).startswith("~"):
             text = override_text(_key(override), absolute(str(value)))
-        told.append(text)
-    return told
+        passed.append(text)
+    return passed
 
 
 def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
@@ -209,7 +209,7 @@ def run_folder_of(invocation: Invocation, *, key: str = RUN_FOLDERS[0]) -> str:
     """The run folder of a command line (or the sweep's), found without Hydra's main, which sets up logging in it.
 
     Raises:
-        ValueError: it is named by what does not exist, or cannot be told to Hydra.
+        ValueError: it is named by what does not exist, or Hydra cannot read it.
     """
     try:
         with composing(invocation.command, invocation.config_dir):
@@ -287,8 +287,8 @@ def _of_composing(error: Exception, invocation: Invocation) -> list[str]:
         return [_in_short(error)]
     if invocation.config_dir is None:
         raise error
-    said = "a defaults list that names itself" if isinstance(error, RecursionError) else str(error)
-    return [f"--config-dir: the files in `{invocation.config_dir}` make no config: {said}."]
+    reason = "a defaults list that names itself" if isinstance(error, RecursionError) else str(error)
+    return [f"--config-dir: the files in `{invocation.config_dir}` make no config: {reason}."]
 
 
 def _in_short(error: Exception) -> str:
@@ -299,5 +299,5 @@ def _in_short(error: Exception) -> str:
     key_is_unsaid = not str(error) or isinstance(error, InterpolationResolutionError)
     keys = [line.removeprefix("full_key: ") for line in lines if key_is_unsaid and line.startswith("full_key: ")]
     left_out = ("full_key", "object_type", "reference_type")
-    said = " ".join(line for line in lines if "use +" not in line and not line.startswith(left_out))
-    return ": ".join([*keys, said])
+    text = " ".join(line for line in lines if "use +" not in line and not line.startswith(left_out))
+    return ": ".join([*keys, text])

@@ -234,10 +234,10 @@ def _restored(trainer: Any, checkpoint: str | None) -> Iterator[None]:
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         if checkpoint is None or not trainer._checkpoint_connector._loaded_checkpoint:
             raise
-        told = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
             f"{checkpoint}: a run cannot go on from its state, which is damaged or of another version "
-            f"({type(error).__name__}: {told}). To start a new run from its weights: init_from={checkpoint}"
+            f"({type(error).__name__}: {reason}). To start a new run from its weights: init_from={checkpoint}"
         ) from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def end_with(parent: int) -> None:
-    """Save and stop when the process that started this one is gone; nobody would end it otherwise."""
+    """Save and stop when the process that started this one is gone, as nothing else would end it."""
     while os.getppid() == parent:
         time.sleep(2)
     os.kill(os.getpid(), signal.SIGTERM)

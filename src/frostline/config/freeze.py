@@ -17,9 +17,9 @@ TRAIN = (
     "what trains: stages (stem, layer1 … head), all, from:<stage>, module or parameter names, globs on parameter "
     "names, @<module class>, and !<any of these> to take away again; the later word wins"
 )
-LR = "learning-rate factor by stage, module or glob; 1 where nothing is said"
+LR = "learning-rate factor by stage, module or glob; 1 for the others"
 LR_DECAY = "learning-rate factor from each stage to the one before it, the head at 1; null: none"
-WARMUP = "optimizer steps over which the learning rate of what has just thawed rises from 0"
+WARMUP = "optimizer steps over which the learning rate of newly unfrozen layers rises from 0"
 
 
 class Region(Section):

@@ -40,5 +40,7 @@ class Cache(Section):
         "~/.cache/frostline/features",
     )
     limit_gb: float = Field(
-        default=20.0, gt=0, description="GB (10^9 bytes) that the folder may take; what was used longest ago makes room"
+        default=20.0,
+        gt=0,
+        description="GB (10^9 bytes) that the folder may take; the least recently used features are evicted (LRU)",
     )
