@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
 import torch
@@ -30,14 +30,12 @@ from frostline.modes import eval_mode
 from frostline.normalisation import Normalisation
 from frostline.optim import OptimizerBuilder, checked_optimizer
 from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
-from frostline.prefix.mixed_batch import MixedBatch
+from frostline.prefix.mixed_batch import Batch, MixedBatch
 from frostline.schedulers import SchedulerBuilder, constant
 from frostline.step_mean import StepMean
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-Batch: TypeAlias = tuple[Tensor, Tensor] | MixedBatch
 
 
 class ImageClassifier(lightning.LightningModule):
@@ -152,8 +150,7 @@ class ImageClassifier(lightning.LightningModule):
         return logits
 
     def _network_inputs(self, batch: Sequence[Tensor]) -> Tensor:
-        inputs: Tensor = self.normalised(batch[0])
-        return inputs
+        return self.normalised.forward(batch[0])
 
     def configure_callbacks(self) -> list[lightning.pytorch.callbacks.Callback]:
         """The callbacks that obey the policy; always the same ones, as Lightning asks again for `test`."""

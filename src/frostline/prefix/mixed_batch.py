@@ -4,7 +4,7 @@ import itertools
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ class MixedBatch(NamedTuple):
         features[torch.from_numpy(self.missing).to(computed.device)] = computed
         features[torch.from_numpy(np.flatnonzero(found)).to(computed.device)] = self.features
         return features
+
+
+# Images and targets, or images, features and targets.
+Batch: TypeAlias = tuple[Tensor, Tensor] | MixedBatch
 
 
 class SharedStoreHandle:
