@@ -28,6 +28,7 @@ KEYS: Mapping[str, str] = {
     "label_smoothing": "loss.label_smoothing",
     "class_weights": "loss.class_weights",
     # FreezePolicy, FreezingSchedule
+    "policy": "freeze",
     "batch_norm": "freeze.batch_norm",
     "on_mismatch": "on_policy_change",
     # ComputeOptions, FeatureCache

@@ -56,7 +56,7 @@ class PhaseClock:
             ValueError: a phase waits for a metric, and there is no validation.
         """
         if any(phase.until and phase.until.metric for phase in self.policy.phases) and not trainer.enable_validation:
-            raise ValueError("A phase waits for a metric, but this run has no validation that could log one.")
+            raise ValueError("policy: a phase waits for a metric, but this run has no validation that could log one.")
         steps = trainer.estimated_stepping_batches
         if steps != float("inf"):
             per_epoch, start = internals.steps_per_epoch(trainer), self.starts(trainer)[0][0]
