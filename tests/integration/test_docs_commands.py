@@ -36,6 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     (folder / "docs/figures").mkdir(parents=True)
     (folder / "my_policy.yaml").write_text("train: [head]\n")
+    (folder / "examples").symlink_to(ROOT / "examples")
     done = subprocess.run(
         [*FROSTLINE, "train", *SHORT, "data.batch_size=8"], cwd=folder, env={**os.environ, "RUN_ID": "RUN"},
         capture_output=True, text=True, check=False,
