@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.build import build_classifier
 from frostline.commands.help import default_config
-from frostline.commands.train import quiet_libraries
+from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import build_trainer
 from frostline.config.commands import TrainConfig, config_of
 from frostline.data.datamodule import ImageDataModule

@@ -8,6 +8,7 @@ import pytest
 from tests.configs import config
 
 from frostline.commands import train
+from frostline.commands.run_log import explained_elsewhere
 from frostline.freezing.checks import FrozenTensorChanged, GradientCheckFailed
 
 CONFIG = config("speed.allocator=false")
@@ -48,5 +49,5 @@ def test_a_lost_connection_is_silent_where_another_rank_has_said_why(
 
 def test_a_mistakes_log_ends_with_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ending(tmp_path, ValueError("two\nlines"), monkeypatch)
-    assert train._explained_elsewhere(tmp_path, rank=1)
-    assert not train._explained_elsewhere(tmp_path, rank=0)
+    assert explained_elsewhere(tmp_path, rank=1)
+    assert not explained_elsewhere(tmp_path, rank=0)

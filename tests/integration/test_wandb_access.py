@@ -61,7 +61,7 @@ def test_a_silent_server_and_a_closed_port_are_told_within_seconds(monkeypatch: 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert wandb_access.wandb_problem({"offline": False}) == (
+    assert wandb_access.wandb_problem(offline=False) == (
         "logger.wandb: the package wandb is not installed. Type `pip install wandb`, or choose logger=csv."
     )
 

@@ -12,7 +12,7 @@ from frostline.classifier import load_classifier
 from frostline.commands.build import build_data
 from frostline.commands.failures import explained
 from frostline.commands.phases import check_stored, unobeyed
-from frostline.commands.train import quiet_libraries
+from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import device_options
 from frostline.config.commands import EvaluateConfig, config_of, stored_settings
 from frostline.config.data import Decoded, Source

@@ -16,7 +16,7 @@ from frostline.autograd.gradient_plot import plot_gradients
 from frostline.autograd.gradient_table import gradient_table
 from frostline.commands.failures import explained
 from frostline.commands.phases import build_at_phase
-from frostline.commands.train import quiet_libraries
+from frostline.commands.run_log import quiet_libraries
 from frostline.config.commands import GradientsConfig
 from frostline.figures import save_figure
 from frostline.freezing.selectors import in_stage, stages_of

@@ -12,7 +12,7 @@ from frostline.autograd.observe import Observation, observe
 from frostline.autograd.stage_table import stage_text
 from frostline.commands.failures import explained
 from frostline.commands.phases import PhaseSetup, build_at_phase
-from frostline.commands.train import quiet_libraries
+from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import native_precision
 from frostline.config.commands import GraphConfig
 

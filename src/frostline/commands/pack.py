@@ -9,7 +9,7 @@ from rich.progress import Progress, TaskID
 from frostline.commands.build import build_data
 from frostline.commands.failures import explained
 from frostline.commands.quoting import override_text, shell_text
-from frostline.commands.train import quiet_libraries
+from frostline.commands.run_log import quiet_libraries
 from frostline.config.commands import PackConfig
 from frostline.data.chunk_writer import MIB, ChunkSummary, ChunkWriter
 from frostline.data.cores import usable_cores

@@ -8,7 +8,7 @@ from lightning import seed_everything
 from frostline.commands.build import build_classifier, build_data
 from frostline.commands.failures import explained
 from frostline.commands.quoting import override_text, shell_text
-from frostline.commands.train import quiet_libraries
+from frostline.commands.run_log import quiet_libraries
 from frostline.config.commands import PlanConfig
 from frostline.config.model import OwnBackbone
 from frostline.freezing.policy import write_policy

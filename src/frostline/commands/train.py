@@ -4,11 +4,8 @@ import gc
 import logging
 import os
 import sys
-import time
-import traceback
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,8 @@ from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.command_line import command_line, command_to_go_on
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
 from frostline.commands.imports import quick_imports
-from frostline.commands.log_lines import PrintableFormatter, TerminalHandler
 from frostline.commands.overrides import Invocation, composed_here, run_folder_of
-from frostline.commands.terminal import shown
+from frostline.commands.run_log import end_loggers, explain, explained_elsewhere, log_into, quiet_libraries
 from frostline.config import secret_values
 from frostline.config.commands import TrainConfig, config_of
 from frostline.config.paths import absolute
@@ -27,8 +23,6 @@ from frostline.config.rules import visible_gpus
 from frostline.tracking.wandb_access import wandb_problem
 
 log = logging.getLogger("frostline")
-
-FRESH_SECONDS = 30.0  # a log of another rank older than this is of another run in the folder
 
 
 def run(config: TrainConfig) -> None:
@@ -136,7 +130,7 @@ def train_in(folder: Path, config: TrainConfig) -> None:
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     if config.speed.allocator:
         keep_freed_memory()
-    _log_into(folder, rank)
+    log_into(folder, rank)
     try:
         train(folder, config, is_first=rank == 0)
     except Interrupted as interruption:
@@ -144,25 +138,25 @@ def train_in(folder: Path, config: TrainConfig) -> None:
         if interruption.checkpoint is not None:
             log.info("To go on: %s", command_to_go_on(interruption.checkpoint, config))
         code = 128 + interruption.signum
-        _end_loggers(code)
+        end_loggers(code)
         raise SystemExit(code) from None
     # The policy's own checks fail where a network of the user's writes to what is frozen, or leaves parameters unused.
     except (*USER_MISTAKES, FrozenTensorChanged, GradientCheckFailed) as error:
-        _explain(error, folder, rank)
-        _end_loggers(USER_ERROR)
+        explain(error, folder, rank)
+        end_loggers(USER_ERROR)
         raise SystemExit(USER_ERROR) from None
     except Exception as error:
         if not folder.is_dir():
-            _explain(error, folder, rank)
+            explain(error, folder, rank)
             raise SystemExit(USER_ERROR) from None
-        if _explained_elsewhere(folder, rank):
+        if explained_elsewhere(folder, rank):
             raise SystemExit(USER_ERROR) from None
         log.exception(
             "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
         )
-        _end_loggers(1)
+        end_loggers(1)
         raise SystemExit(1) from None
-    _end_loggers(0)
+    end_loggers(0)
 
 
 def train(folder: Path, config: TrainConfig, *, is_first: bool) -> None:
@@ -271,80 +265,3 @@ def on_outside_world(config: TrainConfig) -> TrainConfig:
         fail([f"data.batch_size: {batch} images cannot be shared evenly by {world} processes (the size is global)."])
     device = config.device.model_copy(update={"devices": processes, "num_nodes": nodes})
     return config.model_copy(update={"device": device})
-
-
-def quiet_libraries() -> None:
-    """Silence advice that does not apply here, message by message."""
-    for message in (
-        # The evaluation metrics add up over processes by themselves before they are logged.
-        r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",
-        # Chosen for small data on few cores: research and figures in frostline.data.datamodule.
-        r".*does not have many workers which may be a bottleneck.*",
-        # trainer.log_every_n_steps beyond the epoch is harmless: epoch values are logged in any case.
-        r".*The number of training batches .* is smaller than the logging interval.*",
-        # A run without srun is a choice: scripts/slurm/train.sbatch is the other one.
-        r".*The `srun` command is available on your system but is not used.*",
-        # The folder was made for this run.
-        r".*Checkpoint directory .* exists and is not empty.*",
-        # Lightning's own use of a part of torch that is going away.
-        r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
-        # An optimizer of the user's own may have none; that of others is logged.
-        r".*log_momentum=True, but some optimizers do not have momentum.*",
-        # Frozen modules are in eval mode on purpose.
-        r".*module\(s\) in eval mode at the start of training.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-
-
-def _log_into(folder: Path, rank: int) -> None:
-    """Ranks that Hydra did not set up: the first one writes as a single process would, the others to a file alone."""
-    if logging.getLogger().handlers and rank == 0:
-        return
-    file = logging.FileHandler(folder / _log_name(rank), encoding="utf-8")
-    file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handlers: list[logging.Handler] = [file]
-    if rank == 0:
-        handlers.append(TerminalHandler())
-        handlers[-1].setFormatter(PrintableFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=handlers)
-
-
-def _explain(error: Exception, folder: Path, rank: int) -> None:
-    """Print the message once, whichever ranks met the error; the traceback goes into the rank's log."""
-    path = folder / _log_name(rank)
-    if not folder.is_dir():
-        if rank == 0:
-            print(f"frostline: {folder}: the run folder is gone; it was removed or moved in mid-run.", file=sys.stderr)
-        return
-    message = message_of(error)
-    with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # a full disk
-        file.write(shown("".join(traceback.format_exception(error))))
-        file.write(f"frostline: {shown(' '.join(message.split()))}\n")
-    if rank:
-        time.sleep(2)  # the first rank's chance to say the same
-        if message_of(error) in (folder / _log_name(0)).read_text(encoding="utf-8"):
-            return
-    print(f"frostline: {message}\n(traceback in {path})", file=sys.stderr)
-
-
-def _explained_elsewhere(folder: Path, rank: int) -> bool:
-    """Whether another rank of this run has just ended by a user's mistake: this one lost the connection to it."""
-    for path in set(folder.glob("train*.log")) - {folder / _log_name(rank)}:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if lines and lines[-1].startswith("frostline: ") and time.time() - path.stat().st_mtime < FRESH_SECONDS:
-            return True
-    return False
-
-
-def _log_name(rank: int) -> str:
-    return f"train.rank{rank}.log" if rank else "train.log"
-
-
-def _end_loggers(code: int) -> None:
-    """End the W&B run, if there is one, so that a crash shows as a crash and the next job gets a run of its own."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=code)

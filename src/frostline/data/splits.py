@@ -103,7 +103,9 @@ class SourceSplits:
         if counts is None:
             raise ValueError("Class weights need one class per training image, and these labels are soft.")
         if 0 in counts:
-            raise ValueError(f"class_weights: class {self.classes[counts.index(0)]!r} has no training image, so it has no weight.")
+            raise ValueError(
+                f"class_weights: class {self.classes[counts.index(0)]!r} has no training image, so it has no weight."
+            )
         inverse = 1.0 / torch.tensor(counts, dtype=torch.float64)
         return (inverse / inverse.mean()).float()
 
