@@ -152,7 +152,7 @@ def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("classes", [], r"classes must be names"),
         ("classes", [1], r"classes must be names"),
@@ -169,10 +169,12 @@ def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:
         ("scaled_decoding", "x", r"scaled_decoding must be true or false"),
     ],
 )
-def test_values_of_images_that_no_checkpoint_has_are_refused(tmp_path: Path, key: str, value: Any, told: str) -> None:
+def test_values_of_images_that_no_checkpoint_has_are_refused(
+    tmp_path: Path, key: str, value: Any, message: str
+) -> None:
     content = whole()
     content["frostline"]["images"][key] = value
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/a\.ckpt: corrupt or .*frostline\.images\.{told}"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/a\.ckpt: corrupt or .*frostline\.images\.{message}"):
         read_checkpoint(saved(tmp_path / "a.ckpt", content))
 
 
@@ -204,7 +206,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({}, None),
         ({"optimizer_states": []}, "optimizer_states"),
@@ -218,13 +220,13 @@ KEPT = {
         ({"frostline_resume": {**KEPT, "batches_per_epoch": "x"}}, "frostline_resume.batches_per_epoch"),
     ],
 )
-def test_a_run_does_not_go_on_without_its_state(tmp_path: Path, change: dict[str, Any], told: str | None) -> None:
+def test_a_run_does_not_go_on_without_its_state(tmp_path: Path, change: dict[str, Any], message: str | None) -> None:
     path = saved(tmp_path / "a.ckpt", {**whole(), "frostline_resume": KEPT, **change})
     read_checkpoint(path)
-    if told is None:
+    if message is None:
         assert read_checkpoint(path, resumable=True)[KEY] is not None
         return
-    with pytest.raises(ValueError, match=rf"a\.ckpt: lacks parts for a run to go on from.*: {told}"):
+    with pytest.raises(ValueError, match=rf"a\.ckpt: lacks parts for a run to go on from.*: {message}"):
         read_checkpoint(path, resumable=True)
 
 

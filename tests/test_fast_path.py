@@ -266,7 +266,9 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(
     assert "No space left on device" in caplog.text
 
 
-def test_what_exceeds_the_limit_is_said_with_its_size(cache: FeatureCache, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_exceeds_the_limit_is_reported_with_its_size(
+    cache: FeatureCache, caplog: pytest.LogCaptureFixture
+) -> None:
     little = FeatureCache(folder=cache.folder, limit_bytes=3000)
     kept = Run(cache=little)
     # A row is 8 channels of 2 x 2 in float32 and a checksum: 144 bytes.
@@ -276,7 +278,7 @@ def test_what_exceeds_the_limit_is_said_with_its_size(cache: FeatureCache, caplo
     assert same(kept, Run(cache=None))
 
 
-def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_to_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     kept = Run(cache=FeatureCache(folder=tmp_path / "file" / "features"))
     assert "Features of the train images are not kept" in caplog.text
@@ -327,10 +329,12 @@ class OwnForward(nn.Sequential):
 
 
 @pytest.mark.parametrize(
-    ("policy", "said"), [(FreezePolicy.static("2.*"), True), (FreezePolicy.static("all"), False)], ids=["frozen", "all"]
+    ("policy", "output"),
+    [(FreezePolicy.static("2.*"), True), (FreezePolicy.static("all"), False)],
+    ids=["frozen", "all"],
 )
-def test_a_network_of_unknown_order_runs_whole_and_is_told_where_something_is_frozen(
-    cache: FeatureCache, caplog: pytest.LogCaptureFixture, policy: FreezePolicy, said: bool
+def test_a_network_of_unknown_order_runs_whole_and_is_reported_where_something_is_frozen(
+    cache: FeatureCache, caplog: pytest.LogCaptureFixture, policy: FreezePolicy, output: bool
 ) -> None:
     caplog.set_level(logging.INFO)
     data = datamodule()
@@ -338,8 +342,8 @@ def test_a_network_of_unknown_order_runs_whole_and_is_told_where_something_is_fr
     trainer = quiet_trainer(max_epochs=1, use_distributed_sampler=False)
     trainer.fit(classifier, datamodule=data)
     assert not classifier.feature_facts()
-    assert (caplog.text.count("The frozen part is computed together with the rest, in each epoch") == 1) == said
-    assert ("this is OwnForward" in caplog.text) == said
+    assert (caplog.text.count("The frozen part is computed together with the rest, in each epoch") == 1) == output
+    assert ("this is OwnForward" in caplog.text) == output
 
 
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
@@ -369,7 +373,7 @@ def test_why_training_images_are_not_kept(options: dict[str, Any], reason: str |
 
 
 def test_to_ask_makes_no_packed_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training images as evaluation decodes them are read by nobody; with data.packed they would take a file."""
+    """Training images as evaluation decodes them are not read; with data.packed they would take a file."""
     monkeypatch.setattr(ImageDataModule, "decoded", lambda *_: pytest.fail("decoded"))
     assert why_not_stored(datamodule(), "train", views=0) is None
 

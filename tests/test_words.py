@@ -28,6 +28,7 @@ PATTERN = re.compile(rf"\b({'|'.join(AVOIDED)})\b", re.IGNORECASE)
 TEXTS = [
     *sorted((ROOT / "src").rglob("*.py")),
     *sorted((ROOT / "scripts").rglob("*.py")),
+    *sorted(path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)),
     *sorted((ROOT / "examples").rglob("*.*")),
     *sorted((ROOT / "conf").rglob("*.yaml")),
     *sorted((ROOT / "docs").rglob("*.md")),

@@ -89,7 +89,7 @@ def test_the_chapters_follow_the_notebooks_order(text):
         place = text.index(statement, place) + 1
 
 
-def test_random_weights_are_said_to_be_random(text):
+def test_random_weights_are_reported_to_be_random(text):
     assert "weights = random (ImageNet's are not in torchvision's cache)" in text
 
 

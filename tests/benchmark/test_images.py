@@ -54,7 +54,7 @@ def test_frostline_reads_the_folder(folder):
     assert source.dataset("test") is None
 
 
-def test_the_classes_can_be_told_apart_by_what_is_in_the_middle():
+def test_the_classes_can_be_reported_apart_by_what_is_in_the_middle():
     """Nearest mean colour of the middle, from 6 images a class: chance would be 10 %."""
 
     def middle(split: str, index: int) -> np.ndarray:

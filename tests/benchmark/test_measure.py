@@ -130,7 +130,7 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path):
     assert not marker.exists()
 
 
-def test_what_others_use_is_told_apart(tmp_path):
+def test_what_others_use_is_reported_apart(tmp_path):
     """A neighbour that burns a whole core while the command sleeps; other tests may use the rest."""
     neighbour = subprocess.Popen([sys.executable, "-c", BURN + "burn(3)"])
     try:

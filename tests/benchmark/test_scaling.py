@@ -47,7 +47,7 @@ def test_a_power_law_and_a_line_are_found_again():
     assert straight(np.array([4.0]))[0] == pytest.approx(9.0)
 
 
-def test_the_farthest_point_is_said():
+def test_the_farthest_point_is_reported():
     # The line stays nearest, relatively, to the exact ones.
     assert 0.2 < line([1, 2, 3, 4, 5], [1, 2, 3, 4, 10]).worst < 0.6
     assert power([1, 10, 100], [1, 20, 100]).worst == pytest.approx(1 - 2 ** (-2 / 3))

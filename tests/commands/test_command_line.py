@@ -105,7 +105,7 @@ def test_what_began_the_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
-def test_a_worker_is_told_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_is_reported_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COMMAND_VARIABLE, "python train.py 'a=\"b c\"'")
     assert command_line() == "python train.py 'a=\"b c\"'"
     assert for_workers() == {COMMAND_VARIABLE: "python train.py 'a=\"b c\"'"}

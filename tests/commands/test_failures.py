@@ -53,7 +53,7 @@ def test_a_users_mistake_ends_in_its_message(
 def test_an_error_of_our_own_keeps_its_traceback() -> None:
     @explained
     def run(settings: Mapping[str, Any]) -> None:
-        raise KeyError("nobody's mistake but ours")
+        raise KeyError("our own mistake")
 
     with pytest.raises(KeyError):
         run({})
@@ -65,9 +65,9 @@ def test_a_path_too_long_for_the_system(capsys: pytest.CaptureFixture[str], key:
     with pytest.raises(SystemExit) as end:
         main("predict", [f"{name}={value}" for name, value in given.items()])
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"frostline: {key}: `aaa")
-    assert said.endswith("`: File name too long\n")
+    output = capsys.readouterr().err
+    assert output.startswith(f"frostline: {key}: `aaa")
+    assert output.endswith("`: File name too long\n")
 
 
 def test_two_actions_at_once_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:

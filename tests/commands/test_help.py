@@ -35,7 +35,7 @@ def test_a_key_is_shown_with_default_type_and_text() -> None:
     assert "\n  data.mean = null\n      list of 3 values, each float or null. Red, green and blue mean" in text
 
 
-def test_a_required_key_is_said_to_be() -> None:
+def test_a_required_key_is_reported_to_be() -> None:
     assert "\n  checkpoint = (required)\n" in command_help("evaluate")
 
 

@@ -31,7 +31,7 @@ assert scipy.signal.__spec__ is not None
 """
 
 
-def test_a_training_starts_without_scipy_signal_and_whoever_wants_it_gets_it() -> None:
+def test_a_training_starts_without_scipy_signal_and_any_process_wants_it_gets_it() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], check=True)
 
 

@@ -58,7 +58,8 @@ def test_exit_handlers_and_threads_are_waited_for_and_nothing_else(end: str, cod
 
 
 @pytest.mark.parametrize(
-    ("end", "error"), [("sys.exit('said')", "said\n"), ("raise ValueError('unforeseen')", "ValueError: unforeseen\n")]
+    ("end", "error"),
+    [("sys.exit('reason')", "reason\n"), ("raise ValueError('unforeseen')", "ValueError: unforeseen\n")],
 )
 def test_other_ends_are_python_s_own(end: str, error: str, tmp_path: Path) -> None:
     done = ended(end, tmp_path / "log")
@@ -80,7 +81,7 @@ def test_nothing_that_was_registered_before_is_lost(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (3, f"{WAITED_FOR}coverage written\ntaken apart\n")
 
 
-def test_an_output_that_nobody_reads_ends_as_python_does() -> None:
+def test_an_output_that_no_one_reads_ends_as_python_does() -> None:
     code = SCRIPT.format(end="pass", before="")
     process = subprocess.Popen(
         [sys.executable, "-c", code, os.devnull], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

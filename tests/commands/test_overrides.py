@@ -52,7 +52,7 @@ def test_a_mistyped_key_names_the_key_that_was_meant_with_type_and_default() -> 
     ]
 
 
-def test_a_plus_key_that_nobody_reads_is_a_mistake() -> None:
+def test_a_plus_key_that_no_one_reads_is_a_mistake() -> None:
     assert problems("+optimizer.momentum2=1", "+something=1") == [
         "something: unknown key. See --help for all keys.",
         "optimizer.momentum2: unknown key. Did you mean optimizer.momentum (float ≥ 0, default 0.9)?",
@@ -117,7 +117,7 @@ def test_a_key_of_hydras_that_does_not_exist_is_named_without_the_advice_to_forc
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("seed=" + "[" * 400, "seed: the value is not in Hydra's grammar."),
         ("seed=" + "9" * 5000, f"seed={35 * '9'}…: 5,005 characters that cannot be read."),
@@ -141,9 +141,9 @@ def test_a_key_of_hydras_that_does_not_exist_is_named_without_the_advice_to_forc
         ("output_dir=[a,b]", "output_dir: must be path, not `[a, b]`"),
     ],
 )
-def test_odd_words_get_one_message(word: str, told: str) -> None:
+def test_odd_words_get_one_message(word: str, message: str) -> None:
     [problem] = problems(*adapted([word]))
-    assert problem.startswith(told), problem
+    assert problem.startswith(message), problem
     assert "Config search path" not in problem
     if word == "output_dir=[a,b]":
         assert problem.endswith(" To have it as a text, type 'output_dir=\"[a,b]\"'")
@@ -182,7 +182,7 @@ def test_a_removed_key_has_its_default() -> None:
 
 
 def test_a_group_of_another_command_is_a_mistake() -> None:
-    """With `+`, Hydra would accept it, and nobody would read it."""
+    """With `+`, Hydra would accept it unread."""
     for override in ("freeze=head", "+freeze=head"):
         assert problems(override, command="evaluate") == [
             "freeze: evaluate has no such group. Its groups are: device, data.",
@@ -350,7 +350,7 @@ def test_own_options_are_listed_with_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("lr: [0.1\n", "{file}, line 2: cannot be read: "),
         ("lr: !!python/object/apply:os.getcwd []\n", "{file}, line 1: cannot be read: "),
@@ -363,10 +363,10 @@ def test_own_options_are_listed_with_ours(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("group", ["optimizer", "experiment"])
-def test_a_file_that_cannot_be_read_is_named(group: str, text: str, told: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(group: str, text: str, message: str, tmp_path: Path) -> None:
     folder = written(tmp_path, **{f"{group}__mine": text})
     [problem] = problems(f"{group}=mine", config_dir=folder)
-    assert problem.startswith(told.format(file=folder / group / "mine.yaml", folder=folder, group=group)), problem
+    assert problem.startswith(message.format(file=folder / group / "mine.yaml", folder=folder, group=group)), problem
 
 
 def test_an_experiment_without_its_first_line_would_be_read_by_nothing(tmp_path: Path) -> None:

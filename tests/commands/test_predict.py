@@ -36,17 +36,17 @@ def test_an_image_of_the_inputs_is_no_output(inputs: Path, capsys: pytest.Captur
         run(inputs, image)
     assert end.value.code == USER_ERROR
     assert image.read_bytes() == before
-    said = f"frostline: output: `{image}` is one of the images, which it would replace. Name another file.\n"
-    assert capsys.readouterr().err == said
+    text = f"frostline: output: `{image}` is one of the images, which it would replace. Name another file.\n"
+    assert capsys.readouterr().err == text
 
 
 @pytest.mark.parametrize(("output", "stream"), [("/dev/null", "err"), ("p.csv", "out")])
 def test_a_pipe_gets_the_table_alone(
     output: str, stream: str, inputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`output=/dev/stdout` is a pipe's other end: what is said of the table goes to stderr."""
+    """`output=/dev/stdout` is a pipe's other end: messages about the table go to stderr."""
     path = inputs / output
     run(inputs, path)
-    said = capsys.readouterr()
-    assert getattr(said, stream) == f"1 images predicted: {path}\n"
-    assert said.out + said.err == getattr(said, stream)
+    text = capsys.readouterr()
+    assert getattr(text, stream) == f"1 images predicted: {path}\n"
+    assert text.out + text.err == getattr(text, stream)

@@ -68,7 +68,7 @@ def test_the_others_wait_until_the_first_rank_has_announced(monkeypatch: pytest.
     await_config(tmp_path, seconds=10)
     assert 0.15 < time.monotonic() - began < 5
     timer.join()
-    await_config(tmp_path, seconds=0)  # whoever comes later does not wait
+    await_config(tmp_path, seconds=0)  # a later rank does not wait
 
 
 def test_waiting_has_an_end_that_names_the_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_start_ends_its_processes_gives_back_the_signals_and_returns_the_first_f
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     assert ranks.start(tmp_path, TrainConfig.model_construct(device=Device()), processes=2) == 1
     assert {signum: signal.getsignal(signum) for signum in before} == before
-    # Told by the folder on their command lines: a test process may have other children.
+    # Known by the folder on their command lines: a test process may have other children.
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in command_line_of(path)]
     assert not left
 
@@ -179,7 +179,9 @@ def test_a_sweep_under_a_launcher_is_refused_by_every_process_and_reported_by_on
     with pytest.raises(SystemExit) as end:
         main("train", [sweep, "seed=1,2"])
     assert end.value.code == 2
-    told = "frostline: -m: start a sweep without torchrun or srun; device.devices=N trains each job on N processes.\n"
-    assert capsys.readouterr().err == ("" if rank else told)
+    message = (
+        "frostline: -m: start a sweep without torchrun or srun; device.devices=N trains each job on N processes.\n"
+    )
+    assert capsys.readouterr().err == ("" if rank else message)
     if rank:
         main("predict", ["checkpoint=gone"])  # the first process's business alone

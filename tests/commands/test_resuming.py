@@ -126,20 +126,20 @@ def test_a_run_cannot_be_made_shorter_than_it_is() -> None:
 def test_another_policy_is_refused_before_the_run_with_what_to_type(change: dict[str, Any], words: str | None) -> None:
     checkpoint = checkpoint_of(config())
     now = config(**{f"freeze__{key}": value for key, value in change.items()})
-    told = problems(checkpoint, now, typed=set())
-    assert len(told) == (words is not None)
-    assert words is None or told[0].startswith(
+    message = problems(checkpoint, now, typed=set())
+    assert len(message) == (words is not None)
+    assert words is None or message[0].startswith(
         f"freeze: another policy than in the checkpoint. To go on as before, type {words}; to begin"
     )
     assert problems(checkpoint, now.model_copy(update={"on_policy_change": "restart"}), typed=set()) == []
 
 
 @pytest.mark.parametrize("error", [KeyError("lr_lambdas"), TypeError("int"), AttributeError("pop"), IndexError("99")])
-def test_a_state_that_cannot_be_taken_up_is_told_with_its_file(error: Exception) -> None:
+def test_a_state_that_cannot_be_taken_up_is_reported_with_its_file(error: Exception) -> None:
     loaded: dict[str, Any] = {"epoch": 1}
     trainer = SimpleNamespace(_checkpoint_connector=SimpleNamespace(_loaded_checkpoint=loaded))
-    told = r"^a\.ckpt: a run cannot go on from its state.*init_from=a\.ckpt$"
-    with pytest.raises(ValueError, match=told), _restored(trainer, "a.ckpt"):
+    message = r"^a\.ckpt: a run cannot go on from its state.*init_from=a\.ckpt$"
+    with pytest.raises(ValueError, match=message), _restored(trainer, "a.ckpt"):
         raise error
     loaded.clear()  # as Lightning does when all is restored: what comes later is no fault of the file
     with pytest.raises(type(error)), _restored(trainer, "a.ckpt"):

@@ -128,7 +128,7 @@ def trained(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_that_starts_in_a_folder_with_a_checkpoint_is_refused_and_told_what_to_type(trained: Path) -> None:
+def test_a_run_that_starts_in_a_folder_with_a_checkpoint_is_refused_and_explains_what_to_type(trained: Path) -> None:
     with pytest.raises(
         ValueError, match=f"would overwrite. To go on with it: .* resume_from={trained}/checkpoints/last"
     ):

@@ -159,7 +159,7 @@ def test_mistakes_end_in_one_message(words, message, capsys):
     assert message in refused(command, *overrides, *(() if command == "tour" else SMALL), capsys=capsys)
 
 
-def test_the_tour_is_told(capsys):
+def test_the_tour_is_reported(capsys):
     out = typed("tour", "width=80", capsys=capsys)
     assert "Q = tensor([ 56., 143.], grad_fn=<SubBackward0>)" in out
     assert "✓ the graph has 6 nodes, and 2 of 62 parameters are its leaves" in out

@@ -1,4 +1,4 @@
-"""How a run ends: one message for what a user can mend, from whichever process met it."""
+"""How a run ends: one message for what a user can fix, from whichever process met it."""
 
 import os
 import time
@@ -37,7 +37,7 @@ def test_a_failed_check_of_the_policy_is_one_message(
     (0, "RuntimeError: a bug", 1),
     (100, "frostline: of an earlier run", 1),
 ])  # fmt: skip
-def test_a_lost_connection_is_silent_where_another_rank_has_said_why(
+def test_a_lost_connection_is_silent_where_another_rank_has_reported_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], age: int, last: str, code: int
 ) -> None:
     other = tmp_path / "train.rank1.log"

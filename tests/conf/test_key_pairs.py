@@ -174,13 +174,13 @@ def trained_without_refused(combination: Sequence[Setting], folder: Path) -> Non
     """Train a combination; settings that a message names are left out until the rest trains."""
     left = list(combination)
     for attempt in range(len(combination) + 1):
-        said = outcome([word for setting in left for word in setting], folder / str(attempt))
-        if said == "trained":
+        output = outcome([word for setting in left for word in setting], folder / str(attempt))
+        if output == "trained":
             return
-        named = [setting for setting in left if any(key in said for key in keys_of(setting))]
-        assert named, (said, left)
+        named = [setting for setting in left if any(key in output for key in keys_of(setting))]
+        assert named, (output, left)
         # The longest: `data.batch_size` is more to the point than `data`.
-        left.remove(max(named, key=lambda setting: max(len(key) for key in keys_of(setting) if key in said)))
+        left.remove(max(named, key=lambda setting: max(len(key) for key in keys_of(setting) if key in output)))
 
 
 SHARED_OUT = shared_out()

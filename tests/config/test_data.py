@@ -105,17 +105,17 @@ def test_a_path_that_does_not_exist(name, tmp_path):
 def test_packed_images_in_a_store_are_named_by_their_address(tmp_path):
     store = {"path": "s3://bucket/sets", "endpoint_url": "https://here.example:9000", "cache_dir": str(tmp_path)}
     assert DATA["streaming"].model_validate(valid("streaming", tmp_path) | store).path == "s3://bucket/sets"
-    for changes, told in (
+    for changes, expected in (
         ({"path": "gs://bucket/sets"}, "must be a folder or s3://BUCKET/FOLDER, not gs://bucket/sets"),
         ({"path": "s3:///sets"}, "must be a folder or s3://BUCKET/FOLDER"),
         (store | {"endpoint_url": "here:9000"}, "must be http://HOST or https://HOST, not here:9000"),
         ({"endpoint_url": "http://here"}, "endpoint_url is for data.path=s3://BUCKET/FOLDER"),
         ({"cache_dir": "somewhere"}, "cache_dir is for data.path=s3://BUCKET/FOLDER"),
     ):
-        assert told in problem("streaming", tmp_path, **changes)[1]
+        assert expected in problem("streaming", tmp_path, **changes)[1]
 
 
-def test_a_folder_that_is_not_packed_is_told_with_the_command_that_packs_it(tmp_path):
+def test_a_folder_that_is_not_packed_is_reported_with_the_command_that_packs_it(tmp_path):
     where, message = problem("streaming", tmp_path, path=str(tmp_path.parent))
     assert where == "path"
     assert f"data.path={tmp_path.parent} output=PACKED" in message

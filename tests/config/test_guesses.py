@@ -72,7 +72,7 @@ def test_words_without_a_key_say_what_to_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--epochs", "10"], "--epochs: unknown option. Keys are typed without dashes: trainer.max_epochs=VALUE"),
         (["--lr=0.1"], "--lr=0.1: unknown option. Keys are typed without dashes: optimizer.lr=VALUE"),
@@ -81,12 +81,12 @@ def test_words_without_a_key_say_what_to_type(tmp_path: Path) -> None:
     ],
 )
 def test_an_option_that_does_not_exist_is_one_line(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         main("train", words)
     assert end.value.code == 2
     seen = capsys.readouterr()
-    assert seen.err.startswith(f"frostline: {told}")
+    assert seen.err.startswith(f"frostline: {message}")
     assert seen.err.count("\n") == 1
     assert seen.out == ""

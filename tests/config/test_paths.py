@@ -133,7 +133,7 @@ def test_the_config_and_the_run_folder_have_them_absolute(home: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["hydra.run.dir", "hydra.sweep.dir"])
-def test_a_run_folder_that_hydra_is_told_is_absolute(folder: str, home: Path) -> None:
+def test_a_run_folder_that_hydra_is_reported_is_absolute(folder: str, home: Path) -> None:
     assert adapted([f'{folder}="~/a b"', "hydra.job.name=~"]) == [f"{folder}={home}/a b", "hydra.job.name=~"]
 
 
@@ -167,8 +167,8 @@ def test_a_run_folder_that_hydra_cannot_make_is_named_before_it_tries(key: str, 
         "${gone.key}": rf"^{key}: Interpolation key 'gone.key' not found$",
         r"a\${b": r"^The run folder `a\${b` cannot have \${ in its name \(RUN_ID, output_dir\)\.$",
     }
-    for value, said in given.items():
-        with pytest.raises(ValueError, match=said):
+    for value, output in given.items():
+        with pytest.raises(ValueError, match=output):
             run_folder_of(Invocation(command="train", overrides=[f'{key}="{value}"']), key=key)
 
 

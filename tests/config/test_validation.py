@@ -161,7 +161,7 @@ def test_every_output_is_checked_before_the_work(command: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"data": 3}, ["data: takes the name of an option"]),
         ({"data": {"name": "digits", "batch_size": "x", "loader_timeout": None}}, ["data.batch_size", "data.loader"]),
@@ -171,10 +171,12 @@ def test_every_output_is_checked_before_the_work(command: str, tmp_path: Path) -
         ({"data": {"name": "digits", "gone": 1}, "seed": 3, "other": 1}, []),
     ],
 )
-def test_a_stored_config_is_checked_for_types_and_not_for_versions(settings: dict[str, Any], told: list[str]) -> None:
+def test_a_stored_config_is_checked_for_types_and_not_for_versions(
+    settings: dict[str, Any], message: list[str]
+) -> None:
     problems = stored_problems(COMMANDS["train"], settings)
-    assert len(problems) == len(told)
-    assert all(problem.startswith(start) for problem, start in zip(problems, told, strict=True))
+    assert len(problems) == len(message)
+    assert all(problem.startswith(start) for problem, start in zip(problems, message, strict=True))
 
 
 def test_an_output_that_ends_in_a_slash_is_no_file(tmp_path: Path) -> None:

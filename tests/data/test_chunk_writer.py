@@ -161,7 +161,7 @@ def test_a_filled_output_is_refused_and_an_empty_one_taken(photos, tmp_path):
 
 
 def test_of_two_that_pack_into_one_folder_one_wins_whole(photos, packed, tmp_path):
-    """The other is told; the folder is the winner's, byte by byte."""
+    """The other ends with a message; the folder is the winner's, byte by byte."""
     code = (
         "import sys; sys.path[:0] = ['.', 'tests']\n"
         "from tests.data.conftest import pack; from pathlib import Path\n"

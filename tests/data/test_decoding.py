@@ -110,7 +110,7 @@ def nothing_said_before(monkeypatch):
 
 
 class TestSixteenBits:
-    """The range is what the file states; where it states none, values up to 255 are 8 bits, and that is said once."""
+    """The range is what the file states; where it states none, values up to 255 are 8 bits, which is reported once."""
 
     def shown(self, path):
         return np.asarray(decode_image(path))[0, :, 0].tolist()
@@ -143,7 +143,7 @@ class TestSixteenBits:
         assert [self.shown(path) for _ in range(2)] == [[0, 1, 128, 255]] * 2
         assert caplog.text.count("holds values of 0 to 255 in 16 bits or more") == 1
 
-    def test_a_range_that_nobody_states_is_reported(self, tmp_path, caplog):
+    def test_a_range_that_no_one_states_is_reported(self, tmp_path, caplog):
         assert self.shown(saved(tmp_path, Image.fromarray(RAMP >> 4), "a.tif")) == [0, 0, 8, 15]
         assert "16-bit values of at most 4,095, states no range, and is read as 0 to 65,535" in caplog.text
 

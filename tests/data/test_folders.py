@@ -85,7 +85,7 @@ class TestSplitNames:
         with pytest.raises(ValueError, match=r"train: no class folders in it. Images lie in it directly"):
             ImageFolder(path=tmp_path)
 
-    def test_classes_that_val_lacks_are_said(self, tmp_path):
+    def test_classes_that_val_lacks_are_reported(self, tmp_path):
         folder(tmp_path / "train", ("a", "b", "c"))
         folder(tmp_path / "val", ("a",))
         assert ImageFolder(path=tmp_path).notes == ["WARNING: val has no images of b, c"]

@@ -137,7 +137,7 @@ def test_the_orientation_is_applied_to_the_reduced_image(tmp_path, orientation):
 
 @pytest.mark.parametrize("ending", ["tif", "png", "webp"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_the_size_told_beforehand_is_the_size_that_comes(tmp_path, ending, orientation):
+def test_the_size_reported_beforehand_is_the_size_that_comes(tmp_path, ending, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{ending}"
@@ -162,9 +162,9 @@ def test_the_limit_on_pixels_is_about_the_file(large):
 
 
 def test_a_torn_file_is_as_unreadable_as_before(large, tmp_path):
-    (tmp_path / "torn.jpg").write_bytes(large.read_bytes()[:50_000])
-    with pytest.raises(UnreadableImage, match=r"torn\.jpg: cannot be decoded"):
-        decode_image(tmp_path / "torn.jpg", shorter_side=64)
+    (tmp_path / "cut.jpg").write_bytes(large.read_bytes()[:50_000])
+    with pytest.raises(UnreadableImage, match=r"cut\.jpg: cannot be decoded"):
+        decode_image(tmp_path / "cut.jpg", shorter_side=64)
 
 
 class TestOneRuleEverywhere:

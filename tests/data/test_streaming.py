@@ -212,7 +212,7 @@ def message(call, error=ChunkError) -> str:
     return text
 
 
-def test_a_folder_that_nobody_packed(tmp_path):
+def test_a_folder_that_no_one_packed(tmp_path):
     assert "no packed images there (it has no frostline.json). Pack a folder with" in message(
         lambda: Streaming(path=str(tmp_path))
     )
@@ -239,7 +239,7 @@ def test_files_of_a_split_that_are_missing(packed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "wanted_text"),
     [
         ({"version": 2}, "packed in version 2 of the format, and this frostline reads version 1"),
         ({"format": "another"}, "frostline.json is corrupt, or is not one of frostline's"),
@@ -247,15 +247,15 @@ def test_files_of_a_split_that_are_missing(packed, tmp_path):
         (None, "frostline.json is corrupt"),
     ],
 )
-def test_another_version_and_a_corrupt_manifest(packed, tmp_path, change, told):
+def test_another_version_and_a_corrupt_manifest(packed, tmp_path, change, wanted_text):
     folder = copied(packed, tmp_path)
     manifest = json.loads((folder / "frostline.json").read_text())
     (folder / "frostline.json").write_text('{"format": ' if change is None else json.dumps(manifest | change))
-    assert told in message(lambda: Streaming(path=str(folder)))
+    assert wanted_text in message(lambda: Streaming(path=str(folder)))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "wanted_text"),
     [
         (lambda train: train["chunks"].clear(), "train has 0 chunks in 0 files"),
         (lambda train: train["chunks"].append(train["chunks"][0]), "chunks in "),
@@ -270,12 +270,12 @@ def test_another_version_and_a_corrupt_manifest(packed, tmp_path, change, told):
         (lambda train: train["chunks"][0].pop("checksum"), "frostline.json is corrupt"),
     ],
 )
-def test_counts_that_cannot_be_are_refused_at_once(packed, tmp_path, change, told):
+def test_counts_that_cannot_be_are_refused_at_once(packed, tmp_path, change, wanted_text):
     folder = copied(packed, tmp_path)
     manifest = json.loads((folder / "frostline.json").read_text())
     change(manifest["splits"]["train"])
     (folder / "frostline.json").write_text(json.dumps(manifest))
-    assert told in message(lambda: Streaming(path=str(folder)))
+    assert wanted_text in message(lambda: Streaming(path=str(folder)))
 
 
 @pytest.mark.parametrize("file", ["../chunk-0-0.bin", "/etc/passwd", "", 3])
@@ -309,7 +309,7 @@ def overwrite(place: int):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "wanted_text"),
     [
         (cut, "bytes in place of"),
         (empty, "0 bytes in place of"),
@@ -317,13 +317,13 @@ def overwrite(place: int):
         (overwrite(8), "its table of images is not what it was"),
     ],
 )
-def test_a_corrupt_chunk_is_named(packed, tmp_path, change, told):
+def test_a_corrupt_chunk_is_named(packed, tmp_path, change, wanted_text):
     folder = copied(packed, tmp_path)
     damage(folder / "train/chunk-0-0.bin", change)
     images = Streaming(path=str(folder)).dataset("train")
     text = message(lambda: images[0])
     assert text.startswith(f"{folder}/train/chunk-0-0.bin: corrupt")
-    assert told in text
+    assert wanted_text in text
 
 
 def test_a_chunk_with_any_flipped_bit_is_refused_when_it_is_first_opened(packed, tmp_path):
@@ -378,8 +378,8 @@ def test_an_image_that_cannot_be_decoded_is_named_as_it_was_before_it_was_packed
     images._open.clear()
     name = images.stored(1).name
     assert name.startswith("fire/")
-    told = message(lambda: images[1], error=UnreadableImage)
-    assert told.startswith(f"{name} (packed as val image 1): no image, or none of the formats")
+    wanted_text = message(lambda: images[1], error=UnreadableImage)
+    assert wanted_text.startswith(f"{name} (packed as val image 1): no image, or none of the formats")
 
 
 def test_a_worker_tells_it_in_the_same_sentence(packed, tmp_path):
@@ -408,7 +408,7 @@ def test_nothing_in_the_store(store, credentials, tmp_path):
         return message(lambda: Streaming(path=path, endpoint_url=store, cache_dir=tmp_path / "cache"))
 
     assert read(address).startswith(f"data.path={address}: no packed images there")
-    assert "no such bucket" in read("s3://nobody-has-this/sets") or "no packed images" in read("s3://nobody-has-this/a")
+    assert "no such bucket" in read("s3://not-there/sets") or "no packed images" in read("s3://not-there/a")
 
 
 def test_no_credentials(no_credentials, store, tmp_path):

@@ -1,4 +1,4 @@
-"""The policy as data: what can be said, what is refused, and that it survives being written down."""
+"""The policy as data: what it can express, what is refused, and that it survives writing and reading."""
 
 import pytest
 import yaml

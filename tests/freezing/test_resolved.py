@@ -54,7 +54,7 @@ def test_a_network_names_its_own_stages_and_dropout_follows_its_stage():
     assert "dropout" not in phase({"train": ["body"]}, net).eval_modules
 
 
-def test_a_new_head_trains_in_every_phase_and_that_is_said():
+def test_a_new_head_trains_in_every_phase_and_that_is_reported():
     policy = FreezePolicy.from_dict(
         {"phases": [{"name": "a", "train": ["layer4"], "until": {"epochs": 1}}, {"name": "b", "train": ["all"]}]}
     )

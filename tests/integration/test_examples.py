@@ -85,7 +85,7 @@ def test_a_part_is_checked_before_there_is_a_run_folder(cli: Cli, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("augment=grey_patches", "cache.views=2"), "cache.views: views of a transform of your own are not kept."),
         (("callbacks.monitor=val/kapa", "metrics=kappa"), "callbacks.monitor: there is no value `val/kapa`. Did you "),
@@ -95,11 +95,11 @@ def test_a_part_is_checked_before_there_is_a_run_folder(cli: Cli, tmp_path: Path
     ],
 )
 def test_a_mistake_beside_a_part_is_one_message(
-    words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
     [found] = problems_of(Invocation(command="train", overrides=words, config_dir=EXAMPLES), COMMANDS["train"])
-    assert found.startswith(told)
+    assert found.startswith(message)
 
 
 def test_a_part_may_stand_on_the_command_line() -> None:

@@ -35,11 +35,11 @@ def moved(tmp_path: Path, folder: Path) -> set[str]:
 
 
 def test_autograd_intro_one_step_of_the_whole_network_on_one_random_image(cli: Cli, tmp_path: Path) -> None:
-    said, folder = run(cli, tmp_path, "autograd_intro")
+    output, folder = run(cli, tmp_path, "autograd_intro")
     assert facts(folder)["steps"] == 1
-    assert "network.conv1.weight.grad before backward: None" in said
-    assert "network.conv1.weight.grad after backward: tensor([[[[" in said
-    assert "changed by the step: 62 of 62 tensors" in said
+    assert "network.conv1.weight.grad before backward: None" in output
+    assert "network.conv1.weight.grad after backward: tensor([[[[" in output
+    assert "changed by the step: 62 of 62 tensors" in output
     # Momentum does nothing in a first step, and this loss's gradient by each logit is 1: fc.bias moves by -lr exactly.
     before = torch.load(tmp_path / "initial.pth", weights_only=True)["fc.bias"]
     after = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["fc.bias"]
@@ -48,10 +48,10 @@ def test_autograd_intro_one_step_of_the_whole_network_on_one_random_image(cli: C
 
 
 def test_frozen_head_one_step_changes_only_the_two_new_tensors(cli: Cli, tmp_path: Path) -> None:
-    said, folder = run(cli, tmp_path, "frozen_head")
+    output, folder = run(cli, tmp_path, "frozen_head")
     assert facts(folder)["steps"] == 1
-    assert "network.conv1.weight.grad after backward: None" in said
-    assert "changed by the step: 2 of 62 tensors" in said
+    assert "network.conv1.weight.grad after backward: None" in output
+    assert "changed by the step: 2 of 62 tensors" in output
     assert moved(tmp_path, folder) == {"fc.weight", "fc.bias"}
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["state_dict"]["fc.weight"].shape == (10, 512)
@@ -65,7 +65,7 @@ def test_frozen_head_one_step_changes_only_the_two_new_tensors(cli: Cli, tmp_pat
 def test_the_experiments_say_loudly_when_imagenet_weights_cannot_be_had(
     experiment: str, cli: Cli, tmp_path: Path
 ) -> None:
-    # A proxy that nobody answers on: no network, wherever the test runs.
+    # A proxy that does not answer: no network, wherever the test runs.
     env = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "empty")}
     done = cli(*FROSTLINE, "train", f"experiment={experiment}", "callbacks.progress_bar=false", env=env)
     assert done.returncode == 0, done.stderr

@@ -90,7 +90,7 @@ def test_the_runs_of_a_sweep_compute_each_image_once(cli: Cli, tmp_path: Path) -
         (("speed=slow",), "fast, plain"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_done(
+def test_mistakes_are_reported_before_anything_is_done(
     cli: Cli, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""Folders as people have them, from the command line: what is used, what is left out, and where it is said."""
+"""Folders as people have them, from the command line: what is used, what is left out, and where it is reported."""
 
 import json
 import os

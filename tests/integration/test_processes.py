@@ -50,7 +50,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_with_the_sizes_that_can(cl
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_mistake_found_by_the_processes_is_told_once_without_a_traceback(cli: Cli, tmp_path: Path) -> None:
+def test_a_mistake_found_by_the_processes_is_reported_once_without_a_traceback(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "images" / "cat").mkdir(parents=True)
     done = cli(*FROSTLINE, "train", "device=cpu_ddp", "data=image_folder", "data.path=images", "model.weights=none")
     assert done.returncode == 2, done.stdout + done.stderr
@@ -81,9 +81,9 @@ def test_an_interrupted_run_that_is_resumed_ends_bit_identical(
     time.sleep(0.5)
     process.send_signal(signum)
     assert process.wait(120) == 128 + signum
-    said = log.read_text()
-    assert f"Interrupted by {signum.name}" in said
-    command = said.partition("To go on: ")[2].strip().splitlines()[0]
+    output = log.read_text()
+    assert f"Interrupted by {signum.name}" in output
+    command = output.partition("To go on: ")[2].strip().splitlines()[0]
     assert f"resume_from={tmp_path}/runs/cut/checkpoints/last.ckpt" in command
 
     resumed = cli(*words, f"resume_from={tmp_path}/runs/cut/checkpoints/last.ckpt", env={"RUN_ID": "resumed"})

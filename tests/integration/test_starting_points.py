@@ -51,7 +51,7 @@ def test_a_resume_under_a_changed_policy_is_refused_unless_asked_for_by_name(che
     assert restarted.returncode == 0, restarted.stderr
 
 
-def test_an_output_dir_that_cannot_be_written_is_told_before_anything_starts(cli: Cli, tmp_path: Path) -> None:
+def test_an_output_dir_that_cannot_be_written_is_reported_before_anything_starts(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     done = cli(*FROSTLINE, "train", *SHORT)
     assert done.returncode == 2

@@ -168,15 +168,15 @@ def test_two_ranks_train_from_a_store_what_they_train_from_the_folder(
     assert list((tmp_path / "cache").glob("*-train-*.bin"))
 
 
-def test_mistakes_are_told_before_anything_is_read_and_without_a_traceback(packed: Path, cli: Cli) -> None:
-    for words, told in (
+def test_mistakes_are_reported_before_anything_is_read_and_without_a_traceback(packed: Path, cli: Cli) -> None:
+    for words, message in (
         (["pack", "data=image_folder", "data.path=photos", "output=packed"], "/packed` is there already"),
         (["train", "data=streaming", "data.path=photos"], "data.path: no packed images in /"),
         (["train", "data=streaming", "data.path=gs://a/b"], "must be a folder or s3://BUCKET/FOLDER, not gs://a/b"),
     ):
         done = cli(*FROSTLINE, *words)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert told in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -27,7 +27,7 @@ def screen_of(folder: Path, *, columns: int, **env: str) -> list[str]:
         env={**os.environ, "TERM": "xterm-256color", **size, **env}, start_new_session=True,
     ) as process:  # fmt: skip
         os.close(inside)
-        # As long as everything that is printed, so that nothing scrolls away; the program is told of 50 lines.
+        # As long as everything that is printed, so that nothing scrolls away; the program sees 50 lines.
         screen = pyte.Screen(columns, 600)
         stream = pyte.ByteStream(screen)
         try:

@@ -43,11 +43,11 @@ def test_the_run_folder_holds_what_the_readme_says(run: Path) -> None:
 
 
 def test_the_terminal_shows_what_trains_and_where_everything_lies(run: Path) -> None:
-    said = (run / "stdout.txt").read_text()
-    assert "8,398,858" in said  # layer4 8,393,728 + head 5,130
-    assert "11,181,642" in said
-    assert "test accuracy" in said
-    assert str(run / "checkpoints" / "best.ckpt") in said
+    output = (run / "stdout.txt").read_text()
+    assert "8,398,858" in output  # layer4 8,393,728 + head 5,130
+    assert "11,181,642" in output
+    assert "test accuracy" in output
+    assert str(run / "checkpoints" / "best.ckpt") in output
     assert (run / "stderr.txt").read_text() == ""
 
 

@@ -48,7 +48,7 @@ def test_a_server_that_answers_anything_is_there(answer: int) -> None:
         assert wandb_access._unreachable(url) is None
 
 
-def test_a_silent_server_and_a_closed_port_are_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_and_a_closed_port_are_reported_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_access, "SECONDS", 1)
     began = time.monotonic()
     with server(None) as url:
@@ -77,8 +77,8 @@ def train(cli: Cli, home: Path, **env: str) -> str:
 
 def test_without_a_key_one_line_offers_to_write_offline(cli: Cli, tmp_path: Path) -> None:
     with server(200) as url:
-        said = train(cli, tmp_path, WANDB_BASE_URL=url)
-    assert said == (
+        output = train(cli, tmp_path, WANDB_BASE_URL=url)
+    assert output == (
         f"frostline: logger.wandb: there is no API key. Type `wandb login`, or set WANDB_API_KEY, or {OFFLINE}.\n"
     )
 
@@ -92,12 +92,12 @@ def test_without_a_network_one_line_offers_to_write_offline(cli: Cli, tmp_path: 
     )
 
 
-def test_a_key_of_the_wrong_form_is_told_before_training(cli: Cli, tmp_path: Path) -> None:
+def test_a_key_of_the_wrong_form_is_reported_before_training(cli: Cli, tmp_path: Path) -> None:
     with server(200) as url:
-        said = train(cli, tmp_path, WANDB_BASE_URL=url, WANDB_API_KEY="short")
-    assert said.startswith("frostline: logger.wandb: ")
-    assert said.endswith(f"Type `wandb login`, or {OFFLINE}.\n")
-    assert "short" not in said
+        output = train(cli, tmp_path, WANDB_BASE_URL=url, WANDB_API_KEY="short")
+    assert output.startswith("frostline: logger.wandb: ")
+    assert output.endswith(f"Type `wandb login`, or {OFFLINE}.\n")
+    assert "short" not in output
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_the_wheel_in_a_clean_venv_trains_from_any_folder(tmp_path: Path) -> Non
     where.mkdir()
     assert "site-packages" in run(python, "-c", "import frostline.conf as c; print(c.__path__[0])", cwd=where)
     assert "optimizer=" in run(frostline, "train", "--help", cwd=where)
-    said = run(frostline, "train", *SHORT, cwd=where)
-    assert "test accuracy" in said
+    output = run(frostline, "train", *SHORT, cwd=where)
+    assert "test accuracy" in output
     [folder] = (where / "runs").iterdir()
     assert "test accuracy" in run(frostline, "evaluate", f"checkpoint={folder}/checkpoints/best.ckpt", cwd=where)

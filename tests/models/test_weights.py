@@ -205,7 +205,7 @@ def test_loading_copies_every_tensor() -> None:
     assert (loaded.loaded, loaded.skipped, loaded.initialised) == (("conv1.weight", "fc.weight", "fc.bias"), (), ())
 
 
-def test_a_classifier_of_another_size_is_left_new_and_said() -> None:
+def test_a_classifier_of_another_size_is_left_new_and_reported() -> None:
     network = Tiny(classes=3)
     before = network.fc.weight.detach().clone()
     loaded = load_weights(network, InitialState(source="x.pth", state=Tiny(classes=5).state_dict()))
@@ -270,7 +270,7 @@ def test_a_state_dict_is_found_under_a_prefix_and_in_a_dictionary(
     assert all(tensor.equal(source.state_dict()[name]) for name, tensor in network.state_dict().items())
 
 
-def test_what_lies_outside_the_prefix_is_skipped_and_said() -> None:
+def test_what_lies_outside_the_prefix_is_skipped_and_reported() -> None:
     state = {**{f"backbone.{k}": v for k, v in Tiny().state_dict().items()}, "projector.weight": torch.zeros(2)}
     network = Tiny()
     loaded = load_weights(network, InitialState(source="x", state=state).named_as(network))
@@ -312,7 +312,7 @@ def test_half_precision_loads_and_whole_numbers_do_not() -> None:
         load_weights(network, InitialState(source="x", state={k: v.long() for k, v in state.items()}))
 
 
-def test_names_of_another_library_are_told_with_the_way_to_rename_them() -> None:
+def test_names_of_another_library_are_reported_with_the_way_to_rename_them() -> None:
     state = {f"features.0.{k}": v for k, v in nn.Conv2d(3, 4, 1).state_dict().items()}
     with pytest.raises(ValueError, match=r"knows no name of the network's. To rename them: python -c") as caught:
         load_weights(Tiny(), InitialState(source="x", state=state).named_as(Tiny()))

@@ -35,7 +35,7 @@ def test_versions_seed_command_hardware_and_commit_are_recorded(repository: Path
     assert len(facts["git"]["commit"]) == 40
 
 
-def test_uncommitted_changes_are_said(repository: Path) -> None:
+def test_uncommitted_changes_are_reported(repository: Path) -> None:
     clean = git_facts(repository)
     assert clean is not None
     assert not clean["dirty"]
