@@ -183,7 +183,8 @@ def reading(*, shape: list[int], rows: int, batches: int) -> Point:
             (Path(folder) / "write_s").write_text(str(time.process_time() - start_s))
 
         aside(fill)
-        store = FeatureStore(RecordFile(Path(folder) / "rows.features", advice=""))
+        file = Path(folder) / "rows.features"
+        store, total = FeatureStore(RecordFile(file, advice="")), file.stat().st_size
         random = np.random.default_rng(0)
         places = [random.integers(0, rows, BATCH) for _ in range(batches)]
         times = []
@@ -195,7 +196,7 @@ def reading(*, shape: list[int], rows: int, batches: int) -> Point:
             times.append((time.process_time() - start) / batches / BATCH)
         row_s = min(times[1:])
     return {
-        "row_us": 1e6 * row_s, "row_bytes": about.row_bytes, "total_bytes": about.total_bytes,
+        "row_us": 1e6 * row_s, "row_bytes": about.row_bytes, "total_bytes": total,
         "read_mb_per_s": about.row_bytes / row_s / 1e6, "peak_mb": memory("VmHWM"), "own_mb": memory("RssAnon"),
     }  # fmt: skip
 
