@@ -127,27 +127,11 @@ def test_the_shared_keys_arrive() -> None:
     assert data.augment.horizontal_flip is False
 
 
-OWN_SOURCE = """
-import torch
-from frostline.data.source import ArrayImages
-
-class Squares:
-    classes = ["small", "large"]
-
-    def __init__(self, *, count: int, image_size: int = 8):
-        self.count, self.image_size = count, image_size
-
-    def dataset(self, split):
-        images = torch.zeros(self.count, self.image_size, self.image_size, dtype=torch.uint8)
-        return ArrayImages(images=images, labels=[index % 2 for index in range(self.count)])
-"""
-
-
-def test_a_source_that_takes_the_image_size_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "squares.py").write_text(OWN_SOURCE)
-    monkeypatch.syspath_prepend(tmp_path)
-    own = OwnSource.model_validate({"_target_": "squares.Squares", "count": 4, "image_size": 12})
-    assert build_data(own, seed=0).source.image_size == 12
+def test_a_source_that_takes_the_image_size_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    own = OwnSource.model_validate({"_target_": "stripes.Stripes", "length": 4, "image_size": 12})
+    image, _ = build_data(own, seed=0).source.dataset("train")[0]
+    assert image.shape == (3, 12, 12)
     noise = data_of(config("data=random", "data.image_size=20"))
     images, _ = next(iter(noise.train_dataloader()))
     assert images.shape == (1, 3, 20, 20)

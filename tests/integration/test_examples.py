@@ -107,6 +107,11 @@ def test_a_part_may_stand_on_the_command_line() -> None:
     assert problems_of(Invocation(command="train", overrides=words), COMMANDS["train"]) == []
 
 
+def test_a_config_may_say_what_would_be_given() -> None:
+    kappa = "{_target_: torchmetrics.classification.MulticlassCohenKappa, num_classes: 10}"
+    assert problems_of(Invocation(command="train", overrides=[f"++metrics.kappa={kappa}"]), COMMANDS["train"]) == []
+
+
 def test_every_yaml_names_a_class_or_is_a_mapping_of_classes() -> None:
     for group, name in PARTS.items():
         node = yaml.safe_load((EXAMPLES / group / f"{name}.yaml").read_text())

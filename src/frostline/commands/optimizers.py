@@ -12,6 +12,8 @@ from frostline.optim import OptimizerBuilder
 from frostline.schedulers import SCHEDULERS, SchedulerBuilder
 from frostline.signatures import check_signature, find_class
 
+# Keys of an optimizer that its constructor does not take.
+NOT_ARGUMENTS = {"name", "target", *OptimizerSection.model_fields} - {"lr"}
 LENGTHS = ("total_steps", "steps_per_epoch")
 TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     name.lower(): optimizer
@@ -29,12 +31,7 @@ def optimizer_builder(optimizer: Optimizer, *, fused: bool = False) -> Optimizer
     Raises:
         ValueError: a class of the user's own that does not exist, or does not take these options.
     """
-    arguments = {
-        key: value
-        for key, value in optimizer
-        if key not in ("name", "target") and key not in OptimizerSection.model_fields
-    }
-    arguments["lr"] = optimizer.lr
+    arguments = {key: value for key, value in optimizer if key not in NOT_ARGUMENTS}
     if isinstance(optimizer, OwnOptimizer):
         own = find_class(optimizer.target, subclass_of=torch.optim.Optimizer, what="optimizer")
         decay = optimizer.weight_decay

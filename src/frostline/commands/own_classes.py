@@ -25,13 +25,9 @@ KINDS: Mapping[str, type] = {
     "callbacks": Callback,
     "logger": Logger,
 }
-# Arguments that frostline gives: the size of the images and the run folder where the class takes them.
-GIVEN: Mapping[str, tuple[str, ...]] = {
-    "head": ("features", "classes"),
-    "data": ("image_size",),
-    "logger": ("save_dir",),
-    "metrics": ("num_classes",),
-}
+# Arguments that frostline gives, and those that it gives where the class takes them and the config does not.
+GIVEN: Mapping[str, tuple[str, ...]] = {"head": ("features", "classes"), "data": ("image_size",)}
+OFFERED: Mapping[str, tuple[str, ...]] = {"logger": ("save_dir",), "metrics": ("num_classes",)}
 
 
 def own_classes(section: Section, key: str = "") -> Iterator[tuple[str, OwnClass]]:
@@ -75,10 +71,10 @@ def _check(key: str, own: OwnClass) -> None:
     elif isinstance(own, OwnScheduler):
         scheduler_builder(own)
     else:
-        group = key.partition(".")[0]
+        group, arguments = key.partition(".")[0], own.arguments()
         if group == "data":
             found = source_class({"_target_": own.target})
         else:
             found = find_class(own.target, subclass_of=KINDS[group], what=key)
-        given = [name for name in GIVEN.get(group, ()) if not (group == "logger" and name in own.arguments())]
-        check_signature(found, own.arguments(), what=key, given=tuple(given))
+        offered = (name for name in OFFERED.get(group, ()) if name not in arguments)
+        check_signature(found, arguments, what=key, given=(*GIVEN.get(group, ()), *offered))
