@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import frostline
+from frostline.commands.config_files import group_options
 from frostline.commands.help import default_config, key_rows
-from frostline.commands.overrides import group_options
 from frostline.config.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,8 +2,8 @@
 
 import pytest
 
+from frostline.commands.config_files import group_options
 from frostline.commands.help import EXAMPLES, command_help, default_config, overview
-from frostline.commands.overrides import group_options
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of
 

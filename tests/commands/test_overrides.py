@@ -9,11 +9,11 @@ import pytest
 from tests.configs import config, settings
 
 from frostline.commands import run_folder
+from frostline.commands.config_files import group_options
 from frostline.commands.overrides import (
     Invocation,
     adapted,
     composed_here,
-    group_options,
     problems_of,
     run_folder_of,
     unswept,

@@ -12,9 +12,10 @@ from torch import nn
 
 from frostline.commands import run_folder
 from frostline.commands.build import build_classifier, build_data
+from frostline.commands.config_files import group_options
 from frostline.commands.help import default_config
 from frostline.commands.optimizers import optimizer_builder
-from frostline.commands.overrides import Invocation, group_options, problems_of
+from frostline.commands.overrides import Invocation, problems_of
 from frostline.commands.trainer import build_trainer, device_options
 from frostline.config.commands import COMMANDS, TrainConfig
 from frostline.config.data import Data

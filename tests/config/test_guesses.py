@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from frostline.commands import run_folder
+from frostline.commands.config_files import group_options
 from frostline.commands.help import default_config
 from frostline.commands.main import main
-from frostline.commands.overrides import Invocation, _keys, group_options, problems_of
+from frostline.commands.overrides import Invocation, _keys, problems_of
 from frostline.config.commands import COMMANDS
 from frostline.config.guesses import GUESSES, WITHOUT_KEY
 

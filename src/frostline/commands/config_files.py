@@ -1,5 +1,6 @@
 """Where Hydra finds config files: frostline's own and a user's, each with the defaults of what it leaves out."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -85,3 +86,21 @@ def composing(command: str, config_dir: Path | None = None) -> Iterator[None]:
     register(config_dir)
     with initialize_config_module("frostline.conf", version_base="1.3", job_name=command):
         yield
+
+
+def group_options(config_dir: Path | None) -> dict[str, list[str]]:
+    """The config groups and their options, frostline's and those in the user's folder."""
+    groups: dict[str, list[str]] = {}
+    for folder in (PACKAGED, config_dir):
+        if folder is None:
+            continue
+        for file in sorted(folder.rglob("*.yaml"), key=_natural):
+            group = file.relative_to(folder).parent.as_posix()
+            if group != ".":
+                groups.setdefault(group, []).append(file.stem)
+    return groups
+
+
+def _natural(path: Path) -> list[str | int]:
+    """resnet18 before resnet101."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]

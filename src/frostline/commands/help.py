@@ -6,8 +6,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import OmegaConf
 
-from frostline.commands.config_files import composing
-from frostline.commands.overrides import group_options
+from frostline.commands.config_files import composing, group_options
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
 from frostline.config.section import Section

@@ -5,7 +5,6 @@ looked at on its own, and what is wrong is left out of the composition that look
 """
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from frostline.commands.config_files import PACKAGED, composing
+from frostline.commands.config_files import composing, group_options
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
 from frostline.config import secret_values
 from frostline.config.commands import COMMANDS, Command, config_of
@@ -123,24 +122,6 @@ def unswept(texts: Sequence[str]) -> list[str]:
                 f"{key}: several values are for a sweep, with -m. To have them{listed} as a text type {quoted}"
             )
     return found
-
-
-def group_options(config_dir: Path | None) -> dict[str, list[str]]:
-    """The config groups and their options, frostline's and those in the user's folder."""
-    groups: dict[str, list[str]] = {}
-    for folder in (PACKAGED, config_dir):
-        if folder is None:
-            continue
-        for file in sorted(folder.rglob("*.yaml"), key=_natural):
-            group = file.relative_to(folder).parent.as_posix()
-            if group != ".":
-                groups.setdefault(group, []).append(file.stem)
-    return groups
-
-
-def _natural(path: Path) -> list[str | int]:
-    """resnet18 before resnet101."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]
 
 
 def _parsed(texts: Sequence[str], problems: list[str]) -> list[Override]:
