@@ -55,10 +55,13 @@ def small(**options: Any) -> ImageClassifier:
     return ImageClassifier(network=network, images=IMAGES, **options)
 
 
-def fit(classifier: ImageClassifier, images: Tensor, labels: Tensor, **options: Any) -> lightning.Trainer:
+def fit(
+    classifier: ImageClassifier, images: Tensor, labels: Tensor, *, ckpt_path: Path | None = None, **options: Any
+) -> lightning.Trainer:
     """One epoch over the images, four at a time."""
-    trainer = quiet_trainer(max_epochs=1, **options)
-    trainer.fit(classifier, DataLoader(TensorDataset(images, labels), batch_size=4))
+    trainer = quiet_trainer(**{"max_epochs": 1, **options})
+    loader = DataLoader(TensorDataset(images, labels), batch_size=4)
+    trainer.fit(classifier, loader, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
@@ -150,15 +153,24 @@ def test_the_optimizer_holds_only_what_ever_trains() -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
 
 
-def test_include_frozen_holds_all_62_and_moves_2() -> None:
-    """Momentum and weight decay would move a parameter whose gradient is a tensor of zeros."""
+@pytest.mark.parametrize("now", ["without the group", "with the group"])
+def test_a_checkpoint_with_a_group_of_frozen_parameters_resumes_with_and_without_it(now: str, tmp_path: Path) -> None:
+    """Earlier versions wrote it with `optimizer.include_frozen`; decay would move a parameter whose gradient is 0."""
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
-    options = OptimizerOptions(include_frozen=True)
-    classifier = resnet(policy=FreezePolicy.static("head"), optimizer=sgd, optimizer_options=options)
+
+    def with_frozen(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        frozen = [p for p in classifier.network.parameters() if not p.requires_grad]
+        return sgd([*groups, {"params": frozen, "name": "frozen"}])
+
+    policy, images, labels = FreezePolicy.static("fc"), torch.rand(8, 3, 8, 8), torch.arange(8)
+    classifier = small(policy=policy, optimizer=with_frozen)
     before = {name: p.detach().clone() for name, p in classifier.network.named_parameters()}
-    trainer = fit(classifier, torch.rand(8, 3, 32, 32), torch.arange(8))
-    [optimizer] = trainer.optimizers
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 62
+    trainer = fit(classifier, images, labels)
+    assert sum(len(group["params"]) for group in trainer.optimizers[0].param_groups) == len(before)
+    trainer.save_checkpoint(tmp_path / "old.ckpt")
+    if now == "without the group":
+        classifier = small(policy=policy, optimizer=sgd)
+    fit(classifier, images, labels, max_epochs=2, ckpt_path=tmp_path / "old.ckpt")
     after = dict(classifier.network.named_parameters())
     assert [name for name in before if not after[name].equal(before[name])] == ["fc.weight", "fc.bias"]
 

@@ -2,7 +2,7 @@
 
 import errno
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,23 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
         raise ValueError(f"{path}: corrupt or made by another program: {'; '.join(wrong)}")
     check_finite(str(path), checkpoint["state_dict"])
     return checkpoint
+
+
+def drop_frozen_group(checkpoint: Mapping[str, Any], *, groups_now: Callable[[], int]) -> None:
+    """Remove the last parameter group, of frozen parameters, that earlier versions could add, in place.
+
+    Args:
+        groups_now: how many groups the optimizer has now; asked only where the checkpoint has such a group.
+    """
+    for state in checkpoint.get("optimizer_states", ()):
+        groups = state["param_groups"]
+        if not groups or groups[-1].get("name") != "frozen" or len(groups) == groups_now():
+            continue
+        for scheduler in checkpoint.get("lr_schedulers", ()):
+            for values in scheduler.values():
+                if isinstance(values, list) and len(values) == len(groups):
+                    del values[-1]
+        del groups[-1]
 
 
 def _lacking_state(checkpoint: Mapping[str, Any]) -> Iterator[str]:

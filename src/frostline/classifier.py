@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.batch_of_one import check_batches, explained
-from frostline.checkpoint import CHECKPOINT_KEY
+from frostline.checkpoint import CHECKPOINT_KEY, drop_frozen_group
 from frostline.clipping import clip_in_mixed_precision
 from frostline.evaluation import Evaluations
 from frostline.fast_path import FastPath
@@ -265,6 +265,8 @@ class ImageClassifier(lightning.LightningModule):
         """
         source = str(self.trainer.ckpt_path or "The checkpoint")
         check_finite(source, {key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")})
+        if self.trainer.state.fn == "fit":
+            drop_frozen_group(checkpoint, groups_now=lambda: len(self.build_optimizer().param_groups))
         checkpoint["state_dict"] = module_state(checkpoint["state_dict"], own=self.state_dict())
 
     def _loss(self, split: str, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:

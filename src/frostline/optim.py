@@ -59,7 +59,6 @@ def parameter_groups(
     lr: float | None = None,
     weight_decay: float | None = None,
     exclude_from_decay: Collection[DecayExclusion] = (),
-    include_frozen: bool = False,
 ) -> list[dict[str, Any]]:
     """One group per stage, split in two if biases or norms are excluded from weight decay.
 
@@ -74,7 +73,6 @@ def parameter_groups(
         lr, weight_decay: of every group; None leaves them to the optimizer that is built from the groups.
         exclude_from_decay: `bias` (every bias), `norm` (scale and shift of normalisation layers, whose biases are
             biases, too).
-        include_frozen: add a last group, `frozen`, of the parameters that never train.
 
     Raises:
         ValueError: the policy was resolved for another network, or `exclude_from_decay` has another value.
@@ -106,8 +104,6 @@ def parameter_groups(
             group["weight_decay"] = 0.0 if no_decay else weight_decay
     partition = [id(parameter) for group in groups.values() for parameter in group["params"]]
     assert sorted(partition) == sorted(id(own[name]) for name in resolved.trainable), "not an exact partition"
-    if include_frozen and resolved.never_trained:
-        groups["frozen", False, ()] = {"params": [own[name] for name in resolved.never_trained], "name": "frozen"}
     return list(groups.values())
 
 

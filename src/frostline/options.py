@@ -64,20 +64,13 @@ class OptimizerOptions:
 
     Attributes:
         exclude_from_decay: what weight decay leaves out: `bias`, `norm` (normalisation layers).
-        include_frozen: a group of the parameters that never train; they have no gradient, so nothing moves them.
     """
 
     exclude_from_decay: Collection[DecayExclusion] = ()
-    include_frozen: bool = False
 
     def groups(self, network: nn.Module, resolved: ResolvedPolicy) -> list[dict[str, Any]]:
         """The groups of a network under a policy; see `parameter_groups`."""
-        return parameter_groups(
-            network,
-            resolved=resolved,
-            exclude_from_decay=self.exclude_from_decay,
-            include_frozen=self.include_frozen,
-        )
+        return parameter_groups(network, resolved=resolved, exclude_from_decay=self.exclude_from_decay)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ NOT_OFFERED = {
     "muon": "takes matrices only, and a network has biases and convolutions",
     "optimizer": "is the base class",
 }
-OWN_KEYS = {"name", "exclude_from_decay", "include_frozen"}
+OWN_KEYS = {"name", "exclude_from_decay"}
 
 
 def composed(*overrides: str) -> TrainConfig:

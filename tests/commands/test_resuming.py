@@ -8,7 +8,7 @@ from tests.configs import settings, typed
 
 from frostline.commands.resuming import applied, changes, problems, treatment
 from frostline.commands.train import _restored
-from frostline.config.commands import RUN_GROUPS, TrainConfig, TrainKeys
+from frostline.config.commands import RUN_GROUPS, TrainConfig, TrainKeys, stored_settings
 from frostline.config.key_text import fields_of
 from frostline.freezing.policy import FreezePolicy
 
@@ -102,6 +102,13 @@ def test_a_key_that_an_older_frostline_lacked_is_no_change() -> None:
     assert (
         list(changes({"trainer": {"max_epochs": 1}}, {"trainer": {"max_epochs": 1, "new": 3}, "other": {"a": 1}})) == []
     )
+
+
+def test_a_removed_key_of_a_class_of_the_users_own_is_no_change() -> None:
+    own = {"_target_": "my.Optimizer", "lr": 0.1}
+    assert list(changes({"optimizer": {**own, "include_frozen": False}}, {"optimizer": own})) == []
+    stored = stored_settings(TrainConfig, {"optimizer": {**own, "include_frozen": True}})
+    assert stored == {"optimizer": own}
 
 
 def test_a_run_cannot_be_made_shorter_than_it_is() -> None:

@@ -332,4 +332,3 @@ def test_the_notebooks_experiments_have_the_notebooks_values(files: dict[str, Pa
         assert settings["optimizer"]["weight_decay"] == 0.0
     assert (intro["freeze"]["name"], intro["head"]["name"]) == ("none", "pretrained")
     assert (head["freeze"]["name"], head["head"]["name"]) == ("head", "linear")
-    assert head["optimizer"]["include_frozen"]

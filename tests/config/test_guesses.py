@@ -10,7 +10,7 @@ from frostline.commands.help import default_config
 from frostline.commands.main import main
 from frostline.commands.overrides import Invocation, _keys, problems_of
 from frostline.config.commands import COMMANDS
-from frostline.config.guesses import GUESSES, WITHOUT_KEY
+from frostline.config.guesses import GUESSES, REMOVED, WITHOUT_KEY
 
 
 def problems(command: str, *overrides: str) -> list[str]:
@@ -53,6 +53,11 @@ def test_every_guess_names_what_some_command_has() -> None:
 def test_a_key_of_another_program_is_answered_with_ours(key: str, meant: str) -> None:
     [problem] = problems("train", f"{key}=1")
     assert problem.replace(" (float", "?").startswith(f"{key}: unknown key. Did you mean {meant}"), problem
+
+
+@pytest.mark.parametrize("key", REMOVED)
+def test_a_removed_key_is_answered_with_the_reason(key: str) -> None:
+    assert problems("train", f"{key}=true", "optimizer=adamw") == [f"{key}: {REMOVED[key]}"]
 
 
 def test_another_command_has_another_key_for_it() -> None:

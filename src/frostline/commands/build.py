@@ -114,9 +114,7 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
             frozen_prefix=config.speed.frozen_prefix,
             feature_cache=feature_cache(config.cache) if config.speed.feature_cache else None,
         ),
-        optimizer_options=OptimizerOptions(
-            exclude_from_decay=config.optimizer.exclude_from_decay, include_frozen=config.optimizer.include_frozen
-        ),
+        optimizer_options=OptimizerOptions(exclude_from_decay=config.optimizer.exclude_from_decay),
         checkpoint_options=CheckpointOptions(
             settings=hidden(config.as_dict()), on_policy_change=training.on_policy_change if training else "refuse"
         ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from frostline.config.commands import TrainConfig
+from frostline.config.guesses import REMOVED
 from frostline.config.key_text import value_text
 from frostline.config.secret_values import hidden
 
@@ -97,7 +98,6 @@ REFUSED = [
     "optimizer.decoupled_weight_decay",
     "optimizer.initial_accumulator_value",
     "optimizer.exclude_from_decay",
-    "optimizer.include_frozen",
     "data.name",
     "data._target_",
     "data.image_size",
@@ -169,7 +169,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Chang
         own = "_target_" in value  # a class of the user's own: each of its keys is part of what it is
         both = who or [name for name in {**old, **value} if own or (name in old and name in value)]
         for name in both:
-            if _plain(old.get(name)) != _plain(value.get(name)):
+            if f"{key}.{name}" not in REMOVED and _plain(old.get(name)) != _plain(value.get(name)):
                 yield Change(key=f"{key}.{name}", before=old.get(name), now=value.get(name))
 
 

@@ -11,6 +11,7 @@ from frostline.config.augment import Augment
 from frostline.config.autograd import TRUST_CHECKPOINT, GradientsKeys, GraphKeys, TourKeys
 from frostline.config.data import Source
 from frostline.config.freeze import Freeze
+from frostline.config.guesses import REMOVED
 from frostline.config.model import Head, Model
 from frostline.config.optimizer import Optimizer, Scheduler
 from frostline.config.paths import PathText
@@ -223,8 +224,10 @@ def stored_settings(kind: type[Section], settings: Mapping[str, Any]) -> dict[st
     for key in kind.model_fields.keys() & settings.keys():
         group, node = groups_of(kind).get(key), settings[key]
         schema = group.schema_of(node) if group is not None and isinstance(node, Mapping) else None
-        if schema is None or issubclass(schema, OwnClass):
+        if schema is None:
             kept[key] = node
+        elif issubclass(schema, OwnClass):
+            kept[key] = {name: value for name, value in node.items() if f"{key}.{name}" not in REMOVED}
         else:
             kept[key] = {name: value for name, value in node.items() if name in schema.model_fields}
     return kept

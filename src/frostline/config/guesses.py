@@ -49,6 +49,12 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
     for name in names.split()
 }
 
+# Keys of earlier versions without a successor, and why there is none; a checkpoint's config may hold them.
+REMOVED: Mapping[str, str] = {
+    "optimizer.include_frozen": "is gone, as it changed nothing: without a gradient no optimizer moves a parameter. "
+    "Leave it out.",
+}
+
 # The keys that words without one are for, in their order.
 WITHOUT_KEY: Mapping[str, tuple[str, ...]] = {
     "train": ("data=image_folder data.path",),

@@ -16,10 +16,6 @@ class OptimizerSection(Section):
     exclude_from_decay: list[Literal["bias", "norm"]] = Field(
         default=[], description="what weight decay leaves out: `bias` (every bias), `norm` (normalisation layers)"
     )
-    include_frozen: bool = Field(
-        default=False,
-        description="hand the optimizer the parameters that never train, too; without gradients it leaves them alone",
-    )
 
 
 class DecayingOptimizer(OptimizerSection):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from frostline.config.commands import Command, Group, TrainKeys, given
-from frostline.config.guesses import guessed
+from frostline.config.guesses import REMOVED, guessed
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
 from frostline.config.rules import broken_rules
 from frostline.config.secret_values import marked
@@ -139,6 +139,8 @@ def _short(value: Any) -> str:
 
 def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -> str:
     """Names the nearest key that exists, the options that have such a key, or the keys beside it."""
+    if key in REMOVED:
+        return f"{key}: {REMOVED[key]}"
     known, (parent, _, name) = list(known), key.rpartition(".")
     beside = [other for other in known if other.rpartition(".")[0] == parent]
     names = [other.rpartition(".")[2] for other in beside]
