@@ -25,7 +25,7 @@ CONFIGS: dict[str, Sequence[str]] = {
     "gradual, accumulation": ("freeze=gradual", "trainer.accumulate_grad_batches=2"),
     "batch norm only": ("freeze=batch_norm_only", "optimizer=rmsprop", "scheduler=cosine"),
     "drifting statistics": ("freeze=from_layer3", "freeze.batch_norm=drift", "trainer.precision=32-true"),
-    "mixup, clipped": ("freeze=discriminative", "augment.mixup=0.2", "trainer.gradient_clip_norm=1"),
+    "mixup, clipped": ("freeze=discriminative", "augment.mixup=0.2", "trainer.gradient_clip_val=1"),
     "two workers": ("freeze=bias_only", "data.workers=2", "augment=crop"),
     "views": ("freeze=head", "augment=light", "cache.views=2", "head=mlp"),
     "plain": ("freeze=surgical", "speed=plain", "loss.class_weights=balanced", "optimizer.exclude_from_decay=[bias]"),

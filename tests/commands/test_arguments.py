@@ -64,7 +64,7 @@ BOTH: dict[str, tuple[Callable[[], Any], str, str]] = {
     "diverged": (
         raised(diverged("The loss became nan", step=1, epoch=0)),
         "(lr=…), gradient_clip_val=1 or precision='32-true' may help",
-        "(optimizer.lr=…), trainer.gradient_clip_norm=1 or trainer.precision=32-true may help",
+        "(optimizer.lr=…), trainer.gradient_clip_val=1 or trainer.precision=32-true may help",
     ),
     "schedule": (lambda: cosine(warmup=2), "warmup=2 is out of range", "scheduler.warmup=2 is out of range"),
     "loss": (

@@ -264,9 +264,9 @@ def test_every_key_of_the_trainer_section_arrives(tmp_path: Path) -> None:
         "trainer.max_steps=7",
         "trainer.precision=bf16-mixed",
         "trainer.accumulate_grad_batches=2",
-        "trainer.gradient_clip_norm=0.5",
+        "trainer.gradient_clip_val=0.5",
         "trainer.log_every_n_steps=4",
-        "trainer.validate_every_n_epochs=2",
+        "trainer.check_val_every_n_epoch=2",
         "trainer.limit_train_batches=5",
         "trainer.limit_val_batches=6",
         "trainer.limit_test_batches=8",
@@ -384,7 +384,7 @@ def test_an_optimizer_is_fused_where_torch_has_it_so_and_takes_the_same_step(nam
 def test_a_fused_optimizer_is_not_taken_where_scaled_gradients_are_clipped(
     precision: str, clip: float | None, fused: bool
 ) -> None:
-    trainer = (f"trainer.precision={precision}", f"trainer.gradient_clip_norm={'null' if clip is None else clip}")
+    trainer = (f"trainer.precision={precision}", f"trainer.gradient_clip_val={'null' if clip is None else clip}")
     assert wants_fused(config(*trainer)) == fused
     assert not wants_fused(config(*trainer, "speed.fused_optimizer=false"))
 

@@ -111,6 +111,15 @@ def test_a_removed_key_of_a_class_of_the_users_own_is_no_change() -> None:
     assert stored == {"optimizer": own}
 
 
+def test_keys_under_their_old_names_are_compared_by_the_new_ones() -> None:
+    stored = {"trainer": {"gradient_clip_norm": 0.5, "validate_every_n_epochs": 1}}
+    now = config(trainer__gradient_clip_val=0.5, trainer__check_val_every_n_epoch=2).as_dict()
+    assert [change.key for change in changes(stored, {"trainer": now["trainer"]})] == [
+        "trainer.check_val_every_n_epoch"
+    ]
+    assert stored_settings(TrainConfig, stored) == {"trainer": {"gradient_clip_val": 0.5, "check_val_every_n_epoch": 1}}
+
+
 def test_a_run_cannot_be_made_shorter_than_it_is() -> None:
     assert met(set(), step=12, trainer__max_epochs=4) == []
     assert met(set(), step=15, trainer__max_epochs=4) == [

@@ -41,6 +41,8 @@ def test_every_guess_names_what_some_command_has() -> None:
         ("devices", "device.devices"),
         ("ckpt_path", "resume_from"),
         ("trainer.fast_dev_run", "trainer.max_steps=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1"),
+        ("trainer.gradient_clip_norm", "trainer.gradient_clip_val"),
+        ("trainer.validate_every_n_epochs", "trainer.check_val_every_n_epoch"),
         ("gpus", "device=gpu device.devices=NUMBER"),
         ("num_workers", "data.workers"),
         ("data.num_workers", "data.workers"),

@@ -39,7 +39,7 @@ KEYS: Mapping[str, str] = {
     "trust_checkpoint": "trust_checkpoint",
     # Trainer
     "precision": "trainer.precision",
-    "gradient_clip_val": "trainer.gradient_clip_norm",
+    "gradient_clip_val": "trainer.gradient_clip_val",
 }
 # `name=value` anywhere, and `name:` where a message begins.
 _NAMED = re.compile(

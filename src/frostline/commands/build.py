@@ -153,7 +153,7 @@ def feature_cache(cache: Cache) -> FeatureCache:
 def wants_fused(config: RunGroups) -> bool:
     """Whether to take fused optimizers: they unscale gradients themselves, so that these cannot be clipped before."""
     scaled = config.trainer.precision == "16-mixed"
-    return config.speed.fused_optimizer and not (scaled and config.trainer.gradient_clip_norm)
+    return config.speed.fused_optimizer and not (scaled and config.trainer.gradient_clip_val)
 
 
 def _loss(loss: Loss, data: ImageDataModule) -> nn.Module:

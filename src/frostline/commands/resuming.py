@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from frostline.config.commands import TrainConfig
+from frostline.config.commands import TrainConfig, with_new_names
 from frostline.config.guesses import REMOVED
 from frostline.config.key_text import value_text
 from frostline.config.secret_values import hidden
@@ -78,10 +78,10 @@ APPLIED = [
         "augment",
         "speed.fused_optimizer",
         "trainer.precision",
-        "trainer.gradient_clip_norm",
+        "trainer.gradient_clip_val",
         "trainer.channels_last",
     ],
-    *["trainer.sync_batchnorm", "trainer.limit_val_batches", "trainer.validate_every_n_epochs"],
+    *["trainer.sync_batchnorm", "trainer.limit_val_batches", "trainer.check_val_every_n_epoch"],
 ]
 # What the weights, the optimizer's state, the order of images or the best value so far belong to. FreezingSchedule
 # compares the policy, by its content.
@@ -159,6 +159,7 @@ def treatment(key: str) -> Treatment | None:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
     """What differs between two configs, but for what may freely; a key that an older frostline lacked does not."""
+    before = with_new_names(before)
     for key, value in hidden(now).items():  # as a checkpoint holds it
         old = before.get(key)
         if not isinstance(value, Mapping) or not isinstance(old, Mapping):

@@ -218,9 +218,29 @@ def config_of(kind: type[Config], settings: Mapping[str, Any]) -> Config:
     return kind.model_validate(given(values))
 
 
+# Keys that older checkpoints name otherwise.
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "trainer": {
+        "gradient_clip_norm": "gradient_clip_val",
+        "validate_every_n_epochs": "check_val_every_n_epoch",
+    },
+}
+
+
+def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a checkpoint by today's names of their keys."""
+    return {
+        group: {RENAMED[group].get(key, key): value for key, value in node.items()}
+        if group in RENAMED and isinstance(node, Mapping)
+        else node
+        for group, node in settings.items()
+    }
+
+
 def stored_settings(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a checkpoint without keys that another version had."""
+    """The settings in a checkpoint by today's names, without keys that another version had."""
     kept: dict[str, Any] = {}
+    settings = with_new_names(settings)
     for key in kind.model_fields.keys() & settings.keys():
         group, node = groups_of(kind).get(key), settings[key]
         schema = group.schema_of(node) if group is not None and isinstance(node, Mapping) else None

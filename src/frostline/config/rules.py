@@ -149,9 +149,9 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(optimizer, Rprop) and optimizer.step_sizes[0] >= optimizer.step_sizes[1]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."
     trainer: TrainerSection | None = sound.get("trainer")
-    if trainer is not None and trainer.validate_every_n_epochs > trainer.max_epochs:
+    if trainer is not None and trainer.check_val_every_n_epoch > trainer.max_epochs:
         yield (
-            f"trainer.validate_every_n_epochs: {trainer.validate_every_n_epochs} is more than "
+            f"trainer.check_val_every_n_epoch: {trainer.check_val_every_n_epoch} is more than "
             f"trainer.max_epochs={trainer.max_epochs}, so that nothing would be validated."
         )
     callbacks: Callbacks | None = sound.get("callbacks")

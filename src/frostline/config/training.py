@@ -80,13 +80,13 @@ class TrainerSection(Section):
         "and after how many steps it pays",
     )
     accumulate_grad_batches: Positive = Field(default=1, description="batches per optimizer step")
-    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+    gradient_clip_val: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="largest norm of all gradients together; null: no clipping"
     )
     sync_batchnorm: bool = Field(default=False, description="batch norm over the batches of all processes")
     deterministic: bool = Field(default=False, description="only deterministic operations, at a price in speed")
     log_every_n_steps: Positive = Field(default=10, description="steps between two logged training values")
-    validate_every_n_epochs: Positive = Field(default=1, description="epochs between two validations")
+    check_val_every_n_epoch: Positive = Field(default=1, description="epochs between two validations")
     limit_train_batches: Positive | None = Field(default=None, description="batches per training epoch; null: all")
     limit_val_batches: Positive | None = Field(default=None, description="batches per validation; null: all")
     limit_test_batches: Positive | None = Field(default=None, description="batches of the test; null: all")
