@@ -1,4 +1,4 @@
-# `make help` lists the targets. Variables can be overridden: make train PYTHON=python3.12 ARGS="freeze=head"
+# `make help` lists the targets. Variables can be overridden: make train PYTHON=python3.12 ARGS="freeze=backbone"
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=

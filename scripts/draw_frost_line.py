@@ -11,7 +11,7 @@ from pathlib import Path
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs/figures/frost_line.svg"
 # Random weights and 32-bit floats on every machine: the figure does not depend on downloads or on the processor.
-OVERRIDES = ("freeze=from_layer4", "model.weights=none", "trainer.precision=32-true", "data.image_size=224")
+OVERRIDES = ("freeze=to_layer3", "model.weights=none", "trainer.precision=32-true", "data.image_size=224")
 
 
 def main(target: Path) -> None:

@@ -32,13 +32,13 @@ MODES = get_args(BatchNormMode)
 PRECISIONS = ("32-true", "bf16-mixed")
 MATRIX = list(itertools.product(PRESETS, MODES, PRECISIONS, (0, 2)))
 # Where a batch norm is the first to train behind the frost line, and where the features are an image of one pixel.
-DEFAULT = [("head", mode, "32-true", 0) for mode in MODES] + [
-    ("head", "drift", "bf16-mixed", 2),
-    ("from_layer4", "drift", "32-true", 0),
-    ("from_layer4", "train", "bf16-mixed", 0),
-    ("bias_only", "affine", "32-true", 0),
-    ("batch_norm_only", "train", "32-true", 0),
-    ("gradual", "drift", "32-true", 0),
+DEFAULT = [("backbone", mode, "32-true", 0) for mode in MODES] + [
+    ("backbone", "drift", "bf16-mixed", 2),
+    ("to_layer3", "drift", "32-true", 0),
+    ("to_layer3", "train", "bf16-mixed", 0),
+    ("all_but_bias", "affine", "32-true", 0),
+    ("all_but_batch_norm", "train", "32-true", 0),
+    ("gradual_unfreezing", "drift", "32-true", 0),
 ]
 
 

@@ -42,10 +42,10 @@ SIDE, BATCH, EPOCHS = 32, 20, 12
 LABELS, VALIDATION = 10, 5  # per class
 PRETRAINING = {"images": 6_000, "epochs": 4, "batch": 64}
 PRESETS = (
-    *("none", "head", "from_layer4", "from_layer3", "from_layer2", "from_layer1", "gradual", "plateau"),
-    *("discriminative", "batch_norm_only", "bias_only", "surgical"),
+    *("none", "backbone", "to_layer3", "to_layer2", "to_layer1", "stem", "gradual_unfreezing", "unfreeze_on_plateau"),
+    *("discriminative", "all_but_batch_norm", "all_but_bias", "surgical"),
 )
-MODES, WITH_MODES = ("frozen", "drift", "recalibrate", "affine", "train"), ("head", "from_layer4")
+MODES, WITH_MODES = ("frozen", "drift", "recalibrate", "affine", "train"), ("backbone", "to_layer3")
 # The row that tells whether there was anything to transfer.
 SCRATCH = "none, not pretrained"
 
@@ -209,7 +209,7 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         "|---|---|--:|--:|",
     ]
     for line in lines:
-        everything = line["preset"] in ("none", "discriminative", "gradual", "plateau", SCRATCH)
+        everything = line["preset"] in ("none", "discriminative", "gradual_unfreezing", "unfreeze_on_plateau", SCRATCH)
         mode = "(nothing stays frozen)" if everything else f"`{line['batch_norm']}`"
         name = "`none`, not pretrained" if line["preset"] == SCRATCH else f"`{line['preset']}`"
         text.append(f"| {name} | {mode} | {line['trainable_parameters']:,} | {line['mean']:.1f} ± {line['sd']:.1f} % |")

@@ -20,19 +20,19 @@ SMALL = (
 )
 CONFIGS: dict[str, Sequence[str]] = {
     "defaults": (),
-    "head, cached": ("freeze=head",),
-    "layer4, augmented": ("freeze=from_layer4", "augment=standard", "optimizer=adamw"),
-    "gradual, accumulation": ("freeze=gradual", "trainer.accumulate_grad_batches=2"),
-    "batch norm only": ("freeze=batch_norm_only", "optimizer=rmsprop", "scheduler=cosine"),
-    "drifting statistics": ("freeze=from_layer3", "freeze.batch_norm=drift", "trainer.precision=32-true"),
+    "head, cached": ("freeze=backbone",),
+    "layer4, augmented": ("freeze=to_layer3", "augment=standard", "optimizer=adamw"),
+    "gradual, accumulation": ("freeze=gradual_unfreezing", "trainer.accumulate_grad_batches=2"),
+    "batch norm only": ("freeze=all_but_batch_norm", "optimizer=rmsprop", "scheduler=cosine"),
+    "drifting statistics": ("freeze=to_layer2", "freeze.batch_norm=drift", "trainer.precision=32-true"),
     "mixup, clipped": ("freeze=discriminative", "augment.mixup=0.2", "trainer.gradient_clip_val=1"),
-    "two workers": ("freeze=bias_only", "data.workers=2", "augment=crop"),
-    "views": ("freeze=head", "augment=light", "cache.views=2", "head=mlp"),
+    "two workers": ("freeze=all_but_bias", "data.workers=2", "augment=crop"),
+    "views": ("freeze=backbone", "augment=light", "cache.views=2", "head=mlp"),
     "plain": ("freeze=surgical", "speed=plain", "loss.class_weights=balanced", "optimizer.exclude_from_decay=[bias]"),
-    "two processes": ("device=cpu_ddp", "freeze=gradual"),
+    "two processes": ("device=cpu_ddp", "freeze=gradual_unfreezing"),
 }
 # The first run ends early; the second goes on from its last checkpoint.
-RESUMED = ("freeze=gradual", "augment=crop", "optimizer=adamw")
+RESUMED = ("freeze=gradual_unfreezing", "augment=crop", "optimizer=adamw")
 
 
 def trained(frostline: Path, *words: str) -> Path:

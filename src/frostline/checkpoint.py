@@ -10,6 +10,7 @@ from torch import Tensor
 
 from frostline.finite import check_finite
 from frostline.models.saved_file import is_plain, read_plain
+from frostline.renamed import with_current_names
 
 CHECKPOINT_KEY = "frostline"
 CHECKPOINT_FORMAT = 1
@@ -134,6 +135,7 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
     described = checkpoint[CHECKPOINT_KEY]
     if wrong := [*_wrong_images(described["images"]), *_wrong_loss(described.get("loss"), described["images"])]:
         raise ValueError(f"{path}: corrupt or made by another program: {'; '.join(wrong)}")
+    described["settings"] = with_current_names(described["settings"])
     check_finite(str(path), checkpoint["state_dict"])
     return checkpoint
 

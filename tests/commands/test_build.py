@@ -142,7 +142,7 @@ def test_a_source_that_takes_the_image_size_gets_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_classifier_is_built_from_a_config() -> None:
-    settings = composed("freeze=from_layer4", "head=mlp", "optimizer=adamw", "optimizer.exclude_from_decay=[bias]")
+    settings = composed("freeze=to_layer3", "head=mlp", "optimizer=adamw", "optimizer.exclude_from_decay=[bias]")
     classifier, loaded = build_classifier(settings, data_of(settings))
     assert loaded.source == "none (random)"
     assert [module.out_features for module in classifier.network.fc if isinstance(module, nn.Linear)] == [256, 10]

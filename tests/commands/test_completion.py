@@ -55,7 +55,7 @@ def typed(install: str, keys: str, *, shown: str, cwd: Path) -> str:
 @pytest.mark.parametrize(
     ("install", "keys", "shown"),
     [
-        ('eval "$(frostline train -sc install=bash)"', "frostline train freeze=grad\t", "freeze=gradual"),
+        ('eval "$(frostline train -sc install=bash)"', "frostline train freeze=grad\t", "freeze=gradual_unfreezing"),
         ('eval "$(frostline -sc install=bash)"', "frostline eval\t", "frostline evaluate"),
         ('eval "$(python train.py -sc install=bash)"', "python train.py optimizer.mo\t", "optimizer.momentum="),
     ],

@@ -42,7 +42,7 @@ def written(folder: Path, **files: str) -> Path:
 
 def test_a_sound_command_line_has_no_problems() -> None:
     assert problems() == []
-    assert problems("freeze=head", "optimizer=adamw", "optimizer.lr=0.001", "trainer.max_epochs=3") == []
+    assert problems("freeze=backbone", "optimizer=adamw", "optimizer.lr=0.001", "trainer.max_epochs=3") == []
     assert problems("hydra.run.dir=/tmp/somewhere", "experiment=frozen_head") == []
 
 
@@ -183,7 +183,7 @@ def test_a_removed_key_has_its_default() -> None:
 
 def test_a_group_of_another_command_is_a_mistake() -> None:
     """With `+`, Hydra would accept it unread."""
-    for override in ("freeze=head", "+freeze=head"):
+    for override in ("freeze=backbone", "+freeze=backbone"):
         assert problems(override, command="evaluate") == [
             "freeze: evaluate has no such group. Its groups are: device, data.",
             "checkpoint: missing; type checkpoint=VALUE (path of a frostline checkpoint).",
@@ -213,7 +213,8 @@ def test_a_key_of_a_logger_that_is_not_chosen_says_how_to_choose_it() -> None:
 
 def test_mistakes_inside_phases_name_the_phase() -> None:
     found = problems(
-        "freeze=gradual", "freeze.phases=[{name: a, train: [head], until: {epoch: 3}}, {name: b, trian: [all]}]"
+        "freeze=gradual_unfreezing",
+        "freeze.phases=[{name: a, train: [head], until: {epoch: 3}}, {name: b, trian: [all]}]",
     )
     assert [problem.partition(": ")[0] for problem in found] == [
         "freeze.phases[0].until.epoch",
@@ -246,12 +247,12 @@ def test_every_missing_key_is_named() -> None:
 
 
 def test_every_value_of_a_sweep_is_checked() -> None:
-    [problem] = problems("freeze=head,nune")
+    [problem] = problems("freeze=backbone,nune")
     assert problem.startswith("freeze=nune: unknown option. Did you mean freeze=none?")
-    assert problems("freeze=head,none", "trainer.max_epochs=1,0,2") == [
+    assert problems("freeze=backbone,none", "trainer.max_epochs=1,0,2") == [
         "trainer.max_epochs: must be integer ≥ 1, not `0` (passes over the training images)."
     ]
-    assert problems("freeze=head,none", "seed=0,1,2", "optimizer.lr=interval(0.01,0.1)") == []
+    assert problems("freeze=backbone,none", "seed=0,1,2", "optimizer.lr=interval(0.01,0.1)") == []
 
 
 # The user's own files
@@ -379,7 +380,7 @@ def test_a_config_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 def test_the_run_folder_is_found_without_hydras_main(tmp_path: Path) -> None:
-    overrides = [f"output_dir={tmp_path}/out", "freeze=head"]
+    overrides = [f"output_dir={tmp_path}/out", "freeze=backbone"]
     folder = run_folder_of(Invocation(command="train", overrides=overrides))
     assert folder == f"{tmp_path}/out/{run_folder.run_key()}"
 

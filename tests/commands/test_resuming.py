@@ -8,7 +8,7 @@ from tests.configs import settings, typed
 
 from frostline.commands.resuming import applied, changes, problems, treatment
 from frostline.commands.train import _restored
-from frostline.config.commands import RUN_GROUPS, TrainConfig, TrainKeys, stored_settings
+from frostline.config.commands import RUN_GROUPS, TrainConfig, TrainKeys
 from frostline.config.key_text import fields_of
 from frostline.freezing.policy import FreezePolicy
 
@@ -104,22 +104,6 @@ def test_a_key_that_an_older_frostline_lacked_is_no_change() -> None:
     )
 
 
-def test_a_removed_key_of_a_class_of_the_users_own_is_no_change() -> None:
-    own = {"_target_": "my.Optimizer", "lr": 0.1}
-    assert list(changes({"optimizer": {**own, "include_frozen": False}}, {"optimizer": own})) == []
-    stored = stored_settings(TrainConfig, {"optimizer": {**own, "include_frozen": True}})
-    assert stored == {"optimizer": own}
-
-
-def test_keys_under_their_old_names_are_compared_by_the_new_ones() -> None:
-    stored = {"trainer": {"gradient_clip_norm": 0.5, "validate_every_n_epochs": 1}}
-    now = config(trainer__gradient_clip_val=0.5, trainer__check_val_every_n_epoch=2).as_dict()
-    assert [change.key for change in changes(stored, {"trainer": now["trainer"]})] == [
-        "trainer.check_val_every_n_epoch"
-    ]
-    assert stored_settings(TrainConfig, stored) == {"trainer": {"gradient_clip_val": 0.5, "check_val_every_n_epoch": 1}}
-
-
 def test_a_run_cannot_be_made_shorter_than_it_is() -> None:
     assert met(set(), step=12, trainer__max_epochs=4) == []
     assert met(set(), step=15, trainer__max_epochs=4) == [
@@ -133,8 +117,8 @@ def test_a_run_cannot_be_made_shorter_than_it_is() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"name": "head", "train": ["head"]}, "freeze=none"),
-        ({"name": "head", "train": ["head"], "batch_norm": "train"}, "freeze=none freeze.batch_norm=frozen"),
+        ({"name": "backbone", "train": ["head"]}, "freeze=none"),
+        ({"name": "backbone", "train": ["head"], "batch_norm": "train"}, "freeze=none freeze.batch_norm=frozen"),
         ({"batch_norm": "train"}, "freeze.batch_norm=frozen"),
         ({"name": "custom"}, None),
     ],

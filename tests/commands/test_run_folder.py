@@ -71,7 +71,7 @@ def test_two_runs_started_in_the_same_second_do_not_meet() -> None:
 
 
 def test_the_config_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    chosen = config("freeze=batch_norm_only", "data.mean=[0.5,0.25,1]")
+    chosen = config("freeze=all_but_batch_norm", "data.mean=[0.5,0.25,1]")
     folder = tmp_path / "runs" / "one"
     prepare(folder, chosen, ["seed=0", "freeze.train=['from:layer4']"])
     assert typed(read_config(folder)) == chosen

@@ -37,7 +37,7 @@ def refused(command, *words, capsys):
 
 
 def test_graph_draws_both_views_of_a_run(tmp_path, capsys):
-    out = typed("graph", *SMALL, "freeze=head", "loss=sum_of_differences", "formats=[svg,html,dot]", capsys=capsys)
+    out = typed("graph", *SMALL, "freeze=backbone", "loss=sum_of_differences", "formats=[svg,html,dot]", capsys=capsys)
     assert "6 nodes; 2 of 62 parameter tensors get a gradient" in out
     lines = out.splitlines()
     [frost] = [index for index, line in enumerate(lines) if "frost line" in line]
@@ -50,15 +50,15 @@ def test_graph_draws_both_views_of_a_run(tmp_path, capsys):
 
 
 def test_graph_draws_the_phase_that_is_asked_for(capsys):
-    options = (*SMALL, "freeze=gradual", "loss=sum_of_differences", "views=[stages]", "formats=[dot]")
+    options = (*SMALL, "freeze=gradual_unfreezing", "loss=sum_of_differences", "views=[stages]", "formats=[dot]")
     assert "2 of 62 parameter tensors" in typed("graph", *options, capsys=capsys)
     out = typed("graph", *options, "phase=layer4", capsys=capsys)
     assert "39 nodes; 17 of 62 parameter tensors" in out
-    assert "freeze=gradual, phase layer4, 32-true" in out
+    assert "freeze=gradual_unfreezing, phase layer4, 32-true" in out
 
 
 def test_gradients_prints_a_sentence_for_each_stage_and_writes_table_and_plots(tmp_path, capsys):
-    out = typed("gradients", *SMALL, "freeze=from_layer4", "batches=2", "output=out", capsys=capsys)
+    out = typed("gradients", *SMALL, "freeze=to_layer3", "batches=2", "output=out", capsys=capsys)
     assert "layer1 receives no gradient: it is frozen." in out
     assert "0 findings" in out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -98,7 +98,7 @@ def _network_of_seed_0():
 
 @pytest.fixture
 def checkpoint(tmp_path, capsys):
-    main("train", [*SMALL, "freeze=from_layer4", "trainer.max_epochs=1", "test=false",
+    main("train", [*SMALL, "freeze=to_layer3", "trainer.max_epochs=1", "test=false",
                    "callbacks.progress_bar=false", "output_dir=runs"])  # fmt: skip
     capsys.readouterr()
     [path] = (tmp_path / "runs").glob("*/checkpoints/last.ckpt")
@@ -108,10 +108,10 @@ def checkpoint(tmp_path, capsys):
 def test_a_checkpoint_brings_its_own_config_which_overrides_may_change(checkpoint, capsys):
     options = (f"checkpoint={checkpoint}", "views=[stages]", "formats=[dot]")
     out = typed("graph", *options, capsys=capsys)
-    assert "resnet18, freeze=from_layer4, 32-true" in out
+    assert "resnet18, freeze=to_layer3, 32-true" in out
     assert "17 of 62 parameter tensors" in out
-    out = typed("graph", *options, "freeze=head", "trainer.precision=bf16-mixed", capsys=capsys)
-    assert "resnet18, freeze=head, bf16-mixed" in out
+    out = typed("graph", *options, "freeze=backbone", "trainer.precision=bf16-mixed", capsys=capsys)
+    assert "resnet18, freeze=backbone, bf16-mixed" in out
     error = refused("graph", *options, "model=resnet34", capsys=capsys)
     assert "model=resnet34: the checkpoint says what the model is; leave one of the two out." in error
     error = refused("graph", *options, "freeze=custom", "freeze.train=[bogus]", capsys=capsys)
@@ -142,7 +142,10 @@ def test_the_phase_of_a_checkpoint_is_the_one_it_was_written_in():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("graph", "freeze=gradual", "phase=layr"), "phase=layr: the policy has no such phase. It has: head, layer4,"),
+        (
+            ("graph", "freeze=gradual_unfreezing", "phase=layr"),
+            "phase=layr: the policy has no such phase. It has: head, layer4,",
+        ),
         (("graph", "freeze=custom", "freeze.train=[bogus]"), "`bogus` matches no parameter"),
         (("graph", "views=[stage]"), "views"),
         (("graph", "formats=[pdf]"), "formats"),

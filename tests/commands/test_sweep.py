@@ -31,14 +31,14 @@ def resumed(source: Path | str, *swept: str) -> tuple[object, object]:
 
 
 def test_each_job_finds_its_own_checkpoint(tmp_path: Path) -> None:
-    done = job_folder(tmp_path / "a", 0, "seed=1", "freeze=head")
+    done = job_folder(tmp_path / "a", 0, "seed=1", "freeze=backbone")
     cut = job_folder(tmp_path / "a", 1, "seed=1", "freeze=none")
-    job_folder(tmp_path / "a", 2, "seed=1", "freeze=from_layer4", checkpoint=False)
-    assert resumed(tmp_path / "a", "freeze=head") == (done, None)
+    job_folder(tmp_path / "a", 2, "seed=1", "freeze=to_layer3", checkpoint=False)
+    assert resumed(tmp_path / "a", "freeze=backbone") == (done, None)
     assert resumed(tmp_path / "a", "freeze=none") == (cut, None)
-    assert resumed(tmp_path / "a", "freeze=from_layer4") == (None, "weights")  # it had saved nothing
-    assert resumed(tmp_path / "a", "freeze=from_layer3") == (None, "weights")  # it had not begun
-    assert resumed(done, "freeze=head") == (done, "weights")  # a checkpoint is taken as it is
+    assert resumed(tmp_path / "a", "freeze=to_layer3") == (None, "weights")  # it had saved nothing
+    assert resumed(tmp_path / "a", "freeze=to_layer2") == (None, "weights")  # it had not begun
+    assert resumed(done, "freeze=backbone") == (done, "weights")  # a checkpoint is taken as it is
 
 
 def test_a_sweep_that_was_interrupted_twice_finds_the_first_one_s_jobs(tmp_path: Path) -> None:

@@ -197,17 +197,17 @@ def test_every_policy_is_read_against_resnet18(option: str, files: dict[str, Pat
         == {
             "none": 62,
             "discriminative": 62,
-            "from_layer1": 59,
-            "from_layer2": 47,
-            "from_layer3": 32,
-            "from_layer4": 17,
+            "stem": 59,
+            "to_layer1": 47,
+            "to_layer2": 32,
+            "to_layer3": 17,
             "custom": 17,
             "surgical": 14,
-            "batch_norm_only": 2 * 20 + 2,
-            "bias_only": 20 + 1 + 1,
-            "head": 2,
-            "gradual": 2,
-            "plateau": 2,
+            "all_but_batch_norm": 2 * 20 + 2,
+            "all_but_bias": 20 + 1 + 1,
+            "backbone": 2,
+            "gradual_unfreezing": 2,
+            "unfreeze_on_plateau": 2,
             "file": 2,
         }[option]
     )
@@ -331,4 +331,4 @@ def test_the_notebooks_experiments_have_the_notebooks_values(files: dict[str, Pa
         assert settings["trainer"]["max_epochs"] == 1
         assert settings["optimizer"]["weight_decay"] == 0.0
     assert (intro["freeze"]["name"], intro["head"]["name"]) == ("none", "pretrained")
-    assert (head["freeze"]["name"], head["head"]["name"]) == ("head", "linear")
+    assert (head["freeze"]["name"], head["head"]["name"]) == ("backbone", "linear")

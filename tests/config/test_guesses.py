@@ -10,7 +10,7 @@ from frostline.commands.help import default_config
 from frostline.commands.main import main
 from frostline.commands.overrides import Invocation, _keys, problems_of
 from frostline.config.commands import COMMANDS
-from frostline.config.guesses import GUESSES, REMOVED, WITHOUT_KEY
+from frostline.config.guesses import GUESSES, WITHOUT_KEY
 
 
 def problems(command: str, *overrides: str) -> list[str]:
@@ -41,8 +41,6 @@ def test_every_guess_names_what_some_command_has() -> None:
         ("devices", "device.devices"),
         ("ckpt_path", "resume_from"),
         ("trainer.fast_dev_run", "trainer.max_steps=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1"),
-        ("trainer.gradient_clip_norm", "trainer.gradient_clip_val"),
-        ("trainer.validate_every_n_epochs", "trainer.check_val_every_n_epoch"),
         ("gpus", "device=gpu device.devices=NUMBER"),
         ("num_workers", "data.workers"),
         ("data.num_workers", "data.workers"),
@@ -55,11 +53,6 @@ def test_every_guess_names_what_some_command_has() -> None:
 def test_a_key_of_another_program_is_answered_with_ours(key: str, meant: str) -> None:
     [problem] = problems("train", f"{key}=1")
     assert problem.replace(" (float", "?").startswith(f"{key}: unknown key. Did you mean {meant}"), problem
-
-
-@pytest.mark.parametrize("key", REMOVED)
-def test_a_removed_key_is_answered_with_the_reason(key: str) -> None:
-    assert problems("train", f"{key}=true", "optimizer=adamw") == [f"{key}: {REMOVED[key]}"]
 
 
 def test_another_command_has_another_key_for_it() -> None:

@@ -91,7 +91,7 @@ def test_a_run_works_with_its_secrets_and_keeps_none(device: str, tmp_path: Path
     words = [
         *(sys.executable, "-m", "frostline", "train", "-m", "--config-dir", str(tmp_path / "conf"), "optimizer=own"),
         *("optimizer.api_token=SECRETINKEY", f"device={device}", "trainer.max_epochs=1", "model.weights=none"),
-        *("data.image_size=32", "trainer.limit_train_batches=2", "logger=[csv,tensorboard,wandb]", "freeze=head"),
+        *("data.image_size=32", "trainer.limit_train_batches=2", "logger=[csv,tensorboard,wandb]", "freeze=backbone"),
         *("logger.wandb.offline=true", f"output_dir={tmp_path}/runs"),
     ]
     env = {**os.environ, "MY_SECRET": "SECRETINENV", "RUN_ID": "run", "WANDB_SILENT": "false"}

@@ -19,16 +19,16 @@ NET = torchvision.models.resnet18(num_classes=10)
 # Trainable tensors of a ResNet-18 in each phase, and where the frost line lies (whole frozen stages from the input).
 MEANING = {
     "none": ([62], [0]),
-    "head": ([2], [5]),
-    "from_layer4": ([17], [4]),
-    "from_layer3": ([32], [3]),
-    "from_layer2": ([47], [2]),
-    "from_layer1": ([59], [1]),
-    "gradual": ([2, 17, 32, 62], [5, 4, 3, 0]),
-    "plateau": ([2, 62], [5, 0]),
+    "backbone": ([2], [5]),
+    "to_layer3": ([17], [4]),
+    "to_layer2": ([32], [3]),
+    "to_layer1": ([47], [2]),
+    "stem": ([59], [1]),
+    "gradual_unfreezing": ([2, 17, 32, 62], [5, 4, 3, 0]),
+    "unfreeze_on_plateau": ([2, 62], [5, 0]),
     "discriminative": ([62], [0]),
-    "batch_norm_only": ([42], [0]),
-    "bias_only": ([22], [0]),
+    "all_but_batch_norm": ([42], [0]),
+    "all_but_bias": ([22], [0]),
     "surgical": ([14], [1]),
     "custom": ([17], [4]),
 }
@@ -56,31 +56,31 @@ def test_a_preset_is_the_policy_of_the_command_line(name):
 
 
 def test_the_command_line_has_the_modes_of_the_policy():
-    fields = FREEZE["head"].model_fields
+    fields = FREEZE["backbone"].model_fields
     assert get_args(fields["batch_norm"].annotation) == get_args(BatchNormMode)
     assert get_args(fields["dropout"].annotation) == get_args(DropoutMode)
 
 
-@pytest.mark.parametrize("name", ["haed", "file", "../train"])
+@pytest.mark.parametrize("name", ["bakcbone", "file", "../train"])
 def test_an_unknown_preset_is_an_error_that_lists_the_choices(name):
-    with pytest.raises(ValueError, match=f"There is no preset `{name}`; there are .*gradual, head, none") as error:
+    with pytest.raises(ValueError, match=f"There is no preset `{name}`; there are .*gradual_unfreezing, none") as error:
         FreezePolicy.preset(name)
-    assert name != "haed" or "Did you mean `head`" in str(error.value)
+    assert name != "bakcbone" or "Did you mean `backbone`" in str(error.value)
 
 
-def test_batch_norms_of_batch_norm_only_train_and_those_of_bias_only_keep_their_statistics():
+def test_batch_norms_train_under_all_but_batch_norm_and_keep_statistics_under_all_but_bias():
     norms = {name for name, module in NET.named_modules() if type(module).__name__ == "BatchNorm2d"}
-    assert not FreezePolicy.preset("batch_norm_only").resolve(NET).phases[0].eval_modules & norms
-    assert FreezePolicy.preset("bias_only").resolve(NET).phases[0].eval_modules >= norms
+    assert not FreezePolicy.preset("all_but_batch_norm").resolve(NET).phases[0].eval_modules & norms
+    assert FreezePolicy.preset("all_but_bias").resolve(NET).phases[0].eval_modules >= norms
 
 
 def test_a_preset_exported_edited_and_given_back(tmp_path):
     path = tmp_path / "mine.yaml"
-    write_policy(FreezePolicy.preset("gradual"), path)
+    write_policy(FreezePolicy.preset("gradual_unfreezing"), path)
     edited = yaml.safe_load(path.read_text())
     edited["phases"][0]["until"] = {"epochs": 2}
     path.write_text(yaml.safe_dump(edited))
     FREEZE["file"].model_validate({"name": "file", "path": str(path)})
     policy = FreezePolicy.from_dict({"path": str(path)})
     assert policy.phases[0].until.epochs == 2
-    assert policy.phases[1:] == FreezePolicy.preset("gradual").phases[1:]
+    assert policy.phases[1:] == FreezePolicy.preset("gradual_unfreezing").phases[1:]

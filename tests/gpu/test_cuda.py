@@ -13,7 +13,7 @@ pytestmark = pytest.mark.gpu
 def test_a_frozen_backbone_is_bit_identical_after_training_on_a_gpu(precision: str, cli: Cli, tmp_path: Path) -> None:
     assert torch.cuda.is_available(), "the gpu tests need a CUDA device"
     words = [word for word in SHORT if not word.startswith("trainer.precision")]
-    done = cli(*FROSTLINE, "train", *words, "device=gpu", f"trainer.precision={precision}", "freeze=head")
+    done = cli(*FROSTLINE, "train", *words, "device=gpu", f"trainer.precision={precision}", "freeze=backbone")
     assert done.returncode == 0, done.stderr
     assert facts(only_run(tmp_path))["freezing"]["held"] is True  # type: ignore[index]
     assert "device: cuda × 1" in done.stdout
@@ -23,7 +23,7 @@ def test_a_frozen_backbone_is_bit_identical_after_training_on_a_gpu(precision: s
 def test_features_kept_on_a_gpu_give_what_computed_ones_give(precision: str, cli: Cli, tmp_path: Path) -> None:
     """Rows are written one batch late there, and the store is read by the next run."""
     words = [word for word in SHORT if not word.startswith(("trainer.precision", "trainer.limit_train"))]
-    words += ["device=gpu", f"trainer.precision={precision}", "freeze=head", "augment=none", "trainer.max_epochs=3"]
+    words += ["device=gpu", f"trainer.precision={precision}", "freeze=backbone", "augment=none", "trainer.max_epochs=3"]
     words += ["cache.folder=features", "trainer.deterministic=true"]
     env = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     for name, more in {"plain": ["speed.feature_cache=false"], "kept": [], "again": []}.items():

@@ -10,7 +10,7 @@ import torch
 from tests.integration.conftest import FROSTLINE, Cli, facts
 
 WORDS = (
-    "freeze=head",
+    "freeze=backbone",
     "augment=none",
     "trainer.max_epochs=3",
     "trainer.limit_train_batches=null",

@@ -12,7 +12,7 @@ from tests.integration.conftest import FROSTLINE, SHORT, Cli, only_run
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start")
-    words = [*FROSTLINE, "train", *SHORT, "freeze=head", "test=false"]
+    words = [*FROSTLINE, "train", *SHORT, "freeze=backbone", "test=false"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return only_run(folder) / "checkpoints/last.ckpt"
@@ -22,7 +22,7 @@ def test_init_from_starts_a_run_under_another_policy_and_lists_what_was_loaded(
     checkpoint: Path, cli: Cli, tmp_path: Path
 ) -> None:
     words = [word for word in SHORT if not word.startswith("model.weights")]
-    done = cli(*FROSTLINE, "train", *words, "freeze=bias_only", f"init_from={checkpoint}", "head=mlp", "test=false")
+    done = cli(*FROSTLINE, "train", *words, "freeze=all_but_bias", f"init_from={checkpoint}", "head=mlp", "test=false")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "120 tensors loaded, 2 skipped (fc.weight, fc.bias), 4 newly initialised" in done.stdout
     before = torch.load(checkpoint, weights_only=True)["state_dict"]
@@ -41,7 +41,7 @@ def test_init_from_refuses_what_is_no_frostline_checkpoint(cli: Cli, tmp_path: P
 
 
 def test_a_resume_under_a_changed_policy_is_refused_unless_asked_for_by_name(checkpoint: Path, cli: Cli) -> None:
-    longer = [word for word in SHORT if "max_epochs" not in word] + ["trainer.max_epochs=3", "freeze=from_layer4"]
+    longer = [word for word in SHORT if "max_epochs" not in word] + ["trainer.max_epochs=3", "freeze=to_layer3"]
     words = [*FROSTLINE, "train", *longer, f"resume_from={checkpoint}", "test=false"]
     refused = cli(*words)
     assert refused.returncode == 2, refused.stdout

@@ -13,7 +13,7 @@ from tests.integration.conftest import FROSTLINE, SHORT, Cli, only_run
 
 PHASES = (
     *(word for word in SHORT if not word.startswith(("callbacks.progress_bar", "trainer.max_epochs"))),
-    *("freeze=gradual", "trainer.max_epochs=4", "data.batch_size=4", "test=false"),
+    *("freeze=gradual_unfreezing", "trainer.max_epochs=4", "data.batch_size=4", "test=false"),
 )
 
 

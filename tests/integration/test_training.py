@@ -21,7 +21,7 @@ FLOW = "callbacks.gradient_flow_every_n_steps=2"
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a short training with a frozen backbone."""
     folder = tmp_path_factory.mktemp("trained")
-    words = [*FROSTLINE, "train", *SHORT, "freeze=from_layer4", "logger=[csv,tensorboard]", FLOW]
+    words = [*FROSTLINE, "train", *SHORT, "freeze=to_layer3", "logger=[csv,tensorboard]", FLOW]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     [run] = (folder / "runs").iterdir()
@@ -37,9 +37,9 @@ def test_the_run_folder_holds_what_the_readme_says(run: Path) -> None:
     assert {"checkpoints/best.ckpt", "checkpoints/last.ckpt"} <= names
     assert any(name.startswith("tensorboard/events") for name in names)
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["freeze"]["name"] == "from_layer4"
+    assert config["freeze"]["name"] == "to_layer3"
     assert config["trainer"]["max_epochs"] == 2
-    assert "freeze=from_layer4" in yaml.safe_load((run / "overrides.yaml").read_text())
+    assert "freeze=to_layer3" in yaml.safe_load((run / "overrides.yaml").read_text())
 
 
 def test_the_terminal_shows_what_trains_and_where_everything_lies(run: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_facts_name_versions_machine_command_and_the_verdict_on_what_was_fro
     known = facts(run)
     assert known["steps"] == 8
     assert known["seed"] == 0
-    assert "freeze=from_layer4" in str(known["command"])
+    assert "freeze=to_layer3" in str(known["command"])
     assert known["versions"]["torch"] == torch.__version__.partition("+")[0]  # type: ignore[index]
     assert known["hardware"]["cores"] >= 1  # type: ignore[index]
     assert known["weights"]["source"] == "none (random)"  # type: ignore[index]
@@ -137,7 +137,7 @@ def test_predict_writes_a_row_for_each_image_and_the_reason_for_a_broken_one(
 
 def test_any_checkpoint_starts_a_run_under_another_policy(run: Path, cli: Cli, tmp_path: Path) -> None:
     last = run / "checkpoints/last.ckpt"
-    done = cli(*FROSTLINE, "train", *SHORT, "freeze=head", f"model.weights={last}", "test=false")
+    done = cli(*FROSTLINE, "train", *SHORT, "freeze=backbone", f"model.weights={last}", "test=false")
     assert done.returncode == 0, done.stderr
     assert "122 tensors loaded" in done.stdout
     [folder] = (tmp_path / "runs").iterdir()

@@ -14,20 +14,20 @@ from frostline.config.section import Section
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "train": (
         "python train.py",
-        "python train.py freeze=head optimizer=adamw optimizer.lr=0.001",
-        "python train.py data=image_folder data.path=/path/to/images freeze=from_layer4",
-        "python train.py -m freeze=head,from_layer4,none seed=0,1,2",
+        "python train.py freeze=backbone optimizer=adamw optimizer.lr=0.001",
+        "python train.py data=image_folder data.path=/path/to/images freeze=to_layer3",
+        "python train.py -m freeze=backbone,to_layer3,none seed=0,1,2",
     ),
     "evaluate": ("frostline evaluate checkpoint=runs/RUN/checkpoints/best.ckpt",),
     "predict": ("frostline predict checkpoint=runs/RUN/checkpoints/best.ckpt inputs=photos output=predictions.csv",),
     "pack": ("frostline pack data=image_folder data.path=photos output=packed",),
     "graph": (
-        "frostline graph freeze=head",
+        "frostline graph freeze=backbone",
         "frostline graph checkpoint=runs/RUN/checkpoints/best.ckpt output=pictures",
     ),
-    "gradients": ("frostline gradients freeze=from_layer4 output=pictures",),
+    "gradients": ("frostline gradients freeze=to_layer3 output=pictures",),
     "tour": ("frostline tour",),
-    "plan": ("frostline plan freeze=gradual trainer.max_epochs=20",),
+    "plan": ("frostline plan freeze=gradual_unfreezing trainer.max_epochs=20",),
 }
 
 

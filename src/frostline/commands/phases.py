@@ -35,7 +35,7 @@ class PhaseSetup:
 
     @property
     def title(self) -> str:
-        """ "resnet18, freeze=gradual, phase layer4"."""
+        """ "resnet18, freeze=gradual_unfreezing, phase layer4"."""
         model, phases = self.config.model, self.classifier.resolved.phases
         phase = f", phase {self.phase.name}" if len(phases) > 1 else ""
         name = model.target if isinstance(model, OwnBackbone) else model.name

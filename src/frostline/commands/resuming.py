@@ -4,8 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from frostline.config.commands import TrainConfig, with_new_names
-from frostline.config.guesses import REMOVED
+from frostline.config.commands import TrainConfig
 from frostline.config.key_text import value_text
 from frostline.config.secret_values import hidden
 
@@ -159,7 +158,6 @@ def treatment(key: str) -> Treatment | None:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
     """What differs between two configs, but for what may freely; a key that an older frostline lacked does not."""
-    before = with_new_names(before)
     for key, value in hidden(now).items():  # as a checkpoint holds it
         old = before.get(key)
         if not isinstance(value, Mapping) or not isinstance(old, Mapping):
@@ -170,7 +168,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Chang
         own = "_target_" in value  # a class of the user's own: each of its keys is part of what it is
         both = who or [name for name in {**old, **value} if own or (name in old and name in value)]
         for name in both:
-            if f"{key}.{name}" not in REMOVED and _plain(old.get(name)) != _plain(value.get(name)):
+            if _plain(old.get(name)) != _plain(value.get(name)):
                 yield Change(key=f"{key}.{name}", before=old.get(name), now=value.get(name))
 
 

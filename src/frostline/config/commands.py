@@ -11,7 +11,6 @@ from frostline.config.augment import Augment
 from frostline.config.autograd import TRUST_CHECKPOINT, GradientsKeys, GraphKeys, TourKeys
 from frostline.config.data import Source
 from frostline.config.freeze import Freeze
-from frostline.config.guesses import REMOVED
 from frostline.config.model import Head, Model
 from frostline.config.optimizer import Optimizer, Scheduler
 from frostline.config.paths import PathText
@@ -218,36 +217,14 @@ def config_of(kind: type[Config], settings: Mapping[str, Any]) -> Config:
     return kind.model_validate(given(values))
 
 
-# Keys that older checkpoints name otherwise.
-RENAMED: Mapping[str, Mapping[str, str]] = {
-    "trainer": {
-        "gradient_clip_norm": "gradient_clip_val",
-        "validate_every_n_epochs": "check_val_every_n_epoch",
-    },
-}
-
-
-def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a checkpoint by today's names of their keys."""
-    return {
-        group: {RENAMED[group].get(key, key): value for key, value in node.items()}
-        if group in RENAMED and isinstance(node, Mapping)
-        else node
-        for group, node in settings.items()
-    }
-
-
 def stored_settings(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a checkpoint by today's names, without keys that another version had."""
+    """The settings in a checkpoint without keys that another version had."""
     kept: dict[str, Any] = {}
-    settings = with_new_names(settings)
     for key in kind.model_fields.keys() & settings.keys():
         group, node = groups_of(kind).get(key), settings[key]
         schema = group.schema_of(node) if group is not None and isinstance(node, Mapping) else None
-        if schema is None:
+        if schema is None or issubclass(schema, OwnClass):
             kept[key] = node
-        elif issubclass(schema, OwnClass):
-            kept[key] = {name: value for name, value in node.items() if f"{key}.{name}" not in REMOVED}
         else:
             kept[key] = {name: value for name, value in node.items() if name in schema.model_fields}
     return kept

@@ -50,14 +50,14 @@ class StaticPolicy(Trained, Region):
 
     name: Literal[
         "none",
-        "head",
-        "from_layer4",
-        "from_layer3",
-        "from_layer2",
-        "from_layer1",
+        "backbone",
+        "stem",
+        "to_layer1",
+        "to_layer2",
+        "to_layer3",
+        "all_but_batch_norm",
+        "all_but_bias",
         "discriminative",
-        "batch_norm_only",
-        "bias_only",
         "surgical",
         "custom",
     ] = Field(description="the policy's name")
@@ -86,7 +86,7 @@ class PhaseSection(Trained):
 class PhasedPolicy(Region):
     """Several phases, one after the other."""
 
-    name: Literal["gradual", "plateau"] = Field(description="the policy's name")
+    name: Literal["gradual_unfreezing", "unfreeze_on_plateau"] = Field(description="the policy's name")
     phases: list[PhaseSection] = Field(min_length=1, description="the phases in order; each says all that trains in it")
 
 

@@ -29,16 +29,16 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
         ("opt optim", ("optimizer=adamw",)),
         ("sched lr_scheduler", ("scheduler=cosine",)),
         ("amp fp16 bf16 half use_amp mixed_precision", ("trainer.precision",)),
-        ("gradient_clip_norm clip_grad max_grad_norm grad_clip", ("trainer.gradient_clip_val",)),
+        ("clip_grad max_grad_norm grad_clip", ("trainer.gradient_clip_val",)),
         ("gradient_accumulation_steps accum_iter accumulate", ("trainer.accumulate_grad_batches",)),
-        ("validate_every_n_epochs val_interval eval_interval", ("trainer.check_val_every_n_epoch",)),
+        ("val_interval eval_interval", ("trainer.check_val_every_n_epoch",)),
         ("patience early_stopping early_stop", ("callbacks.early_stopping_patience",)),
         ("save_every save_interval every_n_train_steps", ("callbacks.checkpoint_every_n_steps",)),
         ("out_dir outdir save_dir log_dir logdir work_dir default_root_dir", ("output_dir", "output")),
         ("out output output_file", ("output", "output_dir")),
         ("input images image source path", ("inputs", "data.path")),
         ("random_seed manual_seed seed_everything", ("seed",)),
-        ("freeze_backbone freeze_encoder", ("freeze=head",)),
+        ("freeze_backbone freeze_encoder", ("freeze=backbone",)),
         ("smoothing", ("loss.label_smoothing",)),
         ("warmup warmup_epochs warmup_steps", ("scheduler.warmup",)),
         ("topk k", ("top_k",)),
@@ -47,12 +47,6 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
         ("val_split validation_split val_size val_ratio", ("data.val_fraction",)),
     )
     for name in names.split()
-}
-
-# Keys of earlier versions without a successor, and why there is none; a checkpoint's config may hold them.
-REMOVED: Mapping[str, str] = {
-    "optimizer.include_frozen": "is gone, as it changed nothing: without a gradient no optimizer moves a parameter. "
-    "Leave it out.",
 }
 
 # The keys that words without one are for, in their order.

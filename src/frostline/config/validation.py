@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from frostline.config.commands import Command, Group, TrainKeys, given
-from frostline.config.guesses import REMOVED, guessed
+from frostline.config.guesses import guessed
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
 from frostline.config.rules import broken_rules
 from frostline.config.secret_values import marked
 from frostline.config.section import FOLDER, OpenSection, Section
 from frostline.nearest import nearest
+from frostline.renamed import KEYS, OPTIONS, REMOVED
 from frostline.storage.atomic import output_problem
 
 
@@ -139,9 +140,11 @@ def _short(value: Any) -> str:
 
 def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -> str:
     """Names the nearest key that exists, the options that have such a key, or the keys beside it."""
+    known, (parent, _, name) = list(known), key.rpartition(".")
     if key in REMOVED:
         return f"{key}: {REMOVED[key]}"
-    known, (parent, _, name) = list(known), key.rpartition(".")
+    if key in KEYS:
+        return f"{key}: is now called {KEYS[key]}."
     beside = [other for other in known if other.rpartition(".")[0] == parent]
     names = [other.rpartition(".")[2] for other in beside]
     owners = [option for option, schema in (group.by_name if group else {}).items() if name in fields_of(schema)]
@@ -161,6 +164,8 @@ def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -
 
 def unknown_choice(key: str, choice: str, choices: Mapping[str, Any] | list[str]) -> str:
     """Names the nearest choice and lists all of them."""
+    if (now := OPTIONS.get(key, {}).get(choice)) in choices:
+        return f"{key}={choice}: is now called {key}={now}. The choices are: {', '.join(choices)}."
     near = nearest(choice, choices, cutoff=0.5)
     hint = f"Did you mean {key}={near}? " if near else ""
     return f"{key}={choice}: unknown option. {hint}The choices are: {', '.join(choices)}."

@@ -17,6 +17,7 @@ from torch import nn
 
 from frostline.freezing.resolved import ResolvedPolicy, resolve
 from frostline.nearest import suggest
+from frostline.renamed import OPTIONS
 from frostline.storage.yaml_file import read_mapping
 
 BatchNormMode = Literal["frozen", "drift", "recalibrate", "affine", "train"]
@@ -165,7 +166,7 @@ class FreezePolicy:
 
     @classmethod
     def preset(cls, name: str) -> "FreezePolicy":
-        """The policy of the command line's `freeze=<name>`, with its default values: `FreezePolicy.preset("gradual")`.
+        """The policy of the command line's `freeze=<name>`, with its default values: `FreezePolicy.preset("backbone")`.
 
         Raises:
             ValueError: there is no such preset; the message lists them.
@@ -173,7 +174,9 @@ class FreezePolicy:
         folder = resources.files("frostline.conf") / "freeze"
         names = sorted({Path(file.name).stem for file in folder.iterdir()} - {"file"})  # a policy file of the user's
         if name not in names:
-            raise ValueError(f"There is no preset `{name}`; there are {', '.join(names)}.{suggest(name, names)}")
+            now = OPTIONS["freeze"].get(name)
+            hint = f" `{name}` is now called `{now}`." if now else suggest(name, names)
+            raise ValueError(f"There is no preset `{name}`; there are {', '.join(names)}.{hint}")
         plain = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
         return cls.from_dict({key: value for key, value in plain.items() if key != "name"})
 
