@@ -17,6 +17,7 @@ import frostline
 from frostline.commands.config_files import group_options
 from frostline.commands.help import default_config, key_rows
 from frostline.config.commands import COMMANDS
+from frostline.config.key_text import fields_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATION = ROOT / "docs/configuration"
@@ -31,7 +32,7 @@ def configuration() -> dict[Path, str]:
     """The pages of docs/configuration/: one for the commands, one for each group."""
     options = group_options(None)
     groups = {
-        group: (name, described) for name, command in COMMANDS.items() for group, described in command.groups.items()
+        group: (name, described) for name, command in COMMANDS.items() for group, described in command.groups().items()
     }
     index = [NOTE, "# Configuration", "", "Every key has a page for its group:", ""]
     index += [f"- [`{group}`]({group}.md): {_words(options[group])}" for group in groups]
@@ -40,11 +41,11 @@ def configuration() -> dict[Path, str]:
         f"- [`{group}`]({group}.md), which sets keys of other groups: {_words(options[group])}" for group in selectors
     ]
     for name, command in COMMANDS.items():
-        index += ["", f"## `frostline {name}`", "", command.help, ""]
-        rows = list(key_rows(command.keys, default_config(name)))
+        index += ["", f"## `frostline {name}`", "", command.__doc__ or "", ""]
+        rows = list(key_rows(command.top_keys(), default_config(name)))
         index += _table(("key", "default", "type", "meaning"), map(_row, rows)) if rows else ["It has no keys."]
-        if command.groups:
-            index += ["", f"Groups: {', '.join(f'[`{group}`]({group}.md)' for group in command.groups)}"]
+        if command.groups():
+            index += ["", f"Groups: {', '.join(f'[`{group}`]({group}.md)' for group in command.groups())}"]
     pages = {CONFIGURATION / "index.md": _text(index)}
     for group, (command, described) in groups.items():
         pages[CONFIGURATION / f"{group}.md"] = _group_page(command, group, options[group], described)
@@ -70,7 +71,7 @@ def _group_page(command: str, group: str, options: Iterable[str], described: Any
         node = _node(command, group, option)
         schema = described.schema_of(node)
         assert schema is not None, f"{group}={option}"
-        rows = [row for row in key_rows(schema, node, prefix=f"{group}.") if row[0] != f"{group}.name"]
+        rows = [row for row in key_rows(fields_of(schema), node, prefix=f"{group}.") if row[0] != f"{group}.name"]
         sections.setdefault(schema, {})[option] = rows
     lines = [NOTE, f"# `{group}`"]
     for schema, found in sections.items():
@@ -92,7 +93,7 @@ def _group_page(command: str, group: str, options: Iterable[str], described: Any
             lines += ["", *_table(titles, values)]
     if described.own is not None:
         lines += ["", f"## `{group}` of your own", "", inspect.getdoc(described.own) or "", "", EXAMPLES, ""]
-        rows = list(key_rows(described.own, {}, prefix=f"{group}."))
+        rows = list(key_rows(fields_of(described.own), {}, prefix=f"{group}."))
         lines += _table(("key", "default", "type", "meaning"), map(_row, rows))
     return _text(lines)
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 from frostline.commands.help import default_config
-from frostline.config.commands import COMMANDS, config_of
+from frostline.config.commands import COMMANDS
 
 
 @functools.cache
@@ -21,7 +21,7 @@ def settings(*overrides: str, command: str = "train") -> dict[str, Any]:
 
 def typed(values: Mapping[str, Any], command: str = "train") -> Any:
     """The typed config of composed settings."""
-    return config_of(COMMANDS[command].config, values)
+    return COMMANDS[command].model_validate(values)
 
 
 def config(*overrides: str, command: str = "train") -> Any:

@@ -7,7 +7,6 @@ import torch
 
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.commands.overrides import Invocation, problems_of
-from frostline.config.commands import COMMANDS
 from frostline.freezing.policy import FreezePolicy
 from frostline.renamed import KEYS, OPTIONS, REMOVED, with_current_names
 from tests.test_checkpoint import saved, whole
@@ -19,7 +18,7 @@ RENAMED = [(group, old, new) for group, names in OPTIONS.items() for old, new in
 @pytest.mark.parametrize(("group", "old", "new"), RENAMED)
 def test_an_old_option_is_answered_with_the_new_one(group: str, old: str, new: str) -> None:
     for words in ([f"{group}={old}"], [f"{group}={new},{old}"]):
-        [problem] = problems_of(Invocation(command="train", overrides=words), COMMANDS["train"])
+        [problem] = problems_of(Invocation(command="train", overrides=words))
         assert problem.startswith(f"{group}={old}: is now called {group}={new}.")
 
 
@@ -35,7 +34,7 @@ def test_an_old_preset_is_answered_with_the_new_one(old: str, new: str) -> None:
 )
 def test_an_old_key_is_answered_with_the_new_one_or_the_reason(old: str, answer: str) -> None:
     words = [f"{old}=true", "optimizer=adamw", "data=image_folder", "data.path=."]
-    assert f"{old}: {answer}" in problems_of(Invocation(command="train", overrides=words), COMMANDS["train"])
+    assert f"{old}: {answer}" in problems_of(Invocation(command="train", overrides=words))
 
 
 def test_a_checkpoint_with_old_names_is_read_with_the_new_ones(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from frostline.commands.build import build_classifier
 from frostline.commands.help import default_config
 from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import build_trainer
-from frostline.config.commands import TrainConfig, config_of
+from frostline.config.commands import TrainConfig
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import LabelledImages
 
@@ -162,7 +162,7 @@ def measure(*, blocks: int, steps: int, image_size: int, freeze: str, overrides:
     length = ("trainer.max_epochs=1", f"trainer.max_steps={total}")
     # No feature cache: the steps are what is measured.
     composed = default_config("train", (*fixed, *length, "speed.feature_cache=false", *overrides))
-    config = config_of(TrainConfig, composed)
+    config = TrainConfig.model_validate(composed)
     torch.manual_seed(0)
     memory = Memory(length=total * BATCH, image_size=image_size)
     data = ReadyData(source=Source(memory), image_size=image_size, batch_size=BATCH)

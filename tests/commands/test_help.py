@@ -10,18 +10,18 @@ from frostline.config.key_text import fields_of
 
 def test_the_overview_names_every_command() -> None:
     text = overview()
-    assert all(f"  {name} " in text and command.help in text for name, command in COMMANDS.items())
+    assert all(f"  {name} " in text and (command.__doc__ or "") in text for name, command in COMMANDS.items())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_explains_every_key_and_every_group(name: str) -> None:
     text, command, settings = command_help(name), COMMANDS[name], default_config(name)
     options = group_options(None)
-    for group in (*command.groups, *command.selectors):
+    for group in (*command.groups(), *command.selectors):
         assert f"\n  {group}={'|'.join(options[group])}\n" in text
-    for key in fields_of(command.keys):
+    for key in command.top_keys():
         assert f"\n  {key}" in text
-    for group, schemas in command.groups.items():
+    for group, schemas in command.groups().items():
         node = settings.get(group)
         if node is not None:
             for key, field in fields_of(schemas.schema_of(node)).items():

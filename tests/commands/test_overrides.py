@@ -13,12 +13,10 @@ from frostline.commands.config_files import group_options
 from frostline.commands.overrides import (
     Invocation,
     adapted,
-    composed_here,
+    check,
     problems_of,
-    run_folder_of,
     unswept,
 )
-from frostline.config.commands import COMMANDS
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +26,7 @@ def _run_key() -> None:
 
 def problems(*overrides: str, command: str = "train", config_dir: Path | None = None) -> list[str]:
     invocation = Invocation(command=command, overrides=overrides, config_dir=config_dir)
-    return problems_of(invocation, COMMANDS[command])
+    return problems_of(invocation)
 
 
 def written(folder: Path, **files: str) -> Path:
@@ -327,7 +325,7 @@ def test_an_own_file_has_the_defaults_of_what_it_leaves_out(tmp_path: Path) -> N
     )
     words = ["optimizer=mine", "data=smaller", "trainer=long", "optimizer.nesterov=true", "optimizer.momentum=0.5"]
     assert problems(*words, "trainer.log_every_n_steps=3", config_dir=folder) == []
-    composed = composed_here(Invocation(command="train", overrides=words, config_dir=folder))
+    composed = check(Invocation(command="train", overrides=words, config_dir=folder)).config.as_dict()
     assert (
         composed["optimizer"] == config("optimizer.lr=0.3", *words[3:], "optimizer.weight_decay=0").optimizer.as_dict()
     )
@@ -377,12 +375,6 @@ def test_an_experiment_without_its_first_line_would_be_read_by_nothing(tmp_path:
 
 def test_a_config_dir_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert problems(config_dir=tmp_path / "gone") == [f"--config-dir: there is no folder `{tmp_path / 'gone'}`."]
-
-
-def test_the_run_folder_is_found_without_hydras_main(tmp_path: Path) -> None:
-    overrides = [f"output_dir={tmp_path}/out", "freeze=backbone"]
-    folder = run_folder_of(Invocation(command="train", overrides=overrides))
-    assert folder == f"{tmp_path}/out/{run_folder.run_key()}"
 
 
 # Speed
@@ -439,9 +431,7 @@ def test_tab_completion_answers_without_torch(tmp_path: Path) -> None:
 def test_a_mapping_that_is_empty_by_default_takes_keys() -> None:
     texts = adapted(["freeze.lr={stem: 0.01}", "seed=1", "+a={b: 1}", "seed=[1"])
     assert texts == ["++freeze.lr={stem: 0.01}", "seed=1", "+a={b: 1}", "seed=[1"]
-    assert problems_of(Invocation(command="train", overrides=texts[:2]), COMMANDS["train"]) == []
-    [unknown] = problems_of(
-        Invocation(command="train", overrides=adapted(["freeze.lrr={stem: 0.01}"])), COMMANDS["train"]
-    )
+    assert problems_of(Invocation(command="train", overrides=texts[:2])) == []
+    [unknown] = problems_of(Invocation(command="train", overrides=adapted(["freeze.lrr={stem: 0.01}"])))
     assert "freeze.lrr" in unknown
     assert "freeze.lr" in unknown.partition("Did you mean")[2]

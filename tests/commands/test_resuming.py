@@ -8,17 +8,16 @@ from tests.configs import settings, typed
 
 from frostline.commands.resuming import applied, changes, problems, treatment
 from frostline.commands.train import _restored
-from frostline.config.commands import RUN_GROUPS, TrainConfig, TrainKeys
+from frostline.config.commands import RUN_GROUPS, TrainConfig
 from frostline.config.key_text import fields_of
 from frostline.freezing.policy import FreezePolicy
 
 
 def keys() -> list[str]:
     """Every key of a training, one level into its groups."""
-    found = [str(key) for key in fields_of(TrainKeys)]
+    found = list(TrainConfig.top_keys())
     for name, group in RUN_GROUPS.items():
-        sections = [group.section] if group.section else [*group.by_name.values(), *([group.own] if group.own else [])]
-        found += sorted({f"{name}.{field}" for section in sections if section for field in fields_of(section)})
+        found += sorted({f"{name}.{field}" for section in group.sections for field in fields_of(section)})
     return found
 
 

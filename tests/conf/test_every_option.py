@@ -96,7 +96,7 @@ def data_of(config: TrainConfig) -> ImageDataModule:
 
 
 def test_every_group_is_some_commands() -> None:
-    known = {group for command in COMMANDS.values() for group in (*command.groups, *command.selectors)}
+    known = {group for command in COMMANDS.values() for group in (*command.groups(), *command.selectors)}
     assert set(GROUPS) == known
 
 
@@ -105,7 +105,7 @@ def test_every_option_composes_and_validates(group: str, option: str, files: dic
     run_folder.register_resolvers()
     extra = NEEDED.get((group, option), "").format(**files)
     invocation = Invocation(command="train", overrides=[f"{group}={option}", *([extra] if extra else [])])
-    found = problems_of(invocation, TRAIN)
+    found = problems_of(invocation)
     if (group, option) in NEEDS_GPU and not torch.cuda.is_available():
         assert [problem.partition(":")[0] for problem in found] == ["device.accelerator"]
     else:
@@ -116,8 +116,8 @@ def test_every_option_composes_and_validates(group: str, option: str, files: dic
 def test_every_commands_config_holds_exactly_its_keys(name: str) -> None:
     """So that `--cfg job` shows every key, and every key shown is explained."""
     command, settings = COMMANDS[name], default_config(name)
-    groups = {group for group in command.groups if settings.get(group) is not None}
-    assert set(settings) - {*command.groups, *command.selectors} == set(fields_of(command.keys))
+    groups = {group for group in command.groups() if settings.get(group) is not None}
+    assert set(settings) - {*command.groups(), *command.selectors} == set(command.top_keys())
     assert groups <= set(settings)
 
 
@@ -127,7 +127,7 @@ def test_every_commands_config_holds_exactly_its_keys(name: str) -> None:
 def test_every_option_shows_every_key_and_its_file_no_default(group: str, option: str) -> None:
     """A default has one home, the class that describes the key; the file holds what differs."""
     node = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
-    schema = TRAIN.groups[group].schema_of(node)
+    schema = TRAIN.groups()[group].schema_of(node)
     assert schema is not None
     fields = fields_of(schema)
     assert set(default_config("train", (f"{group}={option}",))[group]) == set(fields)
@@ -139,7 +139,7 @@ def test_every_option_shows_every_key_and_its_file_no_default(group: str, option
 @pytest.mark.parametrize("option", [option for option in OPTIONS["logger"] if option != "none"])
 def test_every_logger_shows_exactly_the_keys_of_its_section(option: str) -> None:
     assert yaml.safe_load((CONF / f"logger/{option}.yaml").read_text()) == {option: {}}
-    section = fields_of(TRAIN.groups["logger"].section)[option].annotation.__args__[0]
+    section = fields_of(TRAIN.groups()["logger"].sections[0])[option].annotation.__args__[0]
     assert issubclass(section, Section)
     assert set(default_config("train", (f"logger={option}",))["logger"][option]) == set(fields_of(section))
 
@@ -150,7 +150,7 @@ def test_no_command_file_holds_a_key() -> None:
 
 
 def test_every_name_of_a_schema_has_its_option() -> None:
-    for group, schemas in TRAIN.groups.items():
+    for group, schemas in TRAIN.groups().items():
         if schemas.by_name:
             assert set(schemas.by_name) == set(OPTIONS[group])
 

@@ -106,14 +106,14 @@ def settings() -> tuple[dict[str, list[Setting]], dict[str, list[dict[str, list[
     keys: dict[str, list[dict[str, list[str]]]] = {}
     seen: set[type[Section]] = set()
     options = group_options(None)
-    for group in TRAIN.groups:
+    for group in TRAIN.groups():
         for option in options[group]:
             if option in ELSEWHERE.get(group, ()):
                 continue
             chosen = f"{group}={option}"
             found.setdefault(group, []).append((chosen,))
             node = default_config("train", (chosen,))[group]
-            schema = TRAIN.groups[group].schema_of(node)
+            schema = TRAIN.groups()[group].schema_of(node)
             assert schema is not None
             keys.setdefault(group, []).append({group: [option]})
             for key, field in fields_of(schema).items():
@@ -137,7 +137,7 @@ def outcome(overrides: Sequence[str], folder: Path) -> str:
     lacks = DIGITS_LACK if "data=digits" in overrides else ()
     base = [f"{key}={value}" for key, value in SMALL.items() if key not in typed and key not in lacks]
     whole = adapted([*base, *overrides, f"cache.folder={folder / 'cache'}"])
-    if problems := problems_of(Invocation(command="train", overrides=whole), TRAIN):
+    if problems := problems_of(Invocation(command="train", overrides=whole)):
         assert all(":" in problem and "\n" not in problem for problem in problems)
         return problems[0]
     chosen = config(*whole)

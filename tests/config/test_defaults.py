@@ -27,7 +27,7 @@ def built() -> Iterator[tuple[str, Any, Any]]:
     for name, schedule in SCHEDULERS.items():
         yield f"scheduler={name}", RUN_GROUPS["scheduler"].by_name[name], schedule
     yield "loss=cross_entropy", CrossEntropy, LOSSES["cross_entropy"]
-    yield "cache", RUN_GROUPS["cache"].section, FeatureCache
+    yield "cache", RUN_GROUPS["cache"].sections[0], FeatureCache
     for name, section in RUN_GROUPS["optimizer"].by_name.items():
         yield f"optimizer={name}", section, TORCH_OPTIMIZERS[name]
 

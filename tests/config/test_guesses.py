@@ -9,13 +9,12 @@ from frostline.commands.config_files import group_options
 from frostline.commands.help import default_config
 from frostline.commands.main import main
 from frostline.commands.overrides import Invocation, _keys, problems_of
-from frostline.config.commands import COMMANDS
 from frostline.config.guesses import GUESSES, WITHOUT_KEY
 
 
 def problems(command: str, *overrides: str) -> list[str]:
     run_folder.register_resolvers()
-    return problems_of(Invocation(command=command, overrides=overrides), COMMANDS[command])
+    return problems_of(Invocation(command=command, overrides=overrides))
 
 
 def test_every_guess_names_what_some_command_has() -> None:

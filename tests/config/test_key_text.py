@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from pydantic import Field
 
-from frostline.config.commands import COMMANDS
+from frostline.config.commands import COMMANDS, GROUP
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
 from frostline.config.section import OpenSection, OwnClass, Section
 
@@ -79,15 +79,7 @@ def sections(found: type[Section]) -> list[type[Section]]:
 ALL = {
     deeper
     for command in COMMANDS.values()
-    for top in (
-        command.keys,
-        *(
-            schema
-            for group in command.groups.values()
-            for schema in (group.section, group.own, *group.by_name.values())
-            if schema is not None
-        ),
-    )
+    for top in (command, *(schema for group in command.groups().values() for schema in group.sections))
     for deeper in sections(top)
 }
 
@@ -97,6 +89,8 @@ def test_every_key_of_every_section_has_a_help_text_and_a_type_in_words(section:
     assert section.__doc__
     assert issubclass(section, OwnClass | OpenSection) or section.model_config["extra"] == "forbid"
     for key, field in fields_of(section).items():
+        if GROUP in field.metadata:
+            continue
         assert field.description, f"{section.__name__}.{key} has no description"
         assert not field.description.endswith("."), "the texts that show it add the full stop"
         text = type_text(field)
@@ -112,6 +106,6 @@ def test_the_walk_found_the_whole_schema() -> None:
 
 def test_every_option_of_a_group_has_its_name_in_its_schema() -> None:
     for command in COMMANDS.values():
-        for group in command.groups.values():
+        for group in command.groups().values():
             for name, schema in group.by_name.items():
                 assert name in get_args(schema.model_fields["name"].annotation)

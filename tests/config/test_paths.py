@@ -14,7 +14,7 @@ from tests.configs import config
 
 from frostline.commands import run_folder
 from frostline.commands.build import feature_cache
-from frostline.commands.overrides import RUN_FOLDERS, Invocation, adapted, problems_of, run_folder_of
+from frostline.commands.overrides import Invocation, check, problems_of
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of, nested_section, type_text
 from frostline.config.paths import absolute
@@ -58,7 +58,7 @@ def test_a_home_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^`~no_such_user/a`: no user has this home folder; .* is \./~no_such_user/a"):
         absolute("~no_such_user/a")
     invocation = Invocation(command="train", overrides=['output_dir="~no_such_user/a"'])
-    [problem] = problems_of(invocation, COMMANDS["train"])
+    [problem] = problems_of(invocation)
     assert problem.startswith("output_dir: `~no_such_user/a`: no user has this home folder")
 
 
@@ -73,12 +73,11 @@ FIELDS = {
     key: field
     for name, command in COMMANDS.items()
     for key, field in (
-        *fields(command.keys, f"{name}: "),
+        *((f"{name}: {key}", field) for key, field in command.top_keys().items()),
         *(
             found
-            for group_name, group in command.groups.items()
-            for schema in (group.section, *group.by_name.values(), group.own)
-            if schema is not None
+            for group_name, group in command.groups().items()
+            for schema in group.sections
             for found in fields(schema, f"{group_name}.")
         ),
     )
@@ -124,17 +123,12 @@ def test_the_config_and_the_run_folder_have_them_absolute(home: Path) -> None:
     (home / "photos").mkdir()
     overrides = ['output_dir="~/runs"', "data=image_folder", 'data.path="~/photos"', "cache.folder=cache"]
     invocation = Invocation(command="train", overrides=overrides)
-    assert problems_of(invocation, COMMANDS["train"]) == []
+    assert problems_of(invocation) == []
     chosen = config(*overrides)
     assert chosen.output_dir == f"{home}/runs"
     assert chosen.data.path == f"{home}/photos"
     assert chosen.cache.folder == f"{home.parent}/here/cache"
-    assert run_folder_of(invocation) == f"{home}/runs/{run_folder.run_key()}"
-
-
-@pytest.mark.parametrize("folder", ["hydra.run.dir", "hydra.sweep.dir"])
-def test_a_run_folder_that_hydra_is_reported_is_absolute(folder: str, home: Path) -> None:
-    assert adapted([f'{folder}="~/a b"', "hydra.job.name=~"]) == [f"{folder}={home}/a b", "hydra.job.name=~"]
+    assert check(invocation).folder("hydra.run.dir") == f"{home}/runs/{run_folder.run_key()}"
 
 
 def test_a_tilde_in_the_environment_is_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +155,7 @@ def test_every_door_through_the_program(home: Path) -> None:
     assert list((home.parent / "here").iterdir()) == []
 
 
-@pytest.mark.parametrize("key", RUN_FOLDERS)
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
 def test_a_run_folder_that_hydra_cannot_make_is_named_before_it_tries(key: str, home: Path) -> None:
     given = {
         "${gone.key}": rf"^{key}: Interpolation key 'gone.key' not found$",
@@ -169,18 +163,19 @@ def test_a_run_folder_that_hydra_cannot_make_is_named_before_it_tries(key: str, 
     }
     for value, output in given.items():
         with pytest.raises(ValueError, match=output):
-            run_folder_of(Invocation(command="train", overrides=[f'{key}="{value}"']), key=key)
+            check(Invocation(command="train", overrides=[f'{key}="{value}"'])).folder(key)
 
 
 def test_a_run_folder_in_a_file_is_a_path_too(home: Path) -> None:
-    """No folder named ~ is made, for a sweep neither."""
+    """No folder named ~ is made, for a sweep neither, nor where it is typed."""
     (home / "file").write_text("")
     (home / "experiment").mkdir()
     (home / "experiment/mine.yaml").write_text("# @package _global_\nhydra:\n  sweep:\n    dir: ~/file/x\n")
-    words = ["experiment=mine", "--config-dir", str(home), "-m", "seed=1,2"]
-    done = subprocess.run([BIN / "frostline", "train", *words], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"frostline: The run folder `{home}/file/x` cannot be written")
+    own = ["experiment=mine", "--config-dir", str(home), "-m", "seed=1,2"]
+    for words in (own, ['hydra.run.dir="~/file/x"']):
+        done = subprocess.run([BIN / "frostline", "train", *words], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"frostline: The run folder `{home}/file/x` cannot be written")
     assert not Path("~").exists()
 
 

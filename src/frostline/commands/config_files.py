@@ -1,11 +1,11 @@
 """Where Hydra finds config files: frostline's own and a user's, each with the defaults of what it leaves out."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, get_origin
 
 from hydra import initialize_config_module
 from hydra.core.config_search_path import ConfigSearchPath
@@ -16,7 +16,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.commands import run_folder
-from frostline.config.defaults import with_defaults
+from frostline.config.commands import COMMANDS, RUN_GROUPS
+from frostline.config.key_text import Fields, fields_of, nested_section
+from frostline.config.section import MISSING
 
 PACKAGED = Path(str(files("frostline.conf")))
 
@@ -59,6 +61,34 @@ class ConfigFiles(ConfigSource):
 
     def _file(self, config_path: str) -> Path:
         return Path(self.path) / str(self._normalize_file_name(config_path))
+
+
+def with_defaults(place: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a config file with the defaults of those that it leaves out.
+
+    A file with a defaults list of its own changes another option; what it leaves out is that option's.
+
+    Args:
+        place: `optimizer/sgd` for an option of a group, `train` for a command.
+    """
+    group, _, name = place.rpartition("/")
+    if group in RUN_GROUPS and "defaults" not in node and (schema := RUN_GROUPS[group].schema_of(node)) is not None:
+        return _filled(fields_of(schema), node)
+    return _filled(COMMANDS[name].top_keys(), node) if not group and name in COMMANDS else dict(node)
+
+
+def _filled(fields: Fields, node: Mapping[str, Any]) -> dict[str, Any]:
+    filled: dict[str, Any] = {"name": node["name"]} if "name" in node else {}
+    for key, field in fields.items():
+        nested = nested_section(field.annotation)
+        if nested is not None and get_origin(field.annotation) is not list:
+            if key in node:  # a part that is chosen, as a logger
+                filled[key] = _filled(fields_of(nested), node[key] or {})
+        elif key in node:
+            filled[key] = node[key]
+        else:
+            filled[key] = MISSING if field.is_required() else field.get_default(call_default_factory=True)
+    return filled | {key: value for key, value in node.items() if key not in filled}
 
 
 class ConfigFolders(SearchPathPlugin):

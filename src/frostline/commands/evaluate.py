@@ -14,7 +14,7 @@ from frostline.commands.failures import explained
 from frostline.commands.phases import check_stored, unobeyed
 from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import device_options
-from frostline.config.commands import EvaluateConfig, config_of, stored_settings
+from frostline.config.commands import EvaluateConfig, stored_settings
 from frostline.config.data import Decoded, Source
 from frostline.config.secret_values import refuse_hidden
 from frostline.data.build import source_class
@@ -74,22 +74,23 @@ def run(config: EvaluateConfig) -> None:
         print(f"written to {output.resolve()}")
 
 
-def _trained_on(config: EvaluateConfig, settings: Mapping[str, Any]) -> Source:
+def _trained_on(config: EvaluateConfig, stored: Mapping[str, Any]) -> Source:
     """The data that the checkpoint was trained on; without trust, only read.
 
     Raises:
         ValueError: the checkpoint does not say, or its config is corrupt.
     """
-    data = settings.get("data")
+    data = stored.get("data")
     if data is None:
         raise ValueError(
             "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
         )
-    check_stored(config.checkpoint, {key: settings[key] for key in ("data", "seed") if key in settings})
+    check_stored(config.checkpoint, {key: stored[key] for key in ("data", "seed") if key in stored})
     refuse_hidden({"data": data}, where=config.checkpoint)
     if not config.trust_checkpoint:
         data = {**data, **unobeyed(config.checkpoint, {"data": data})}
-    source = config_of(EvaluateConfig, stored_settings(EvaluateConfig, {**config.as_dict(), "data": data})).data
+    settings = stored_settings(EvaluateConfig, {**config.as_dict(), "data": data})
+    source = EvaluateConfig.model_validate(settings).data
     assert source is not None
     return source
 

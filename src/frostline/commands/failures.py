@@ -1,6 +1,7 @@
 """How a command ends when something is wrong: one message for a user's mistake, exit code 2, no traceback."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,3 +61,9 @@ def fail(problems: Sequence[str]) -> NoReturn:
     text = shown(text)
     print(f"{count}{chr(10) if len(problems) > 1 else ' '}{text}", file=sys.stderr)
     raise SystemExit(USER_ERROR)
+
+
+def close_stdout() -> NoReturn:
+    """End quietly when the reader of the output has stopped, as in `--help | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)

@@ -8,8 +8,7 @@ from omegaconf import OmegaConf
 
 from frostline.commands.config_files import composing, group_options
 from frostline.config.commands import COMMANDS
-from frostline.config.key_text import fields_of, nested_section, type_text, value_text
-from frostline.config.section import Section
+from frostline.config.key_text import Fields, fields_of, nested_section, type_text, value_text
 
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "train": (
@@ -34,26 +33,26 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 def overview() -> str:
     """What `frostline --help` prints."""
     width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:<{width}}  {command.__doc__}" for name, command in COMMANDS.items())
     return f"frostline COMMAND key=value …\n\n{commands}\n\nfrostline COMMAND --help explains every key of a command."
 
 
 def command_help(name: str) -> str:
     """What `frostline NAME --help` prints: the options of every group, and every key of the default config."""
     command, options, defaults = COMMANDS[name], group_options(None), default_config(name)
-    lines = [command.help, "", *(f"  {example}" for example in EXAMPLES.get(name, ()))]
-    groups = (*command.groups, *command.selectors)
+    lines = [command.__doc__ or "", "", *(f"  {example}" for example in EXAMPLES.get(name, ()))]
+    groups = (*command.groups(), *command.selectors)
     lines += ["", "Groups (group=option):"] if groups else []
     lines += [f"  {group}={'|'.join(options[group])}" for group in groups]
     lines += ["", "Keys (key=value), with the options and values of the default config:"]
-    for key, kind, default, text in key_rows(command.keys, defaults):
+    for key, kind, default, text in key_rows(command.top_keys(), defaults):
         lines += _entry(key, kind, default, text)
-    for group, schema_of in command.groups.items():
+    for group, schema_of in command.groups().items():
         node = defaults.get(group)
         schema = None if node is None else schema_of.schema_of(node)
         if schema is not None:
             lines.append("")
-            for key, kind, default, text in key_rows(schema, node or {}, prefix=f"{group}."):
+            for key, kind, default, text in key_rows(fields_of(schema), node or {}, prefix=f"{group}."):
                 lines += _entry(key, kind, default, text)
     lines += [
         "",
@@ -72,18 +71,16 @@ def default_config(command: str, overrides: tuple[str, ...] = ()) -> dict[str, A
     return {str(key): value for key, value in settings.items()}
 
 
-def key_rows(
-    section: type[Section], values: Mapping[str, Any], *, prefix: str = ""
-) -> Iterator[tuple[str, str, str, str]]:
+def key_rows(fields: Fields, values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Key, type, default and help text of each key, those of nested sections after their parent's."""
-    for key, field in fields_of(section).items():
+    for key, field in fields.items():
         nested = nested_section(field.annotation)
         default = value_text(values[key]) if key in values and not (nested and values[key]) else ""
         yield prefix + key, type_text(field), "(required)" if default == "???" else default, field.description or ""
         if nested is not None:
             inner = values.get(key) if isinstance(values.get(key), Mapping) else {}
             place = f"{key}[i]." if str(field.annotation).startswith("list") else f"{key}."
-            yield from key_rows(nested, inner or {}, prefix=prefix + place)
+            yield from key_rows(fields_of(nested), inner or {}, prefix=prefix + place)
 
 
 def _entry(key: str, kind: str, default: str, text: str) -> list[str]:

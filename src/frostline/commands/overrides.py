@@ -19,21 +19,18 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from frostline.commands.config_files import composing, group_options
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
 from frostline.config import secret_values
-from frostline.config.commands import COMMANDS, Command, config_of
+from frostline.config.commands import COMMANDS, CommandConfig
 from frostline.config.guesses import WITHOUT_KEY
 from frostline.config.key_text import fields_of, value_text
-from frostline.config.paths import absolute
-from frostline.config.validation import unknown_choice, unknown_key, validate, with_type
+from frostline.config.validation import ConfigError, unknown_choice, unknown_key, validate, with_type
 from frostline.storage.yaml_file import alias_problem, read_mapping
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
 MOST_JOBS = 64
 # Groups of which several options may be chosen.
 LISTS = ("logger",)
-# Where Hydra makes run folders.
-RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 # The groups of all commands; a user's own ones may set keys of any.
-GROUPS = {group for command in COMMANDS.values() for group in (*command.groups, *command.selectors)}
+GROUPS = {group for kind in COMMANDS.values() for group in (*kind.groups(), *kind.selectors)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,69 +41,141 @@ class Invocation:
     overrides: Sequence[str]
     config_dir: Path | None = None
 
+    @property
+    def kind(self) -> type[CommandConfig]:
+        """The class of the command's config."""
+        return COMMANDS[self.command]
 
-def problems_of(invocation: Invocation, command: Command) -> list[str]:
-    """Everything that is wrong with the overrides and with the config that they compose: one message a problem."""
-    if invocation.config_dir is not None and not invocation.config_dir.is_dir():
-        return [f"--config-dir: there is no folder `{invocation.config_dir}`."]
-    own_files = sorted(invocation.config_dir.rglob("*.yaml")) if invocation.config_dir is not None else []
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A command line without mistakes: its config as Hydra composed it, with Hydra's own keys, and typed.
+
+    Of a sweep, the first job's.
+    """
+
+    composed: DictConfig
+    config: CommandConfig
+
+    def folder(self, key: str) -> str:
+        """The run folder, or that of a sweep.
+
+        Raises:
+            ValueError: it is named by what does not exist, or Hydra could not read it.
+        """
+        try:
+            folder = str(OmegaConf.select(self.composed, key))
+        except OmegaConfBaseException as error:
+            raise ValueError(_in_short(error)) from None
+        if "${" in folder:  # Hydra would read it again
+            raise ValueError(f"The run folder `{folder}` cannot have ${{ in its name (RUN_ID, output_dir).")
+        return folder
+
+
+def problems_of(invocation: Invocation) -> list[str]:
+    """Everything that is wrong with a command line: one message a problem."""
+    try:
+        check(invocation)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def check(invocation: Invocation) -> Checked:
+    """Compose what a command line asks for.
+
+    Raises:
+        ConfigError: with everything that is wrong with the overrides and with the config that they compose.
+    """
+    folder, kind = invocation.config_dir, invocation.kind
+    if folder is not None and not folder.is_dir():
+        raise ConfigError([f"--config-dir: there is no folder `{folder}`."])
+    own_files = sorted(folder.rglob("*.yaml")) if folder is not None else []
     if endless := [problem for file in own_files if (problem := alias_problem(file)) is not None]:
-        return endless
-    problems: list[str] = []
+        raise ConfigError(endless)
+    if asked := _without_keys(invocation):
+        raise ConfigError([asked])
+    read = [(text, parsed(text)) for text in invocation.overrides]
+    problems = [unreadable(text) for text, override in read if override is None or not _key(override)]
+    own_groups, groups = _groups_of(kind), group_options(folder)
+    usable: list[Override] = []
+    for override in (override for _, override in read if override is not None and _key(override)):
+        group = _key(override).split("@")[0]
+        if override.value_type is ValueType.GLOB_CHOICE_SWEEP:  # Hydra knows what it stands for
+            continue
+        if group not in groups or group.startswith("hydra/"):  # of which Hydra itself has more options
+            usable.append(override)
+        elif group in GROUPS - {*own_groups}:
+            listed = ", ".join(own_groups) or "none"
+            problems.append(f"{group}: {invocation.command} has no such group. Its groups are: {listed}.")
+        elif problem := _option_problem(override, groups[group], kind):
+            problems.append(problem)
+        else:
+            usable.append(override)
+    with composing(invocation.command, folder):
+        try:
+            checked = [_checked(invocation, job) for job in _jobs(usable)]
+        except Exception as error:  # Hydra lets through whatever reading a file raises
+            problems += _explained(invocation, usable, groups)
+            if not problems:
+                raise error
+    if problems:
+        raise ConfigError(problems)
+    return checked[0]
+
+
+def _without_keys(invocation: Invocation) -> str | None:
+    """What to type for `frostline predict CHECKPOINT FOLDER`."""
     bare = [word for word in invocation.overrides if word and "=" not in word and not word.startswith("~")]
     keys = WITHOUT_KEY[invocation.command][: len(bare)]
-    if bare and len(keys) == len(bare) and any(Path(word).expanduser().exists() for word in bare):
-        typed = [(key.split(), word) for key, word in zip(keys, bare, strict=True)]
-        asked = shell_text(*(part for key, word in typed for part in (*key[:-1], override_text(key[-1], word))))
-        return [f"{' '.join(bare)}: values need their keys. Type {asked}"]
-    overrides = _parsed(invocation.overrides, problems)
-    with composing(invocation.command, invocation.config_dir):
-        groups = group_options(invocation.config_dir)
-        options, values = [], []
-        for override in overrides:
-            if override.value_type is ValueType.GLOB_CHOICE_SWEEP:  # Hydra knows what it stands for
-                continue
-            group = _key(override).split("@")[0]
-            if group not in groups or group.startswith("hydra/"):  # of which Hydra itself has more options
-                values.append(override)
-            elif group in GROUPS - {*command.groups, *command.selectors}:
-                own = ", ".join((*command.groups, *command.selectors)) or "none"
-                problems.append(f"{group}: {invocation.command} has no such group. Its groups are: {own}.")
-            elif problem := _option_problem(override, groups[group], command):
-                problems.append(problem)
-            else:
-                options.append(override)
+    if not bare or len(keys) < len(bare) or not any(Path(word).expanduser().exists() for word in bare):
+        return None
+    typed = [(key.split(), word) for key, word in zip(keys, bare, strict=True)]
+    asked = shell_text(*(part for key, word in typed for part in (*key[:-1], override_text(key[-1], word))))
+    return f"{' '.join(bare)}: values need their keys. Type {asked}"
+
+
+def _explained(invocation: Invocation, overrides: list[Override], groups: Mapping[str, list[str]]) -> list[str]:
+    """What is wrong with a command line of which each word can be read."""
+    kind = invocation.kind
+    values = [override for override in overrides if _key(override).split("@")[0] not in groups]
+    usable = [override for override in overrides if override not in values]
+    try:
+        # A sweep's first options stand for all of them: which keys exist is asked of one config.
+        defaults = resolved(_composed(invocation, next(_jobs(usable))))
+    except Exception as error:
+        return _of_composing(error, invocation)
+    known, problems = [*_keys(defaults), *(group for group in groups if group in _groups_of(kind))], []
+    for override in values:
+        added = override.is_add() or override.is_force_add() or override.is_delete()
+        if added or override.is_hydra_override() or _key(override) in known:
+            usable.append(override)
+        else:
+            problems.append(_unknown(_key(override), known, kind, defaults, groups))
+    for job in _jobs(usable):
         try:
-            # A sweep's first options stand for all of them: which keys exist is asked of one config.
-            defaults = _composed(invocation, next(_jobs(options)))
-        except Exception as error:  # Hydra lets through whatever reading a file raises
-            return [*problems, *_of_composing(error, invocation)]
-        known = [*_keys(defaults), *(group for group in groups if group in (*command.groups, *command.selectors))]
-        usable = list(options)
-        for override in values:
-            added = override.is_add() or override.is_force_add() or override.is_delete()
-            if added or override.is_hydra_override() or _key(override) in known:
-                usable.append(override)
-            else:
-                problems.append(_unknown(_key(override), known, command, defaults, groups))
-        for job in itertools.islice(_jobs(usable), MOST_JOBS):
-            try:
-                settings = _composed(invocation, job)
-            except Exception as error:
-                problems += [found for found in _of_composing(error, invocation) if found not in problems]
-                continue
-            found = [_with_quoting(p, overrides) for p in validate(command, settings, defaults=defaults)]
-            found = found or _of_own_classes(command, settings)
-            problems += [p for p in found if p not in problems]
+            _checked(invocation, job, defaults)
+        except ConfigError as error:
+            problems += [_with_quoting(problem, values) for problem in error.problems]
+        except Exception as error:
+            problems += _of_composing(error, invocation)
     return problems
 
 
-def _of_own_classes(command: Command, settings: Mapping[str, Any]) -> list[str]:
-    if "_target_" not in str(settings):
-        return []
-    from frostline.commands.own_classes import own_class_problems  # imports torch
+def _checked(invocation: Invocation, job: list[str], defaults: Mapping[str, Any] | None = None) -> Checked:
+    composed = _composed(invocation, job)
+    settings = resolved(composed)
+    config = validate(invocation.kind, settings, defaults=defaults)
+    if "_target_" in str(settings):
+        from frostline.commands.own_classes import own_class_problems  # imports torch
 
-    return own_class_problems(config_of(command.config, settings))
+        if problems := own_class_problems(config):
+            raise ConfigError(problems)
+    return Checked(composed=composed, config=config)
+
+
+def _groups_of(kind: type[CommandConfig]) -> tuple[str, ...]:
+    return (*kind.groups(), *kind.selectors)
 
 
 def unswept(texts: Sequence[str]) -> list[str]:
@@ -124,29 +193,19 @@ def unswept(texts: Sequence[str]) -> list[str]:
     return found
 
 
-def _parsed(texts: Sequence[str], problems: list[str]) -> list[Override]:
-    read = []
-    for text in texts:
-        if (override := parsed(text)) is not None and _key(override):
-            read.append(override)
-        else:
-            problems.append(unreadable(text))
-    return read
-
-
 def _key(override: Override) -> str:
     return str(override.get_key_element()).lstrip("+~")
 
 
-def _option_problem(override: Override, options: list[str], command: Command) -> str | None:
-    key = _key(override)
+def _option_problem(override: Override, options: list[str], kind: type[CommandConfig]) -> str | None:
+    key, groups = _key(override), kind.groups()
     if override.is_delete():
-        return f"~{key}: cannot be left out; choose one of {', '.join(options)}." if key in command.groups else None
-    if override.is_add() and key in (*command.groups, *command.selectors):
+        return f"~{key}: cannot be left out; choose one of {', '.join(options)}." if key in groups else None
+    if override.is_add() and key in (*groups, *kind.selectors):
         return f"+{key}: this group has an option already; write {key}=… without +."
     if override.value() is None:
         return f"{key}=null: takes the name of an option, or is left out. The choices are: {', '.join(options)}."
-    if isinstance(override.value(), list) and key in command.groups and key not in LISTS:
+    if isinstance(override.value(), list) and key in groups and key not in LISTS:
         swept = ",".join(map(str, override.value()))
         return f"{key}: takes one option. To try several one after the other: -m {key}={swept}"
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
@@ -161,66 +220,43 @@ def adapted(texts: Sequence[str]) -> list[str]:
     """The overrides for Hydra in place of those that were typed.
 
     `freeze.lr={stem: 0.01}` adds keys to a mapping that is empty by default, which Hydra does for `++` only; keys that
-    are not read are found afterwards, as for a `+` that a user types. And a run folder named to Hydra is a path.
+    are not read are found afterwards, as for a `+` that a user types.
     """
-    passed = []
-    for text in texts:
-        override = parsed(text)
-        value = override.value() if override is not None else None  # what cannot be read, `problems_of` reports
-        if isinstance(value, dict) and not text.startswith(("+", "~")):
-            text = f"++{text}"
-        elif override is not None and _key(override) in RUN_FOLDERS and str(value).startswith("~"):
-            text = override_text(_key(override), absolute(str(value)))
-        passed.append(text)
-    return passed
+    values = [None if (override := parsed(text)) is None else override.value() for text in texts]
+    return [
+        f"++{text}" if isinstance(value, dict) and not text.startswith(("+", "~")) else text
+        for text, value in zip(texts, values, strict=True)
+    ]
 
 
 def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
-    """The override lists of a sweep's jobs; one list where nothing is swept."""
+    """The override lists of a sweep's first jobs; one list where nothing is swept."""
     alternatives = []
     for override in overrides:
         if override.is_discrete_sweep():
             alternatives.append([f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()])
         elif not override.is_sweep_override():  # an interval is a sweeper plugin's to draw from
             alternatives.append([str(override.input_line)])
-    return (list(job) for job in itertools.product(*alternatives))
+    return (list(job) for job in itertools.islice(itertools.product(*alternatives), MOST_JOBS))
 
 
-def run_folder_of(invocation: Invocation, *, key: str = RUN_FOLDERS[0]) -> str:
-    """The run folder of a command line (or the sweep's), found without Hydra's main, which sets up logging in it.
-
-    Raises:
-        ValueError: it is named by what does not exist, or Hydra cannot read it.
-    """
-    try:
-        with composing(invocation.command, invocation.config_dir):
-            overrides = [override for text in invocation.overrides if (override := parsed(text)) is not None]
-            config = compose(invocation.command, overrides=next(_jobs(overrides)), return_hydra_config=True)
-            folder = str(OmegaConf.select(config, key))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_in_short(error)) from None
-    if "${" in folder:  # Hydra would read it again
-        raise ValueError(f"The run folder `{folder}` cannot have ${{ in its name (RUN_ID, output_dir).")
-    return folder
+def _composed(invocation: Invocation, overrides: list[str]) -> DictConfig:
+    composed: DictConfig = compose(invocation.command, overrides=overrides, return_hydra_config=True)
+    return composed
 
 
-def _composed(invocation: Invocation, overrides: list[str]) -> dict[str, Any]:
-    return resolved(compose(config_name=invocation.command, overrides=overrides))
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """The config without Hydra's own keys."""
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values, whose secrets are known from now on."""
+def resolved(composed: DictConfig) -> dict[str, Any]:
+    """The config as plain values without Hydra's own, whose secrets are known from now on."""
+    config = without_hydra(composed)
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
     secret_values.remember(settings, OmegaConf.to_container(config, resolve=False))
     return {str(key): value for key, value in settings.items()}
-
-
-def composed_here(invocation: Invocation) -> dict[str, Any]:
-    """The config of a command line, as this process composes it."""
-    with composing(invocation.command, invocation.config_dir):
-        settings = _composed(invocation, list(invocation.overrides))
-    return config_of(COMMANDS[invocation.command].config, settings).as_dict()
 
 
 def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -231,10 +267,10 @@ def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _unknown(
-    key: str, known: list[str], command: Command, defaults: Mapping[str, Any], groups: Mapping[str, list[str]]
+    key: str, known: list[str], kind: type[CommandConfig], defaults: Mapping[str, Any], groups: Mapping[str, list[str]]
 ) -> str:
     name, _, rest = key.partition(".")
-    group, node = command.groups.get(name), defaults.get(name)
+    group, node = kind.groups().get(name), defaults.get(name)
     schema = group.schema_of(node) if group is not None and isinstance(node, Mapping) else None
     part = rest.partition(".")[0]
     chosen = node or {}

@@ -12,7 +12,7 @@ from frostline.checkpoint import CHECKPOINT_KEY, check_trust, read_checkpoint, r
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, build_data
 from frostline.commands.trainer import device_options
-from frostline.config.commands import COMMANDS, GradientsConfig, GraphConfig, config_of, stored_settings
+from frostline.config.commands import PhaseConfig, stored_settings
 from frostline.config.model import OwnBackbone
 from frostline.config.secret_values import refuse_hidden
 from frostline.config.validation import stored_problems
@@ -31,7 +31,7 @@ class PhaseSetup:
     classifier: ImageClassifier
     data: ImageDataModule
     phase: ResolvedPhase
-    config: GraphConfig | GradientsConfig
+    config: PhaseConfig
 
     @property
     def title(self) -> str:
@@ -51,7 +51,7 @@ class PhaseSetup:
         return optimizer
 
 
-def build_at_phase(config: GraphConfig | GradientsConfig, overrides: Sequence[str]) -> PhaseSetup:
+def build_at_phase(config: PhaseConfig, overrides: Sequence[str]) -> PhaseSetup:
     """Build what the config describes; with a checkpoint, what the checkpoint's config and the overrides do.
 
     Raises:
@@ -85,9 +85,7 @@ def build_at_phase(config: GraphConfig | GradientsConfig, overrides: Sequence[st
     return PhaseSetup(classifier=classifier, data=data, phase=phases[reached], config=config)
 
 
-def _with_checkpoint(
-    config: GraphConfig | GradientsConfig, stored: Mapping[str, Any], overrides: Sequence[str]
-) -> GraphConfig | GradientsConfig:
+def _with_checkpoint(config: PhaseConfig, stored: Mapping[str, Any], overrides: Sequence[str]) -> PhaseConfig:
     """The checkpoint's own config, with what was typed on the command line laid over it."""
     checkpoint, settings = str(config.checkpoint), config.as_dict()
     if not stored:
@@ -120,7 +118,7 @@ def _with_checkpoint(
         merged["data"] |= unobeyed(checkpoint, _without_keys(merged, typed))
     merged["model"] = {**merged["model"], "weights": checkpoint}
     merged["device"] = settings["device"]
-    return config_of(type(config), merged)
+    return type(config).model_validate(merged)
 
 
 def check_stored(checkpoint: str, sections: Mapping[str, Any]) -> None:
@@ -129,7 +127,7 @@ def check_stored(checkpoint: str, sections: Mapping[str, Any]) -> None:
     Raises:
         ValueError: they are; names the file and the keys.
     """
-    if problems := stored_problems(COMMANDS["train"], sections):
+    if problems := stored_problems(sections):
         raise ValueError(f"{checkpoint}: the config in it is damaged or another program's. {' '.join(problems)}")
 
 

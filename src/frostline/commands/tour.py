@@ -2,10 +2,10 @@
 
 from frostline.autograd.tour import Tour, terminal
 from frostline.commands.failures import explained
-from frostline.config.autograd import TourKeys
+from frostline.config.commands import TourConfig
 
 
 @explained
-def run(config: TourKeys) -> None:
+def run(config: TourConfig) -> None:
     """Run the whole tour in the terminal."""
     Tour(terminal(width=config.width), weights=config.weights).run()

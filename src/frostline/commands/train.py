@@ -14,11 +14,9 @@ from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.command_line import command_line, command_to_go_on
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
 from frostline.commands.imports import quick_imports
-from frostline.commands.overrides import Invocation, composed_here, run_folder_of
 from frostline.commands.run_log import end_loggers, explain, explained_elsewhere, log_into, quiet_libraries
 from frostline.config import secret_values
-from frostline.config.commands import TrainConfig, config_of
-from frostline.config.paths import absolute
+from frostline.config.commands import CommandConfig, TrainConfig
 from frostline.config.rules import visible_gpus
 from frostline.tracking.wandb_access import wandb_problem
 
@@ -93,14 +91,18 @@ def take_changes_over(config: TrainConfig, trainer: Any) -> list[resuming.Change
     return changed
 
 
-def join(invocation: Invocation) -> None:
-    """A rank other than 0 under torchrun or srun: wait for rank 0's config, then train with the others."""
-    folder = Path(absolute(run_folder_of(invocation))).resolve()
+def join(folder: Path, own: CommandConfig) -> None:
+    """A rank other than 0 under torchrun or srun: wait for rank 0's config, then train with the others.
+
+    Args:
+        own: the config as this process composed it, for the secrets that the run folder does not hold.
+    """
+    folder = folder.resolve()
     ranks.await_config(folder)
     settings = run_folder.read_config(folder)
     if secret_values.marked(settings):
-        settings = secret_values.with_secrets(settings, composed_here(invocation))
-    train_in(folder, config_of(TrainConfig, settings))
+        settings = secret_values.with_secrets(settings, own.as_dict())
+    train_in(folder, TrainConfig.model_validate(settings))
 
 
 @contextmanager

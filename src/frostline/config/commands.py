@@ -2,49 +2,136 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, core_schema
 
 from frostline.config.augment import Augment
-from frostline.config.autograd import TRUST_CHECKPOINT, GradientsKeys, GraphKeys, TourKeys
 from frostline.config.data import Source
 from frostline.config.freeze import Freeze
 from frostline.config.model import Head, Model
 from frostline.config.optimizer import Optimizer, Scheduler
 from frostline.config.paths import PathText
-from frostline.config.section import FILE, FOLDER, MISSING, OwnClass, Section
+from frostline.config.section import FILE, FOLDER, OwnClass, Section
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import PRECISION, Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
 
-Config = TypeVar("Config", bound=Section)
+
+@dataclass(frozen=True)
+class Group:
+    """A config group: one section for all its options, or one for each value of the key `name`."""
+
+    sections: tuple[type[Section], ...]
+
+    @functools.cached_property
+    def by_name(self) -> Mapping[str, type[Section]]:
+        """The section of each option; empty where one section is for all."""
+        named = self.sections if len(self.sections) > 1 else ()
+        fields = ((section, section.model_fields.get("name")) for section in named)
+        return {name: section for section, field in fields if field for name in get_args(field.annotation)}
+
+    @functools.cached_property
+    def own(self) -> type[OwnClass] | None:
+        """The section of a class of the user's own, named by `_target_`."""
+        return next((section for section in self.sections if issubclass(section, OwnClass)), None)
+
+    def schema_of(self, node: Mapping[str, Any]) -> type[Section] | None:
+        """The section of a composed node, or None if its `name` is unknown."""
+        if len(self.sections) == 1:
+            return self.sections[0]
+        return self.own if "_target_" in node and self.own else self.by_name.get(str(node.get("name")))
+
+    def section(self, node: Any) -> Section:
+        """A composed node as the section of its option.
+
+        Raises:
+            pydantic.ValidationError, pydantic_core.PydanticCustomError: it is none.
+        """
+        if isinstance(node, Section):
+            return node
+        if not isinstance(node, Mapping):
+            raise PydanticCustomError("no_section", "takes the name of an option")
+        if (schema := self.schema_of(node)) is None:
+            raise PydanticCustomError("unknown_option", "unknown option")
+        return schema.model_validate(node)
 
 
-class RunGroups(Section):
+class IsGroup:
+    """Marks the fields of a config that are groups: only the chosen option's section is built and checked."""
+
+    def __get_pydantic_core_schema__(self, source: Any, _: Any) -> core_schema.CoreSchema:
+        schema = core_schema.no_info_plain_validator_function(_group(source).section)
+        return core_schema.nullable_schema(schema) if type(None) in get_args(source) else schema
+
+
+def _group(annotation: Any) -> Group:
+    parts = get_args(annotation) or (annotation,)
+    return Group(tuple(part for part in parts if issubclass(part, Section)))
+
+
+GROUP = IsGroup()
+
+
+class CommandConfig(Section):
+    """The config of a command; its docstring is the command's help."""
+
+    selectors: ClassVar[tuple[str, ...]] = ()  # groups whose options only set keys of other groups
+
+    @field_validator("*")
+    @classmethod
+    def _note(cls, value: Any, info: ValidationInfo) -> Any:
+        """Keep what is sound beside what is not: the context is a dictionary for it."""
+        if info.context is not None:
+            info.context[info.field_name] = value
+        return value
+
+    @classmethod
+    def groups(cls) -> dict[str, Group]:
+        """The groups, by name."""
+        return {name: _group(field.annotation) for name, field in cls.model_fields.items() if GROUP in field.metadata}
+
+    @classmethod
+    def top_keys(cls) -> dict[str, FieldInfo]:
+        """The keys outside the groups."""
+        return {name: field for name, field in cls.model_fields.items() if GROUP not in field.metadata}
+
+
+class RunGroups(CommandConfig):
     """All that describes a run."""
 
-    model: Model
-    head: Head
-    freeze: Freeze
-    data: Source
-    augment: Augment
-    loss: Loss
-    optimizer: Optimizer
-    scheduler: Scheduler
-    device: Device
-    trainer: TrainerSection
-    callbacks: Callbacks
-    metrics: Metrics
-    logger: Loggers
-    speed: Speed
-    cache: Cache
+    selectors = ("experiment",)
+
+    model: Annotated[Model, GROUP]
+    head: Annotated[Head, GROUP]
+    freeze: Annotated[Freeze, GROUP]
+    data: Annotated[Source, GROUP]
+    augment: Annotated[Augment, GROUP]
+    loss: Annotated[Loss, GROUP]
+    optimizer: Annotated[Optimizer, GROUP]
+    scheduler: Annotated[Scheduler, GROUP]
+    device: Annotated[Device, GROUP]
+    trainer: Annotated[TrainerSection, GROUP]
+    callbacks: Annotated[Callbacks, GROUP]
+    metrics: Annotated[Metrics, GROUP]
+    logger: Annotated[Loggers, GROUP]
+    speed: Annotated[Speed, GROUP]
+    cache: Annotated[Cache, GROUP]
 
 
-class TrainKeys(Section):
-    """Keys of a training run outside the groups."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1)]
+TRUST_CHECKPOINT = (
+    "import the classes, contact the addresses and write the files that the checkpoint names: its author can run code"
+)
 
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, order and augmentation")
+
+class TrainConfig(RunGroups):
+    """Train a classifier and test it."""
+
+    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
     fit: bool = Field(default=True, description="train; false only tests")
     test: bool = Field(default=True, description="evaluate the best checkpoint on the test images at the end")
     resume_from: PathText | None = Field(
@@ -66,23 +153,23 @@ class TrainKeys(Section):
     )
 
 
-class EvaluateKeys(Section):
-    """Keys of an evaluation outside the groups."""
+class EvaluateConfig(CommandConfig):
+    """Evaluate a checkpoint on data."""
 
     checkpoint: PathText = Field(description="path of a frostline checkpoint")
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
     split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
-    batch_size: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="images per batch; null: as in training"
-    )
+    batch_size: Count | None = Field(default=None, description="images per batch; null: as in training")
     precision: Precision = Field(default="auto", description=PRECISION)
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="JSON file for the results; null: the terminal only"
     )
+    device: Annotated[Device, GROUP]
+    data: Annotated[Source | None, GROUP] = None
 
 
-class PredictKeys(Section):
-    """Keys of a prediction outside the groups."""
+class PredictConfig(CommandConfig):
+    """Predict the classes of images in files."""
 
     checkpoint: PathText = Field(description="path of a frostline checkpoint")
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
@@ -95,16 +182,15 @@ class PredictKeys(Section):
         description="CSV file for the predictions, in UTF-8; a file that is there is replaced. A name that a "
         "spreadsheet would take for a formula begins with `'`; a byte of a name that is not UTF-8 is written `\\xNN`",
     )
-    top_k: int = Field(default=5, ge=1, description="classes written per image, most probable first")
-    batch_size: int = Field(default=32, ge=1, description="images per batch")
+    top_k: Count = Field(default=5, description="classes written per image, most probable first")
+    batch_size: Count = Field(default=32, description="images per batch")
+    device: Annotated[Device, GROUP]
 
 
-class PlanKeys(Section):
-    """Keys of the plan outside the groups."""
+class PlanConfig(RunGroups):
+    """Show which stage a run would train when, and what that saves; train nothing."""
 
-    seed: int = Field(
-        default=0, ge=0, lt=2**32, description="seed; it chooses nothing that a plan shows, but configs carry it"
-    )
+    seed: Seed = Field(default=0, description="seed; it chooses nothing that a plan shows, but configs carry it")
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="picture of the phases (.svg, .png or .pdf); null: none"
     )
@@ -115,171 +201,93 @@ class PlanKeys(Section):
     )
 
 
-class PackKeys(Section):
-    """Keys of packing outside the groups."""
+class PackConfig(CommandConfig):
+    """Pack images into a few large files, for data=streaming from a disk or a store."""
 
     output: PathText = Field(
         json_schema_extra=FOLDER, description="the packed folder; it must not be there yet, or be empty"
     )
     chunk_size: float = Field(default=64.0, gt=0, le=2048, description="MiB of the files that images are packed into")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the order in which training images are packed")
+    seed: Seed = Field(default=0, description="seed of the order in which training images are packed")
     skip_broken: bool = Field(
         default=False, description="leave out images that cannot be read; false refuses to pack, and names them"
     )
+    data: Annotated[Source, GROUP]
 
 
-class TrainConfig(RunGroups, TrainKeys):
-    """The config of `frostline train`."""
+class PhaseConfig(RunGroups):
+    """What the commands share that show the autograd graph or the gradients of one phase."""
+
+    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
+    checkpoint: PathText | None = Field(
+        default=None,
+        description="frostline checkpoint whose network, data and policy are taken instead of those of this config",
+    )
+    trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
+    phase: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="name of the policy's phase; null: the first, or the one in which the checkpoint was written",
+    )
 
 
-class PlanConfig(RunGroups, PlanKeys):
-    """The config of `frostline plan`."""
+class GraphConfig(PhaseConfig):
+    """Draw the autograd graph of a run or a checkpoint, with its frost line."""
+
+    views: Annotated[list[Literal["stages", "operations"]], Field(min_length=1)] = Field(
+        default=["stages", "operations"],
+        description="the pictures: `stages` has a block for each, `operations` every node of the graph",
+    )
+    formats: Annotated[list[Literal["svg", "html", "dot", "png"]], Field(min_length=1)] = Field(
+        default=["svg", "html"], description="the files of each picture; dot is for Graphviz"
+    )
+    output: PathText = Field(default="graph", json_schema_extra=FOLDER, description="folder for the files")
 
 
-class GraphConfig(RunGroups, GraphKeys):
-    """The config of `frostline graph`."""
+class GradientsConfig(PhaseConfig):
+    """Measure what gradient reaches each stage of a run or a checkpoint."""
+
+    batches: Count = Field(
+        default=8, description="training batches over which the gradient is averaged; the noise needs two"
+    )
+    output: PathText | None = Field(
+        default=None,
+        json_schema_extra=FOLDER,
+        description="folder for gradients.csv, gradients.png and gradients.svg; null: the terminal only",
+    )
 
 
-class GradientsConfig(RunGroups, GradientsKeys):
-    """The config of `frostline gradients`."""
+class TourConfig(CommandConfig):
+    """Explain autograd by statements that run, in the terminal."""
+
+    weights: PathText | None = Field(
+        default=None,
+        description="state dict of a ResNet-18 with 1,000 classes; null: ImageNet's if torchvision has them in its "
+        "cache, else random ones",
+    )
+    width: Annotated[int, Field(ge=60)] | None = Field(
+        default=None, description="columns to write in; null: the terminal's"
+    )
 
 
-class EvaluateConfig(EvaluateKeys):
-    """The config of `frostline evaluate`."""
+RUN_GROUPS: Mapping[str, Group] = RunGroups.groups()
 
-    device: Device
-    data: Source | None = None
-
-
-class PredictConfig(PredictKeys):
-    """The config of `frostline predict`."""
-
-    device: Device
-
-
-class PackConfig(PackKeys):
-    """The config of `frostline pack`."""
-
-    data: Source
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """A config group: one section for all its options, or one for each value of the key `name`."""
-
-    section: type[Section] | None = None
-    by_name: Mapping[str, type[Section]] = field(default_factory=dict)
-    own: type[OwnClass] | None = None  # for a class of the user's, named by `_target_`
-
-    @classmethod
-    def of(cls, annotation: Any) -> "Group | None":
-        """The group that a config's field is; None for a key."""
-        parts = [part for part in get_args(annotation) or (annotation,) if isinstance(part, type)]
-        sections = [part for part in parts if issubclass(part, Section)]
-        own = next((part for part in sections if issubclass(part, OwnClass)), None)
-        names = {
-            name: section
-            for section in sections
-            if "name" in section.model_fields
-            for name in get_args(section.model_fields["name"].annotation)
-        }
-        if len(sections) == 1:
-            return cls(section=sections[0])
-        return cls(by_name=names, own=own) if sections else None
-
-    def schema_of(self, node: Mapping[str, Any]) -> type[Section] | None:
-        """The section of a composed node, or None if its `name` is unknown."""
-        if self.section is not None:
-            return self.section
-        if "_target_" in node and self.own is not None:
-            return self.own
-        return self.by_name.get(str(node.get("name")))
-
-
-@functools.cache
-def groups_of(config: type[Section]) -> dict[str, Group]:
-    """The groups among a config's fields, by name."""
-    found = {name: Group.of(described.annotation) for name, described in config.model_fields.items()}
-    return {name: group for name, group in found.items() if group is not None}
-
-
-def config_of(kind: type[Config], settings: Mapping[str, Any]) -> Config:
-    """The typed config of sound composed settings; keys that it does not have are left out.
-
-    Raises:
-        pydantic.ValidationError: a value is of another type or range; a key is missing.
-    """
-    values: dict[str, Any] = {key: settings[key] for key in kind.model_fields if key in settings}
-    for name, group in groups_of(kind).items():
-        node = values.get(name)
-        if isinstance(node, Mapping) and (schema := group.schema_of(node)) is not None:
-            values[name] = schema.model_validate(given(node))
-    return kind.model_validate(given(values))
-
-
-def stored_settings(kind: type[Section], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a checkpoint without keys that another version had."""
-    kept: dict[str, Any] = {}
-    for key in kind.model_fields.keys() & settings.keys():
-        group, node = groups_of(kind).get(key), settings[key]
-        schema = group.schema_of(node) if group is not None and isinstance(node, Mapping) else None
-        if schema is None or issubclass(schema, OwnClass):
-            kept[key] = node
-        else:
-            kept[key] = {name: value for name, value in node.items() if name in schema.model_fields}
-    return kept
-
-
-def given(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that have a value."""
-    return {str(key): value for key, value in node.items() if value != MISSING}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """What a command's config consists of."""
-
-    help: str
-    keys: type[Section]
-    config: type[Section]
-    selectors: tuple[str, ...] = ()  # groups whose options only set keys of other groups
-
-    @property
-    def groups(self) -> Mapping[str, Group]:
-        """The config's groups, by name."""
-        return groups_of(self.config)
-
-
-RUN_GROUPS: Mapping[str, Group] = groups_of(RunGroups)
-
-COMMANDS: dict[str, Command] = {
-    "train": Command(
-        help="Train a classifier and test it.", keys=TrainKeys, config=TrainConfig, selectors=("experiment",)
-    ),
-    "evaluate": Command(help="Evaluate a checkpoint on data.", keys=EvaluateKeys, config=EvaluateConfig),
-    "predict": Command(help="Predict the classes of images in files.", keys=PredictKeys, config=PredictConfig),
-    "plan": Command(
-        help="Show which stage a run would train when, and what that saves; train nothing.",
-        keys=PlanKeys,
-        config=PlanConfig,
-        selectors=("experiment",),
-    ),
-    "pack": Command(
-        help="Pack images into a few large files, for data=streaming from a disk or a store.",
-        keys=PackKeys,
-        config=PackConfig,
-    ),
-    "graph": Command(
-        help="Draw the autograd graph of a run or a checkpoint, with its frost line.",
-        keys=GraphKeys,
-        config=GraphConfig,
-        selectors=("experiment",),
-    ),
-    "gradients": Command(
-        help="Measure what gradient reaches each stage of a run or a checkpoint.",
-        keys=GradientsKeys,
-        config=GradientsConfig,
-        selectors=("experiment",),
-    ),
-    "tour": Command(help="Explain autograd by statements that run, in the terminal.", keys=TourKeys, config=TourKeys),
+COMMANDS: dict[str, type[CommandConfig]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "plan": PlanConfig,
+    "pack": PackConfig,
+    "graph": GraphConfig,
+    "gradients": GradientsConfig,
+    "tour": TourConfig,
 }
+
+
+def stored_settings(kind: type[CommandConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a checkpoint, without keys that another version or another command has."""
+    groups, kept = kind.groups(), {key: value for key, value in settings.items() if key in kind.model_fields}
+    for name, node in kept.items():
+        schema = groups[name].schema_of(node) if name in groups and isinstance(node, Mapping) else None
+        if schema is not None and not issubclass(schema, OwnClass):
+            kept[name] = {key: value for key, value in node.items() if key in schema.model_fields}
+    return kept

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from frostline.config.paths import PATH
 from frostline.config.section import Section
 
+Fields = dict[str, FieldInfo]
 NAMES = {bool: "true or false", int: "integer", float: "float", str: "text", type(None): "null", dict: "mapping"}
 SIGNS = {
     annotated_types.Ge: ("≥", "ge"),
@@ -19,7 +20,7 @@ SIGNS = {
 }
 
 
-def fields_of(section: type[Section]) -> dict[str, FieldInfo]:
+def fields_of(section: type[Section]) -> Fields:
     """The section's keys as a user writes them."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
 

@@ -4,9 +4,10 @@ The classes hold each key's type, range, default and help text, which feed the Y
 `docs/configuration/` and the error messages alike. Nothing in this package imports torch.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 # What an output key names; checked before the work.
 FILE: dict[str, JsonValue] = {"output": "file"}
@@ -25,11 +26,27 @@ class Section(BaseModel):
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_missing(cls, node: Any) -> Any:
+        return {key: value for key, value in node.items() if value != MISSING} if isinstance(node, Mapping) else node
+
     def as_dict(self) -> dict[str, Any]:
         """The keys that were given, as plain values; of a class of the user's own also the defaults."""
-        values = {key: getattr(self, key) for key in self.model_fields_set if isinstance(getattr(self, key), Section)}
-        plain = self.model_dump(by_alias=True, exclude_unset=not isinstance(self, OwnClass))
-        return plain | {key: section.as_dict() for key, section in values.items()}
+        fields, given = type(self).model_fields, self.model_fields_set
+        return {
+            fields[key].alias or key if key in fields else key: _plain(value)
+            for key, value in self
+            if key in given or isinstance(self, OwnClass)
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.as_dict()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class OpenSection(Section):
