@@ -46,7 +46,7 @@ def test_missing_files_are_named(composed: dict[str, Any], tmp_path: Path) -> No
     gone = str(tmp_path / "gone")
     assert broken(composed, resume_from=gone) == [f"resume_from: there is no file `{gone}`."]
     assert broken_rules({"checkpoint": gone}) == [f"checkpoint: there is no file `{gone}`."]
-    assert broken(settings("freeze=file", f"freeze.path={gone}")) == [f"freeze.path: there is no file `{gone}`."]
+    assert broken(settings("freeze=file", f"freeze.path={gone}")) == [f"freeze.path: There is no policy file `{gone}`."]
     assert broken_rules({"inputs": [str(tmp_path), gone]}) == [f"inputs: there is no file or folder `{gone}`."]
     assert broken_rules({"inputs": gone}) == [f"inputs: there is no file or folder `{gone}`."]
 

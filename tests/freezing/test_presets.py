@@ -1,15 +1,15 @@
 """The presets in conf/freeze: each is described by the schema, reads as a policy, and means what its name says."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torchvision
 import yaml
 
 from frostline.config.commands import RUN_GROUPS
-from frostline.freezing import FreezePolicy, write_policy
-from frostline.freezing.policy import BatchNormMode, DropoutMode
+from frostline.config.validation import section_problems
+from frostline.freezing import FreezePolicy, Phase, Until, write_policy
+from frostline.freezing.keys import keys_of
 from tests.configs import config
 
 FREEZE = RUN_GROUPS["freeze"].by_name
@@ -55,10 +55,37 @@ def test_a_preset_is_the_policy_of_the_command_line(name):
     assert FreezePolicy.preset(name) == FreezePolicy.from_dict(composed)
 
 
-def test_the_command_line_has_the_modes_of_the_policy():
-    fields = FREEZE["backbone"].model_fields
-    assert get_args(fields["batch_norm"].annotation) == get_args(BatchNormMode)
-    assert get_args(fields["dropout"].annotation) == get_args(DropoutMode)
+def test_the_command_line_has_every_key_of_the_policy():
+    of = {**keys_of(FreezePolicy), **keys_of(Phase)}
+    static, phased = FREEZE["backbone"].model_fields, FREEZE["gradual_unfreezing"].model_fields
+    phase = phased["phases"].annotation.__args__[0].model_fields
+    until = phase["until"].annotation.__args__[0].model_fields
+    assert set(static) == set(of) - {"phases", "until"}
+    assert set(phased) == {"name", *keys_of(FreezePolicy)}
+    assert (set(phase), set(until)) == (set(keys_of(Phase)), set(keys_of(Until)))
+
+
+PHASES = [{"name": "a", "train": ["head"], "until": {"epochs": 1}}, {"name": "b", "train": ["all"]}]
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        (
+            [{**PHASES[0], "until": {"epochs": 1, "steps": 2}}, {**PHASES[1], "until": {"epochs": 1, "patience": 2}}],
+            [
+                "freeze.phases[0].until: `until` takes exactly one of",
+                "freeze.phases[1].until: `until.patience` requires",
+            ],
+        ),
+        (PHASES[1:] * 2, ["freeze: Two phases are called `b`"]),
+        ([PHASES[1], PHASES[0]], ["freeze: Phase `b` has no `until`, so `a` would never begin."]),
+    ],
+    ids=["until", "names", "no until"],
+)
+def test_the_rules_of_a_policy_are_checked_with_the_config(phases, expected):
+    found = section_problems(FREEZE["gradual_unfreezing"], {"name": "gradual_unfreezing", "phases": phases}, prefix="freeze.", defaults={})
+    assert [problem[: len(message)] for problem, message in zip(found, expected, strict=True)] == expected
 
 
 @pytest.mark.parametrize("name", ["bakcbone", "file", "../train"])

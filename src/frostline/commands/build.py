@@ -25,7 +25,6 @@ from frostline.data.build import build_source, source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
 from frostline.data.transforms import Augmentation
-from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.network import build_network
 from frostline.models.saved_file import read_plain
@@ -98,7 +97,7 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
     classifier = ImageClassifier(
         network=network,
         images=data.describe(),
-        policy=FreezePolicy.from_dict(_without(config.freeze.as_dict(), "name")),
+        policy=config.freeze.policy(),
         must_train=_new_head(loaded),
         loss=_loss(config.loss, data),
         optimizer=optimizer_builder(config.optimizer, fused=wants_fused(config)),

@@ -204,13 +204,10 @@ def problems(checkpoint: Mapping[str, Any], config: TrainConfig, *, typed: Colle
 
 def _policy(checkpoint: Mapping[str, Any], config: TrainConfig) -> Iterator[str]:
     """What to type where FreezingSchedule would refuse the policy in mid-work."""
-    from frostline.freezing.policy import FreezePolicy  # imports torch, which the checkpoint needed as well
-
     before, after = checkpoint["frostline"]["settings"].get("freeze"), config.freeze.as_dict()
     if config.on_policy_change != "refuse" or not isinstance(before, Mapping):
         return
-    policy = FreezePolicy.from_dict({key: value for key, value in after.items() if key != "name"})
-    if policy.to_dict() == checkpoint["frostline"]["policy"]:
+    if config.freeze.policy().to_dict() == checkpoint["frostline"]["policy"]:
         return
     renamed = before.get("name") != after.get("name")
     words = [f"freeze={before.get('name')}"] if renamed else []

@@ -1,51 +1,60 @@
-"""The group `freeze`: what trains in which phase."""
+"""The group `freeze`: what trains in which phase. Defaults, limits, help and rules are from `freezing/policy.py`."""
 
-from typing import Annotated, Literal
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from frostline.config.paths import PathText
 from frostline.config.section import Section
+from frostline.freezing.keys import keys_of
+from frostline.freezing.policy import BatchNormMode, DropoutMode, FreezePolicy, MetricMode, Phase, Until
 
-Factor = Annotated[float, Field(gt=0)]
-Positive = Annotated[int, Field(ge=1)]
 Selectors = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
-BatchNormMode = Literal["frozen", "drift", "recalibrate", "affine", "train"]
 
-TRAIN = (
-    "what trains: stages (stem, layer1 … head), all, from:<stage>, module or parameter names, globs on parameter "
-    "names, @<module class>, and !<any of these> to take away again; the later word wins"
-)
-LR = "learning-rate factor by stage, module or glob; 1 for the others"
-LR_DECAY = "learning-rate factor from each stage to the one before it, the head at 1; null: none"
-WARMUP = "optimizer steps over which the learning rate of newly unfrozen layers rises from 0"
+def _key(kind: Any, name: str, *, limits: bool = True) -> Any:
+    """Default, help and limits of a policy's key."""
+    [field] = [field for field in dataclasses.fields(kind) if field.name == name]
+    _, key = keys_of(kind)[name]
+    more: Mapping[str, Any] = key.limits if limits else {}
+    if field.default_factory is not dataclasses.MISSING:
+        return Field(default_factory=field.default_factory, description=key.description, **more)
+    default = ... if field.default is dataclasses.MISSING else field.default
+    return Field(default=default, description=key.description, **more)
 
 
-class Region(Section):
+class PolicySection(Section):
+    """A freezing policy, however it is given."""
+
+    def policy(self) -> FreezePolicy:
+        """The policy itself."""
+        return FreezePolicy.from_dict({key: value for key, value in self.as_dict().items() if key != "name"})
+
+
+class Modes(PolicySection):
     """What the frozen part of the network does."""
 
-    batch_norm: BatchNormMode = Field(
-        default="frozen",
-        description="batch norm of the frozen part: `frozen` keeps statistics, scale and shift; `drift` lets the "
-        "statistics follow the data; `recalibrate` estimates them once on the training images and keeps them; "
-        "`affine` trains scale and shift; `train` does both",
-    )
-    dropout: Literal["frozen", "active"] = Field(
-        default="frozen", description="dropout of the frozen part: `frozen` turns it off"
-    )
+    batch_norm: BatchNormMode = _key(FreezePolicy, "batch_norm")
+    dropout: DropoutMode = _key(FreezePolicy, "dropout")
+
+    @model_validator(mode="after")
+    def _is_a_policy(self) -> Self:
+        self.policy()
+        return self
 
 
 class Trained(Section):
     """What trains, and at which rates."""
 
-    train: Selectors = Field(description=TRAIN)
-    lr: dict[str, Factor] = Field(default_factory=dict, description=LR)
-    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, description=LR_DECAY)
-    warmup_steps: int = Field(default=0, ge=0, description=WARMUP)
+    train: Selectors = _key(Phase, "train")
+    lr: dict[str, Annotated[float, Field(**keys_of(Phase)["lr"][1].limits)]] = _key(Phase, "lr", limits=False)
+    lr_decay: float | None = _key(Phase, "lr_decay")
+    warmup_steps: int = _key(Phase, "warmup_steps")
 
 
-class StaticPolicy(Trained, Region):
+class StaticPolicy(Trained, Modes):
     """One phase for the whole run."""
 
     name: Literal[
@@ -66,31 +75,36 @@ class StaticPolicy(Trained, Region):
 class UntilSection(Section):
     """How long a phase lasts: exactly one of epochs, steps, fraction, metric."""
 
-    epochs: Positive | None = Field(default=None, description="epochs, counted from the phase's start")
-    steps: Positive | None = Field(default=None, description="optimizer steps, counted from the phase's start")
-    fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, description="share of the whole run")
-    metric: str | None = Field(default=None, description="logged value that has to stop improving, such as val/loss")
-    mode: Literal["min", "max"] | None = Field(default=None, description="whether a lower or a higher value is better")
-    patience: Positive | None = Field(default=None, description="evaluations in a row without improvement")
-    min_delta: float = Field(default=0.0, ge=0, description="smallest change that counts as an improvement")
-    max_epochs: Positive | None = Field(default=None, description="epochs after which the phase ends in any case")
+    epochs: int | None = _key(Until, "epochs")
+    steps: int | None = _key(Until, "steps")
+    fraction: float | None = _key(Until, "fraction")
+    metric: str | None = _key(Until, "metric")
+    mode: MetricMode | None = _key(Until, "mode")
+    patience: int | None = _key(Until, "patience")
+    min_delta: float = _key(Until, "min_delta")
+    max_epochs: int | None = _key(Until, "max_epochs")
+
+    @model_validator(mode="after")
+    def _is_an_end(self) -> Self:
+        Until(**self.as_dict())
+        return self
 
 
 class PhaseSection(Trained):
     """One phase of a run."""
 
-    name: str = Field(min_length=1, description="the phase's name, in logs and tables")
-    until: UntilSection | None = Field(default=None, description="when the next phase begins; left out in the last one")
+    name: str = _key(Phase, "name")
+    until: UntilSection | None = _key(Phase, "until")
 
 
-class PhasedPolicy(Region):
+class PhasedPolicy(Modes):
     """Several phases, one after the other."""
 
     name: Literal["gradual_unfreezing", "unfreeze_on_plateau"] = Field(description="the policy's name")
-    phases: list[PhaseSection] = Field(min_length=1, description="the phases in order; each says all that trains in it")
+    phases: Annotated[list[PhaseSection], Field(min_length=1)] = _key(FreezePolicy, "phases")
 
 
-class PolicyFile(Section):
+class PolicyFile(PolicySection):
     """A policy read from a YAML file."""
 
     name: Literal["file"] = Field(description="the policy's name")

@@ -60,7 +60,7 @@ def _text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     elif PATH in metadata:
         text = "path"
     elif origin in (Union, types.UnionType):
-        text = " or ".join(_text(part) for part in parts)
+        text, limits = " or ".join([_text(parts[0], metadata), *map(_text, parts[1:])]), []
     elif origin is Literal:
         text = ("one of " if len(parts) > 1 else "") + ", ".join(map(value_text, parts))
     elif origin is list:

@@ -52,8 +52,11 @@ def _files(sound: Mapping[str, Any]) -> Iterator[str]:
             "URL of a state dict, a safetensors file or a frostline checkpoint."
         )
     policy = sound.get("freeze")
-    if isinstance(policy, PolicyFile) and not Path(policy.path).is_file():
-        yield f"freeze.path: there is no file `{policy.path}`."
+    if isinstance(policy, PolicyFile):
+        try:
+            policy.policy()
+        except (ValueError, FileNotFoundError) as error:
+            yield f"freeze.path: {error}"
     picture = sound.get("output") if "export" in sound else None
     if picture is not None and Path(picture).suffix not in (".svg", ".png", ".pdf"):
         yield f"output: `{picture}` must end in .svg, .png or .pdf."

@@ -1,24 +1,28 @@
 """The freezing policy: what trains in which phase of a run, as data.
 
 A policy knows no network; `resolve` reads it against one. Each phase states the complete set that trains, not what
-changes, so that it can be entered from anywhere: in order, or by a resume. All validation is in the constructors.
+changes, so that it can be entered from anywhere: in order, or by a resume. All validation is in the constructors: type,
+limits and help of a key stand beside it, and `config/freeze.py` reads them there. Nothing here imports torch.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from torch import nn
 
-from frostline.freezing.resolved import ResolvedPolicy, resolve
+from frostline.freezing.keys import Key, check_fields, check_names, check_value, keys_of
 from frostline.nearest import suggest
 from frostline.renamed import OPTIONS
 from frostline.storage.yaml_file import read_mapping
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from frostline.freezing.resolved import ResolvedPolicy
 
 BatchNormMode = Literal["frozen", "drift", "recalibrate", "affine", "train"]
 DropoutMode = Literal["frozen", "active"]
@@ -29,88 +33,69 @@ MetricMode = Literal["min", "max"]
 class Until:
     """How long a phase lasts, counted from its own start: exactly one of epochs, steps, fraction, metric.
 
-    epochs: training epochs; the epoch in which the phase begins counts, so the phase ends with an epoch.
-    steps: optimizer steps (not batches: accumulated batches make one step).
-    fraction: share of the whole run's optimizer steps, 0 to 1.
-    metric: name of a logged value; the phase ends when it has not improved by more than `min_delta` in `patience`
-        evaluations in a row, and after `max_epochs` epochs in any case.
+    With `metric`, the phase ends when the value has not improved by more than `min_delta` in `patience` evaluations in
+    a row, and after `max_epochs` epochs in any case.
     """
 
-    epochs: int | None = None
-    steps: int | None = None
-    fraction: float | None = None
-    metric: str | None = None
-    mode: MetricMode | None = None
-    patience: int | None = None
-    min_delta: float = 0.0
-    max_epochs: int | None = None
+    epochs: Annotated[int | None, Key("epochs, counted from the phase's start; it ends with an epoch", ge=1)] = None
+    steps: Annotated[int | None, Key("optimizer steps, counted from the phase's start", ge=1)] = None
+    fraction: Annotated[float | None, Key("share of the whole run", gt=0, lt=1)] = None
+    metric: Annotated[str | None, Key("logged value that has to stop improving, such as val/loss")] = None
+    mode: Annotated[MetricMode | None, Key("whether a lower or a higher value is better")] = None
+    patience: Annotated[int | None, Key("evaluations in a row without improvement", ge=1)] = None
+    min_delta: Annotated[float, Key("smallest change that counts as an improvement", ge=0)] = 0.0
+    max_epochs: Annotated[int | None, Key("epochs after which the phase ends in any case", ge=1)] = None
 
     def __post_init__(self) -> None:
         given = [key for key in ("epochs", "steps", "fraction", "metric") if getattr(self, key) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise ValueError(f"`until` takes exactly one of epochs, steps, fraction, metric; got {found}.")
-        for key in ("epochs", "steps", "patience", "max_epochs"):
-            if getattr(self, key) is not None:
-                _check_whole(getattr(self, key), f"`until.{key}`", at_least=1)
-        if self.fraction is not None and not 0.0 < _number(self.fraction, "`until.fraction`") < 1.0:
-            raise ValueError(f"`until.fraction` must lie between 0 and 1; got {self.fraction}.")
-        if not 0 <= _number(self.min_delta, "`until.min_delta`") < math.inf:
-            raise ValueError(f"`until.min_delta` must be finite and not negative; got {self.min_delta}.")
-        beside = [key for key in ("mode", "patience", "max_epochs") if getattr(self, key) is not None]
+        check_fields(self, "`until.")
         if self.metric is None:
-            if beside or self.min_delta:
-                raise ValueError(f"`until.{(beside or ['min_delta'])[0]}` requires `until.metric`.")
-            return
-        _check_name(self.metric, "`until.metric`")
-        if self.mode is None or self.patience is None or self.max_epochs is None:
+            if beside := [key for key in ("mode", "patience", "max_epochs", "min_delta") if getattr(self, key)]:
+                raise ValueError(f"`until.{beside[0]}` requires `until.metric`.")
+        elif self.mode is None or self.patience is None or self.max_epochs is None:
             raise ValueError(
                 f"`until.metric: {self.metric}` also needs `mode` (min or max), `patience` (evaluations) and "
                 "`max_epochs`: a metric may improve for ever, and the next phase must come."
             )
-        if self.mode not in get_args(MetricMode):
-            raise ValueError(f"`until.mode` must be min or max; got {self.mode!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One phase: what trains, how long, and how fast.
+    """One phase: what trains (the complete set, whatever trained before), how long, and how fast."""
 
-    train: selectors (see `selectors.py`); the complete set, whatever trained before.
-    until: None for the last phase, which lasts until the end of the run.
-    lr: learning-rate factor by selector, for parameters that train here; a later entry wins; 1 for all others.
-    lr_decay: factor from each stage to the one before it, 1 for the last stage (the head); multiplies with `lr`.
-    warmup_steps: optimizer steps over which the learning rate of newly unfrozen parameters rises linearly from 0.
-    """
-
-    name: str
-    train: tuple[str, ...]
-    until: Until | None = None
-    lr: Mapping[str, float] = field(default_factory=dict)
-    lr_decay: float | None = None
-    warmup_steps: int = 0
+    name: Annotated[str, Key("the phase's name, in logs and tables")]
+    train: Annotated[
+        tuple[str, ...],
+        Key(
+            "what trains: stages (stem, layer1 … head), all, from:<stage>, module or parameter names, globs on "
+            "parameter names, @<module class>, and !<any of these> to take away again; the later word wins"
+        ),
+    ]
+    until: Annotated[Until | None, Key("when the next phase begins; left out in the last one")] = None
+    lr: Annotated[
+        Mapping[str, float],
+        Key("learning-rate factor by stage, module or glob; 1 for the others; instead of 0, freeze: !<stage>", gt=0),
+    ] = field(default_factory=dict)
+    lr_decay: Annotated[
+        float | None,
+        Key("learning-rate factor from each stage to the one before it, the head at 1; null: none", gt=0, le=1),
+    ] = None
+    warmup_steps: Annotated[
+        int, Key("optimizer steps over which the learning rate of newly unfrozen layers rises from 0", ge=0)
+    ] = 0
 
     def __post_init__(self) -> None:
-        _check_name(self.name, "`name` of a phase")
-        where = f"Phase `{self.name}`"
-        _check_list(self.train, f"{where}: `train`", example=", like [layer4, head]")
-        for selector in self.train:
-            _check_name(selector, f"{where}: each entry of `train`")
+        check_value(self.name, str, "`name` of a phase")
+        where = f"Phase `{self.name}`: "
+        check_fields(self, f"{where}`")
         if not self.train:
-            raise ValueError(f"{where} trains nothing; name what trains, for instance train: [head].")
-        if not isinstance(self.lr, Mapping):
-            raise ValueError(f"{where}: `lr` maps stages or globs to factors, like {{layer4: 0.1}}; got {self.lr!r}.")
-        for selector, factor in self.lr.items():
-            if not 0 < _number(factor, f"{where}: `lr.{selector}`") < math.inf:
-                raise ValueError(
-                    f"{where}: the factor for `{selector}` must be above 0 and finite; got {factor}. To keep it as it "
-                    f"is, freeze it: train: [..., '!{selector}'] (at rate 0, batch statistics would still change)."
-                )
+            raise ValueError(f"{where}`train` trains nothing; name what trains, for instance train: [head].")
+        for selector in self.lr:
             if str(selector).startswith("!"):
-                raise ValueError(f"{where}: `lr` takes no `!`; a later entry wins over an earlier one.")
-        if self.lr_decay is not None and not 0 < _number(self.lr_decay, f"{where}: `lr_decay`") <= 1:
-            raise ValueError(f"{where}: `lr_decay` must lie in (0, 1]; got {self.lr_decay}.")
-        _check_whole(self.warmup_steps, f"{where}: `warmup_steps`", at_least=0)
+                raise ValueError(f"{where}`lr` takes no `!`; a later entry wins over an earlier one.")
         # One form for values from code and from a file, so that equal policies compare equal.
         object.__setattr__(self, "train", tuple(self.train))
         object.__setattr__(self, "lr", {str(selector): float(factor) for selector, factor in self.lr.items()})
@@ -118,22 +103,25 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class FreezePolicy:
-    """Phases in order, and what the batch norm and dropout of frozen modules do.
+    """Phases in order, and what batch norm and dropout of frozen modules do.
 
-    batch_norm, for every batch norm whose own parameters a phase does not train:
-        frozen: normalises with its stored statistics, which do not change.
-        drift: statistics follow the new data; scale and shift do not train.
-        recalibrate: statistics estimated once on the new data (cumulative average over batches), then frozen.
-        affine: scale and shift train; statistics do not change.
-        train: scale and shift train, and statistics follow the data.
-    dropout: frozen: off inside frozen modules (all of them are in eval mode); active: on.
+    `batch_norm` applies to every batch norm whose own parameters a phase does not train. With `dropout="frozen"`, all
+    frozen modules are in eval mode.
     """
 
-    phases: tuple[Phase, ...]
-    batch_norm: BatchNormMode = "frozen"
-    dropout: DropoutMode = "frozen"
+    phases: Annotated[tuple[Phase, ...], Key("the phases in order; each says all that trains in it")]
+    batch_norm: Annotated[
+        BatchNormMode,
+        Key(
+            "batch norm of the frozen part: `frozen` keeps statistics, scale and shift; `drift` lets the statistics "
+            "follow the data; `recalibrate` estimates them once on the training images and keeps them; `affine` trains "
+            "scale and shift; `train` does both"
+        ),
+    ] = "frozen"
+    dropout: Annotated[DropoutMode, Key("dropout of the frozen part: `frozen` turns it off")] = "frozen"
 
     def __post_init__(self) -> None:
+        check_fields(self, "`")
         if not self.phases:
             raise ValueError("A policy needs at least one phase.")
         names = [phase.name for phase in self.phases]
@@ -153,9 +141,6 @@ class FreezePolicy:
                 f"Phase `{names[-1]}` is the last and lasts until the end of the run: leave out its `until`. "
                 "The trainer decides how long a run is."
             )
-        for key, modes in (("batch_norm", get_args(BatchNormMode)), ("dropout", get_args(DropoutMode))):
-            if getattr(self, key) not in modes:
-                raise ValueError(f"`{key}` must be one of {', '.join(modes)}; got {getattr(self, key)}.")
 
     @classmethod
     def static(
@@ -188,20 +173,20 @@ class FreezePolicy:
             ValueError: an unknown key, or a value out of range; the message names the phase and the key.
             FileNotFoundError: the file that `path` names does not exist.
         """
-        region = ("batch_norm", "dropout")
+        modes = ("batch_norm", "dropout")
         if "path" in plain:
-            _check_keys(plain, ("path",), "A policy read from a file")
-            _check_name(plain["path"], "`path`")
+            check_names(plain, ("path",), "A policy read from a file")
+            check_value(plain["path"], str, "`path`")
             return read_policy(plain["path"])
         if "phases" in plain:
-            _check_keys(plain, ("phases", *region), "A policy of phases")
-            _check_list(plain["phases"], "`phases`")
+            check_names(plain, ("phases", *modes), "A policy of phases")
+            check_value(plain["phases"], tuple[object, ...], "`phases`")
             phases = tuple(_phase(entry, f"Phase {index}") for index, entry in enumerate(plain["phases"]))
         else:
-            _check_keys(plain, ("train", "lr", "lr_decay", "warmup_steps", *region), "A policy of one phase")
-            phase = {key: value for key, value in plain.items() if key not in region}
+            check_names(plain, ("train", "lr", "lr_decay", "warmup_steps", *modes), "A policy of one phase")
+            phase = {key: value for key, value in plain.items() if key not in modes}
             phases = (_phase({"name": "static", **phase}, "The policy"),)
-        return cls(phases=phases, **{key: plain[key] for key in region if key in plain})
+        return cls(phases=phases, **{key: plain[key] for key in modes if key in plain})
 
     def to_dict(self) -> dict[str, Any]:
         """The policy as plain JSON types, complete and in one form: equal policies give equal dictionaries."""
@@ -216,12 +201,14 @@ class FreezePolicy:
 
     def resolve(
         self,
-        network: nn.Module,
+        network: "nn.Module",
         *,
         stages: Mapping[str, Sequence[str]] | None = None,
         always_trainable: Sequence[str] = (),
-    ) -> ResolvedPolicy:
+    ) -> "ResolvedPolicy":
         """Read the policy against a network: for each phase the exact parameters that train; see `resolved.resolve`."""
+        from frostline.freezing.resolved import resolve
+
         return resolve(self, network, stages=stages, always_trainable=always_trainable)
 
 
@@ -256,48 +243,16 @@ def _given(until: Until | None) -> dict[str, Any] | None:
 
 
 def _phase(plain: object, where: str) -> Phase:
-    given = _check_keys(plain, [entry.name for entry in dataclasses.fields(Phase)], where)
-    _check_name(given.get("name"), f"{where}: `name`")
+    given = check_names(plain, [*keys_of(Phase)], where)
+    check_value(given.get("name"), str, f"{where}: `name`")
     if given["name"] != "static":
         where = f"Phase `{given['name']}`"
     if "train" not in given:
         raise ValueError(f"{where} has no `train`; name what trains, for instance train: [head].")
     if given.get("until") is not None:
-        until = _check_keys(given["until"], [entry.name for entry in dataclasses.fields(Until)], f"{where}: `until`")
+        until = check_names(given["until"], [*keys_of(Until)], f"{where}: `until`")
         try:
             given["until"] = Until(**{key: value for key, value in until.items() if value is not None})
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
     return Phase(**{key: value for key, value in given.items() if not (key == "lr" and value is None)})
-
-
-def _check_keys(plain: object, allowed: Sequence[str], where: str) -> dict[str, Any]:
-    if not isinstance(plain, Mapping):
-        raise ValueError(f"{where} must be a mapping with the keys {', '.join(allowed)}; got {plain!r}.")
-    for key in plain:
-        if key not in allowed:
-            raise ValueError(f"{where} has no key `{key}`; it has {', '.join(allowed)}.{suggest(str(key), allowed)}")
-    return dict(plain)
-
-
-def _check_list(value: object, where: str, *, example: str = "") -> None:
-    if isinstance(value, str) or not isinstance(value, Sequence):  # a string would be read letter by letter
-        raise ValueError(f"{where} must be a list{example}; got {value!r}.")
-
-
-def _check_name(value: object, where: str) -> None:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{where} must be a name; got {value!r}.")
-
-
-def _check_whole(value: object, where: str, *, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{where} must be a whole number; got {value!r}.")
-    if value < at_least:
-        raise ValueError(f"{where} must be at least {at_least}; got {value}.")
-
-
-def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{where} must be a number; got {value!r}.")
-    return value
