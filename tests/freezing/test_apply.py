@@ -9,8 +9,8 @@ import torchvision
 from freezing.tiny import TinyNet, seeded_net
 from torch import nn
 
-from frostline.freezing import FreezePolicy, apply_phase, hold_modes, release_modes
-from frostline.freezing.apply import check_flags, frozen_tensors
+from frostline.freezing import FreezePolicy, apply_phase
+from frostline.freezing.apply import check_flags, frozen_tensors, hold_modes, release_modes
 
 
 def resolved(*train, net, **region):

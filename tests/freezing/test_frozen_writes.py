@@ -38,11 +38,10 @@ class WritesItself(TinyModule):
 
 HOOKS = ["on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end",
          "on_validation_end", "on_train_epoch_end", "on_train_end", "on_fit_end", "teardown"]  # fmt: skip
-PLACES = [(hook, where) for hook in HOOKS for where in ("before", "callbacks", "module")]
 
 
-# Nothing is called after a module's teardown.
-@pytest.mark.parametrize(("hook", "where"), [place for place in PLACES if place != ("teardown", "module")])
+@pytest.mark.parametrize("where", ["before", "callbacks", "module"])
+@pytest.mark.parametrize("hook", HOOKS)
 def test_a_write_in_any_hook_is_noticed(hook, where):
     in_module = where == "module"
     callbacks = {} if in_module else {where: [Writes(hook)]}

@@ -9,7 +9,7 @@ from freezing.tiny import TinyModule, loader, seeded_net, trainer
 from torch.optim import SGD, lr_scheduler
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
-from frostline.freezing.learning_rates import GroupFactors, PhaseLRMultiplier, warmup_factor
+from frostline.freezing.learning_rates import PhaseLRMultiplier, warmup_factor
 from frostline.optim import parameter_groups
 
 POLICY = FreezePolicy.from_dict(
@@ -102,6 +102,22 @@ def test_the_rate_of_a_step_is_scheduler_times_factor_times_warmup(name):
             assert factor is None or rate == pytest.approx(base * factor, rel=1e-12), (step, part)
 
 
+def factors(network: Any, groups: Any, resolved: Any, position: Any) -> list[float]:
+    """The factor of each parameter group in a phase at a step."""
+    optimizer = SGD([dict(group) for group in groups], lr=1.0)
+    return PhaseLRMultiplier(
+        optimizer=optimizer, network=network, resolved=resolved, position=lambda: position
+    ).factors()
+
+
+def halved(optimizer: Any) -> PhaseLRMultiplier:
+    """The multiplier of an optimizer of one parameter, whose rate is halved."""
+    network = torch.nn.Module()
+    network.weight = optimizer.param_groups[0]["params"][0]
+    resolved = FreezePolicy.from_dict({"train": ["all"], "lr": {"all": 0.5}}).resolve(network)
+    return PhaseLRMultiplier(optimizer=optimizer, network=network, resolved=resolved, position=lambda: (0, [(0, 0)], 0))
+
+
 def test_warmup_rises_to_one():
     assert [warmup_factor(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert warmup_factor(0, 0) == 1.0
@@ -119,10 +135,9 @@ def test_a_warmup_goes_on_through_the_next_phase():
     net = seeded_net()
     resolved = policy.resolve(net)
     groups = parameter_groups(net, resolved=resolved, lr=1.0)
-    factors = GroupFactors(network=net, groups=groups, resolved=resolved)
     assert [group["name"] for group in groups] == ["conv2", "head"]
-    assert factors.at(0, [(0, 0)], 1) == [1.0, 2 / 8]
-    assert factors.at(1, [(0, 0), (2, 0)], 3) == [1.0, 4 / 8]
+    assert factors(net, groups, resolved, (0, [(0, 0)], 1)) == [1.0, 2 / 8]
+    assert factors(net, groups, resolved, (1, [(0, 0), (2, 0)], 3)) == [1.0, 4 / 8]
 
 
 def test_a_refrozen_part_warms_up_again_when_it_is_unfrozen():
@@ -138,24 +153,24 @@ def test_a_refrozen_part_warms_up_again_when_it_is_unfrozen():
     net = seeded_net()
     resolved = policy.resolve(net)
     groups = parameter_groups(net, resolved=resolved, lr=1.0)
-    factors = GroupFactors(network=net, groups=groups, resolved=resolved).at(2, [(0, 0), (20, 0), (40, 0)], 40)
-    assert dict(zip((group["name"] for group in groups), factors, strict=True))["head"] == 1.0
-    assert dict(zip((group["name"] for group in groups), factors, strict=True))["conv1"] == 0.1
+    found = factors(net, groups, resolved, (2, [(0, 0), (20, 0), (40, 0)], 40))
+    by_name = dict(zip((group["name"] for group in groups), found, strict=True))
+    assert (by_name["head"], by_name["conv1"]) == (1.0, 0.1)
 
 
 def test_one_group_for_all_is_fine_until_rates_differ():
     net = seeded_net()
-    groups = SGD(net.parameters(), lr=0.1).param_groups
+    groups = [{"params": list(net.parameters())}]
     plain = FreezePolicy.from_dict({"train": ["conv2", "head"], "lr": {"conv2": 0.5, "head": 0.5}}).resolve(net)
-    assert GroupFactors(network=net, groups=groups, resolved=plain).at(0, [(0, 0)], 0) == [0.5]
+    assert factors(net, groups, plain, (0, [(0, 0)], 0)) == [0.5]
     with pytest.raises(ValueError, match=r"holds `conv2.weight` and `head.weight`.*frostline.optim.parameter_groups"):
-        GroupFactors(network=net, groups=groups, resolved=POLICY.resolve(net))
+        factors(net, groups, POLICY.resolve(net), (0, [(0, 0)], 0))
 
 
 def test_an_error_within_a_step_leaves_the_schedulers_rate_to_be_saved():
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer = SGD([parameter], lr=0.1)
-    layer = PhaseLRMultiplier(optimizer=optimizer, factors=lambda: [0.5])
+    layer = halved(optimizer)
     seen = []
 
     def closure() -> Any:
@@ -179,7 +194,7 @@ def test_a_tensor_learning_rate_is_put_back_as_the_same_object():
     parameter = torch.nn.Parameter(torch.ones(1))
     rate = torch.tensor(0.1)
     optimizer = torch.optim.Adam([parameter], lr=rate, foreach=False)
-    PhaseLRMultiplier(optimizer=optimizer, factors=lambda: [0.5])
+    halved(optimizer)
     parameter.grad = torch.ones(1)
     optimizer.step()
     assert optimizer.param_groups[0]["lr"] is rate

@@ -62,13 +62,13 @@ def test_a_new_head_trains_in_every_phase_and_that_is_reported():
     assert {"fc.weight", "fc.bias"} <= resolved.phases[0].trainable
     assert resolved.phases[0].forced == {"fc.weight", "fc.bias"}
     assert resolved.phases[1].forced == frozenset()
-    assert any("Phase `a` also trains `fc.bias`, `fc.weight`" in note for note in resolved.notes)
+    assert any("Phase `a` also trains `fc.bias`, `fc.weight`" in warning for warning in resolved.warnings)
 
 
 def test_what_never_trains_is_reported():
     resolved = FreezePolicy.static("all", "!stem").resolve(NET)
     assert resolved.never_trained == ("conv1.weight", "bn1.weight", "bn1.bias")
-    assert any("Never trained in any phase: `conv1.weight`" in note for note in resolved.notes)
+    assert any("Never trained in any phase: `conv1.weight`" in warning for warning in resolved.warnings)
 
 
 def test_a_phase_that_leaves_nothing_to_train_is_refused():
@@ -102,7 +102,7 @@ def test_a_shared_tensor_trains_if_any_of_its_names_does_and_warns():
     with pytest.warns(UserWarning, match="`encoder.weight` and `decoder.weight` are one tensor"):
         resolved = FreezePolicy.static("decoder").resolve(Tied())
     assert resolved.phases[0].trainable == {"encoder.weight", "decoder.bias"}
-    assert resolved.notes[0] == "Shared tensors: `decoder.weight` = `encoder.weight`."
+    assert resolved.warnings[0] == "Shared tensors: `decoder.weight` = `encoder.weight`."
 
 
 def test_frost_line():

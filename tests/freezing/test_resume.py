@@ -87,6 +87,19 @@ def test_a_checkpoint_with_a_changed_frozen_tensor_is_refused(tmp_path):
         fit(FreezePolicy.static("head"), resume=path)
 
 
+@pytest.mark.parametrize("shape", [(7,), (4, 3, 3), (4, 3, 3, 4)], ids=str)
+def test_a_checkpoint_with_a_moment_of_another_shape_is_refused(tmp_path, shape):
+    """torch would write past the parameter's end."""
+    path = saved(tmp_path)
+    content = torch.load(path, weights_only=True)
+    content["optimizer_states"][0]["state"][0]["momentum_buffer"] = torch.zeros(shape)
+    torch.save(content, path)
+    with pytest.raises(
+        ValueError, match=r"a `momentum_buffer` of shape .* for parameter 0, which has shape \(4, 3, 3, 3"
+    ):
+        fit(OLD, resume=path)
+
+
 def test_a_test_of_a_checkpoint_of_another_policy_sets_no_flags(tmp_path):
     schedule = FreezingSchedule(policy=FreezePolicy.static("conv1"), attribute="net")
     module = TinyModule()

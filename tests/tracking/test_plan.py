@@ -62,7 +62,8 @@ def test_measuring_leaves_the_network_and_the_random_state_as_they_were() -> Non
 
 def test_phases_begin_and_end_where_the_policy_says() -> None:
     phases = planned().phases  # type: ignore[attr-defined]
-    assert [(phase.name, phase.first_step, phase.last_step) for phase in phases] == [("top", 0, 9), ("whole", 10, 29)]
+    spans = [phase.span for phase in phases]
+    assert [(span.phase.name, span.start, span.end) for span in spans] == [("top", 0, 10), ("whole", 10, 30)]
     assert [phase.backward_flops for phase in phases] == [256, 2816]
     assert phases[0].rows[-1].lr == (0.05, 0.05)
 

@@ -11,8 +11,8 @@ from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.run_log import quiet_libraries
 from frostline.config.commands import PlanConfig
 from frostline.config.model import OwnBackbone
+from frostline.freezing.phase_clock import warmup_warnings
 from frostline.freezing.policy import write_policy
-from frostline.freezing.progress import warmup_warnings
 from frostline.storage.atomic import atomically
 from frostline.tracking.plan import draw_plan, plan, plan_table
 
@@ -39,8 +39,8 @@ def run(config: PlanConfig) -> None:
         total_steps=total_steps,
     )
     long = warmup_warnings(classifier.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-    for note in (*classifier.resolved.notes, *long):
-        print(note)
+    for warning in (*classifier.resolved.warnings, *long):
+        print(warning)
     print(plan_table(planned))
     print(f"\n{total_steps} optimizer steps, {steps_per_epoch} an epoch; learning rates before the scheduler's factor")
     if config.output is not None:

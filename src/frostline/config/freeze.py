@@ -1,7 +1,6 @@
 """The group `freeze`: what trains in which phase. Defaults, limits, help and rules are from `freezing/policy.py`."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,18 +10,15 @@ from frostline.config.section import Section
 from frostline.freezing.keys import keys_of
 from frostline.freezing.policy import BatchNormMode, DropoutMode, FreezePolicy, MetricMode, Phase, Until
 
+LR = keys_of(Phase)["lr"][1]
 Selectors = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
-def _key(kind: Any, name: str, *, limits: bool = True) -> Any:
+def _key(kind: Any, name: str) -> Any:
     """Default, help and limits of a policy's key."""
     [field] = [field for field in dataclasses.fields(kind) if field.name == name]
-    _, key = keys_of(kind)[name]
-    more: Mapping[str, Any] = key.limits if limits else {}
-    if field.default_factory is not dataclasses.MISSING:
-        return Field(default_factory=field.default_factory, description=key.description, **more)
     default = ... if field.default is dataclasses.MISSING else field.default
-    return Field(default=default, description=key.description, **more)
+    return Field(default=default, **keys_of(kind)[name][1])
 
 
 class PolicySection(Section):
@@ -49,7 +45,7 @@ class Trained(Section):
     """What trains, and at which rates."""
 
     train: Selectors = _key(Phase, "train")
-    lr: dict[str, Annotated[float, Field(**keys_of(Phase)["lr"][1].limits)]] = _key(Phase, "lr", limits=False)
+    lr: dict[str, Annotated[float, Field(gt=LR["gt"])]] = Field(default_factory=dict, description=LR["description"])
     lr_decay: float | None = _key(Phase, "lr_decay")
     warmup_steps: int = _key(Phase, "warmup_steps")
 

@@ -18,7 +18,7 @@ from frostline.freezing import checks
 from frostline.freezing import lightning_internals as internals
 from frostline.freezing.apply import apply_phase, check_flags, set_modes
 from frostline.freezing.batch_norm import recalibrate_in_fit
-from frostline.freezing.learning_rates import GroupFactors, PhaseLRMultiplier
+from frostline.freezing.learning_rates import PhaseLRMultiplier
 from frostline.freezing.phase_clock import PhaseClock
 from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.report import log, log_once, log_phase, lr_scalars
@@ -73,30 +73,29 @@ class FreezingSchedule(pl.Callback):
         self.history: list[dict[str, Any]] = []
         self._clock, self._audit = PhaseClock(self.policy), checks.Audit()
         self._outermost = internals.OutermostHooks(begin=self._begin_audit, end=self._end_audit)
-        self._eval_warning = internals.EvalModeWarning()
+        self._silenced: Any = None  # filter of a warning of Lightning's
         self._network: nn.Module | None = None
         self._resolved: ResolvedPolicy | None = None
         self._multiplier: PhaseLRMultiplier | None = None
+        self._loaded: list[Any] = []  # the optimizer states of a checkpoint, until they are checked
         self._gradients_checked = False
 
     @property
     def resolved(self) -> ResolvedPolicy:
         """The policy read against the network; known from `setup` on."""
-        if self._resolved is None:
-            raise RuntimeError("The policy is resolved when a fit is set up.")
+        assert self._resolved is not None, "the policy is resolved when a fit is set up"
         return self._resolved
 
     @property
     def network(self) -> nn.Module:
         """The network that the policy is about; known from `setup` on."""
-        if self._network is None:
-            raise RuntimeError("The network is known when a fit is set up.")
+        assert self._network is not None, "the network is known when a fit is set up"
         return self._network
 
     @property
     def phase(self) -> ResolvedPhase:
         """The current phase."""
-        return self.resolved.phases[self._clock.index]
+        return self.resolved.phases[self._clock.state.index]
 
     def verdict(self) -> dict[str, Any]:
         """Whether every frozen tensor stayed unchanged, and which phase began when and why, in plain values."""
@@ -147,6 +146,7 @@ class FreezingSchedule(pl.Callback):
             return
         assert state is not None
         self._clock.load(trainer, state["progress"], checkpoint["loops"]["fit_loop"])
+        self._loaded = checkpoint["optimizer_states"]
         self._audit.load_state_dict(state["audit"])
         self.history = list(state["history"])
         apply_phase(self.network, self.phase)
@@ -155,7 +155,7 @@ class FreezingSchedule(pl.Callback):
         return {
             "policy": self.policy.to_dict(),
             "selection": checks.selection_digest(self.resolved),
-            "progress": self._clock.progress.to_dict(),
+            "progress": self._clock.state_dict(),
             "audit": self._audit.state_dict(),
             "history": self.history,
         }
@@ -165,22 +165,26 @@ class FreezingSchedule(pl.Callback):
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         optimizer = trainer.optimizers[0]
         checks.check_optimizer(self.network, self.resolved, optimizer)
-        factors = GroupFactors(network=self.network, groups=optimizer.param_groups, resolved=self.resolved)
+        if self._loaded and not checks.is_sharded(self.network):
+            checks.check_moments(optimizer, self._loaded[0])
+        self._loaded = []
         self._release_optimizer()
         self._multiplier = PhaseLRMultiplier(
             optimizer=optimizer,
-            factors=lambda: factors.at(self._clock.index, self._clock.starts(trainer), trainer.global_step),
+            network=self.network,
+            resolved=self.resolved,
+            position=lambda: (self._clock.state.index, self._clock.starts(trainer), trainer.global_step),
         )
-        self._eval_warning.silence(pl_module, frozen=len(self.phase.eval_modules))
+        self._silenced = internals.silence_eval_warning(pl_module, frozen=len(self.phase.eval_modules))
         internals.average_exactly(trainer)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        self._eval_warning.restore()
+        internals.restore_eval_warning(self._silenced)
         self._gradients_checked = False
         # Another callback or a sanity check may have set flags and modes since.
         apply_phase(self.network, self.phase)
-        for note in self.resolved.notes:
-            log_once(trainer, note)
+        for warning in self.resolved.warnings:
+            log_once(trainer, warning)
         self._clock.begin_fit(trainer)
         if self._clock.has_begun:
             # Resumed inside a phase: its frozen tensors must be what they were when it began.
@@ -244,19 +248,16 @@ class FreezingSchedule(pl.Callback):
             checks.check_gradients(self.network, self.phase, allow_unused=unused)
             self._gradients_checked = True
 
-    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        self._release_optimizer()
-
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         self._release_optimizer()
         if not self._clock.has_begun or self._resolved is None or isinstance(exception, checks.FrozenTensorChanged):
             return
         with suppress(RuntimeError):  # a device that has failed
-            if changed := self._changed(trainer, reason="exception", record=False):
+            if changed := self._changed(trainer, "exception", False):
                 log.error("Frozen tensors changed since phase `%s` began: %s.", self.phase.name, ", ".join(changed))
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        self._eval_warning.restore()
+        internals.restore_eval_warning(self._silenced)
         self._release_optimizer()
 
     def _release_optimizer(self) -> None:
@@ -266,14 +267,15 @@ class FreezingSchedule(pl.Callback):
 
     def _rates(self) -> list[dict[str, float]]:
         assert self._multiplier is not None, "known from on_fit_start on"
-        return self._multiplier.rates(self.network, self.phase)
+        return self._multiplier.rates()
 
     def _learning_rates(self) -> dict[str, float]:
         return {name: rate for rates in self._rates() for name, rate in rates.items()}
 
     def _log_phase(self, trainer: "pl.Trainer", *, reason: str) -> dict[str, Any]:
-        rates = self._learning_rates()
-        return log_phase(trainer, self.network, self.resolved, self.phase, reason=reason, learning_rates=rates)
+        return log_phase(
+            trainer, self.network, self.resolved, self.phase, reason=reason, learning_rates=self._learning_rates()
+        )
 
     def _begin_audit(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Before any callback's `on_fit_start`: weights that are to be frozen are loaded by now."""
@@ -289,12 +291,9 @@ class FreezingSchedule(pl.Callback):
             self._compare(trainer, reason=END, record=not again)
 
     def _compare(self, trainer: "pl.Trainer", *, reason: str, record: bool = True) -> None:
-        changed = self._changed(trainer, reason=reason, record=record)
-        checks.check_unchanged(trainer, self.phase, changed, reason=reason)
+        checks.check_unchanged(trainer, self.phase, self._changed(trainer, reason, record), reason=reason)
 
-    def _changed(self, trainer: "pl.Trainer", *, reason: str, record: bool) -> list[str]:
+    def _changed(self, trainer: "pl.Trainer", reason: str, record: bool) -> list[str]:
         averaged = reason in (END, "exception") and internals.averages_weights(trainer)
-        step = trainer.global_step
-        return self._audit.compare(
-            self.network, self.resolved, self.phase, reason=reason, step=step, averaged=averaged, record=record
-        )
+        settings: dict[str, Any] = {"step": trainer.global_step, "averaged": averaged, "record": record}
+        return self._audit.compare(self.network, self.resolved, self.phase, reason=reason, **settings)

@@ -185,6 +185,29 @@ def check_optimizer(network: nn.Module, resolved: ResolvedPolicy, optimizer: Opt
         )
 
 
+def check_moments(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Check that a checkpoint's moments have their parameters' shapes: torch would read past their end.
+
+    Raises:
+        ValueError: a moment has another shape.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    keys = [key for group in state["param_groups"] for key in group["params"]]
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim") or kind.__name__ in ("Adafactor", "LBFGS"):
+        return  # moments of any shape
+    if len(parameters) != len(keys):
+        return  # which torch refuses
+    for index, (parameter, key) in enumerate(zip(parameters, keys, strict=True)):
+        for name, moment in state["state"].get(key, {}).items():
+            if isinstance(moment, Tensor) and moment.numel() > 1 and moment.shape != parameter.shape:
+                raise ValueError(
+                    f"The checkpoint's optimizer has a `{name}` of shape {tuple(moment.shape)} for parameter {index}, "
+                    f"which has shape {tuple(parameter.shape)}. Resume from another checkpoint, or start a new run "
+                    "from its weights."
+                )
+
+
 def check_unchanged(trainer: "pl.Trainer", phase: ResolvedPhase, changed: Sequence[str], *, reason: str) -> None:
     """Stop every rank if a frozen tensor has changed on any.
 

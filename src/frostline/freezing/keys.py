@@ -4,8 +4,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from frostline.nearest import suggest
@@ -14,23 +13,13 @@ KINDS = {int: "a whole number", float: "a number", str: "a name"}
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}  # named as in `operator` and pydantic
 
 
-@dataclass(frozen=True)
-class Key:
-    """Help text and limits of a dataclass's field, in its annotation: `Annotated[int, Key("…", ge=1)]`."""
-
-    description: str = ""
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
-
-    @property
-    def limits(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+def key(description: str, **limits: float) -> dict[str, Any]:
+    """What a field's annotation says beside its type: `Annotated[int, key("…", ge=1)]`."""
+    return {"description": description, **limits}
 
 
-def keys_of(kind: Any) -> dict[str, tuple[Any, Key]]:
-    """Type and `Key` of each field of a dataclass."""
+def keys_of(kind: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Type, and help text and limits, of each field of a dataclass."""
     return {entry.name: get_args(entry.type) for entry in dataclasses.fields(kind)}
 
 
@@ -40,16 +29,15 @@ def check_fields(values: Any, where: str) -> None:
     Raises:
         ValueError: a value is of another type, or outside the limits.
     """
-    for name, (kind, key) in keys_of(values).items():
-        check_value(getattr(values, name), kind, f"{where}{name}`", key)
+    for name, (kind, more) in keys_of(values).items():
+        check_value(getattr(values, name), kind, f"{where}{name}`", more)
 
 
-def check_value(value: Any, kind: Any, where: str, key: Key | None = None) -> None:
+def check_value(value: Any, kind: Any, where: str, more: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Check one value; see `check_fields`."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if value is None and NoneType in kinds:
         return
-    key = key or Key()
     kind, inside = get_origin(kinds[0]) or kinds[0], get_args(kinds[0])
     if kind is Literal:
         if value not in inside:
@@ -61,16 +49,17 @@ def check_value(value: Any, kind: Any, where: str, key: Key | None = None) -> No
             check_value(item, inside[0], f"{where}: each entry")
     elif kind is Mapping:
         if not isinstance(value, Mapping):
-            raise ValueError(f"{where} must be a mapping ({key.description}); got {value!r}.")
+            raise ValueError(f"{where} must be a mapping ({more['description']}); got {value!r}.")
         for name, item in value.items():
-            check_value(item, inside[1], f"{where[:-1]}.{name}`", key)
+            check_value(item, inside[1], f"{where[:-1]}.{name}`", more)
     elif not isinstance(value, int | float if kind is float else kind) or isinstance(value, bool) or value == "":
         raise ValueError(f"{where} must be {KINDS.get(kind, kind.__name__)}; got {value!r}.")
     elif kind in (int, float):
-        inside_limits = all(getattr(operator, name)(value, limit) for name, limit in key.limits.items())
-        if not (inside_limits and math.isfinite(value)):
-            wanted = [f"{LIMITS[name]} {limit}" for name, limit in key.limits.items()] + ["finite"] * (kind is float)
-            raise ValueError(f"{where} must be {' and '.join(wanted)} ({key.description}); got {value}.")
+        limits = {name: limit for name, limit in more.items() if name in LIMITS}
+        within = all(getattr(operator, name)(value, limit) for name, limit in limits.items())
+        if not (within and math.isfinite(value)):
+            wanted = [f"{LIMITS[name]} {limit}" for name, limit in limits.items()] + ["finite"] * (kind is float)
+            raise ValueError(f"{where} must be {' and '.join(wanted)} ({more['description']}); got {value}.")
 
 
 def check_names(plain: object, allowed: Sequence[str], where: str) -> dict[str, Any]:

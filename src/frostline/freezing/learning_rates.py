@@ -6,7 +6,7 @@ step and removed again. So every scheduler works, also those that compute the ne
 rates.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,60 +16,9 @@ from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy
 from frostline.freezing.selectors import bare
 
 
-def unfrozen_since(resolved: ResolvedPolicy, name: str, index: int) -> int:
-    """The phase since which a parameter that trains in phase `index` has trained without a break."""
-    while index > 0 and name in resolved.phases[index - 1].trainable:
-        index -= 1
-    return index
-
-
 def warmup_factor(steps_since_unfreezing: int, warmup_steps: int) -> float:
     """Rises linearly from 1/warmup_steps at the first step to 1 at step `warmup_steps - 1`, and stays there."""
     return min(1.0, (steps_since_unfreezing + 1) / warmup_steps) if warmup_steps else 1.0
-
-
-class GroupFactors:
-    """The factor of each parameter group of one optimizer, in any phase at any step.
-
-    Raises:
-        ValueError: parameters of one group train at different rates in some phase, but a group has one.
-    """
-
-    def __init__(self, *, network: nn.Module, groups: Sequence[Mapping[str, Any]], resolved: ResolvedPolicy) -> None:
-        self._resolved = resolved
-        names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
-        inside = [[names[id(entry)] for entry in group["params"] if id(entry) in names] for group in groups]
-        self._table = [[self._value(phase, group) for group in inside] for phase in resolved.phases]
-
-    def _value(self, phase: ResolvedPhase, group: Sequence[str]) -> tuple[float, int]:
-        """A group's factor, and the phase that its warm-up began in; -1 without a warm-up."""
-        values: dict[tuple[float, int], str] = {}
-        for name in group:
-            if name in phase.trainable:
-                since = unfrozen_since(self._resolved, name, phase.index)
-                values.setdefault((phase.lr[name], since if self._resolved.phases[since].warmup_steps else -1), name)
-        if len(values) > 1:
-            raise ValueError(
-                f"One parameter group holds {' and '.join(f'`{name}`' for name in values.values())}, which train at "
-                "different learning rates (factor, or warm-up since unfreezing). Build the optimizer from "
-                "frostline.optim.parameter_groups(network, resolved=policy.resolve(network), lr=…)."
-            )
-        return next(iter(values), (1.0, -1))
-
-    def at(self, index: int, starts: Sequence[tuple[int, int]], step: int) -> list[float]:
-        """One factor per group; 1 for a group in which nothing trains.
-
-        Args:
-            index: the current phase.
-            starts: step and epoch at which each phase so far began.
-            step: optimizer steps done.
-        """
-        factors = []
-        for factor, since in self._table[index]:
-            if since >= 0:
-                factor *= warmup_factor(step - starts[since][0], self._resolved.phases[since].warmup_steps)
-            factors.append(factor)
-        return factors
 
 
 class PhaseLRMultiplier:
@@ -77,11 +26,27 @@ class PhaseLRMultiplier:
 
     An error inside a step leaves the factors in; they are removed before the next step, and before the optimizer's
     state is read for a checkpoint.
+
+    Args:
+        position: the current phase's index, step and epoch at which each phase so far began, optimizer steps done.
+
+    Raises:
+        ValueError: parameters of one group train at different rates in some phase, but a group has one.
     """
 
-    def __init__(self, *, optimizer: Optimizer, factors: Callable[[], list[float]]) -> None:
-        self._optimizer = optimizer
-        self._factors = factors
+    def __init__(
+        self,
+        *,
+        optimizer: Optimizer,
+        network: nn.Module,
+        resolved: ResolvedPolicy,
+        position: Callable[[], tuple[int, Sequence[tuple[int, int]], int]],
+    ) -> None:
+        self._optimizer, self._resolved, self._position = optimizer, resolved, position
+        names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
+        groups = optimizer.param_groups
+        self._names = [[names[id(entry)] for entry in group["params"] if id(entry) in names] for group in groups]
+        self._table = [[self._factor(phase, group) for group in self._names] for phase in resolved.phases]
         self._own: list[Any] | None = None
         self._handles = [
             optimizer.register_step_pre_hook(lambda *_: self._multiply()),
@@ -89,19 +54,23 @@ class PhaseLRMultiplier:
             optimizer.register_state_dict_pre_hook(lambda *_: self.restore()),
         ]
 
-    @property
-    def scheduled(self) -> list[Any]:
-        """The scheduler's own rates, also while the factors are multiplied in."""
-        return [group["lr"] for group in self._optimizer.param_groups] if self._own is None else list(self._own)
+    def factors(self) -> list[float]:
+        """One factor per group; 1 for a group in which nothing trains."""
+        index, starts, step = self._position()
+        factors = []
+        for factor, since in self._table[index]:
+            if since >= 0:
+                factor *= warmup_factor(step - starts[since][0], self._resolved.phases[since].warmup_steps)
+            factors.append(factor)
+        return factors
 
-    def rates(self, network: nn.Module, phase: ResolvedPhase) -> list[dict[str, float]]:
+    def rates(self) -> list[dict[str, float]]:
         """For each parameter group: trainable parameter -> the learning rate at which it trains in this step."""
-        names = {id(parameter): name for name, parameter in network.named_parameters()}
-        found: list[dict[str, float]] = []
-        for group, lr, factor in zip(self._optimizer.param_groups, self.scheduled, self._factors(), strict=True):
-            inside = [names.get(id(parameter)) for parameter in group["params"]]
-            found.append({name: float(lr) * factor for name in inside if name is not None and name in phase.trainable})
-        return found
+        # The scheduler's own rates, also while the factors are multiplied in.
+        scheduled = self._own or [group["lr"] for group in self._optimizer.param_groups]
+        trainable = self._resolved.phases[self._position()[0]].trainable
+        groups = zip(self._names, scheduled, self.factors(), strict=True)
+        return [{name: float(lr) * factor for name in names if name in trainable} for names, lr, factor in groups]
 
     def restore(self) -> None:
         """Write the scheduler's own rates back."""
@@ -119,6 +88,24 @@ class PhaseLRMultiplier:
     def _multiply(self) -> None:
         self.restore()
         self._own = [group["lr"] for group in self._optimizer.param_groups]
-        for group, factor in zip(self._optimizer.param_groups, self._factors(), strict=True):
+        for group, factor in zip(self._optimizer.param_groups, self.factors(), strict=True):
             if factor != 1.0:
                 group["lr"] = group["lr"] * factor
+
+    def _factor(self, phase: ResolvedPhase, group: Sequence[str]) -> tuple[float, int]:
+        """A group's factor, and the phase that its warm-up began in; -1 without a warm-up."""
+        phases, values = self._resolved.phases, dict[tuple[float, int], str]()
+        for name in group:
+            if name not in phase.trainable:
+                continue
+            since = phase.index  # the phase since which it has trained without a break
+            while since > 0 and name in phases[since - 1].trainable:
+                since -= 1
+            values.setdefault((phase.lr[name], since if phases[since].warmup_steps else -1), name)
+        if len(values) > 1:
+            raise ValueError(
+                f"One parameter group holds {' and '.join(f'`{name}`' for name in values.values())}, which "
+                "train at different learning rates (factor, or warm-up since unfreezing). Build the optimizer from "
+                "frostline.optim.parameter_groups(network, resolved=policy.resolve(network), lr=…)."
+            )
+        return next(iter(values), (1.0, -1))

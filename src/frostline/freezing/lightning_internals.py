@@ -58,24 +58,6 @@ def check_strategy(trainer: "pl.Trainer", *, phases: int) -> None:
         raise ValueError(f"FreezingSchedule does not support unfreezing under {type(strategy).__name__}. {instead}")
 
 
-def check_resume(trainer: "pl.Trainer", *, entered: int) -> None:
-    """Refuse a resume that would silently lose optimizer state.
-
-    Args:
-        entered: phases that the checkpoint's run had begun.
-
-    Raises:
-        ValueError: with the reason, and what to use instead.
-    """
-    if isinstance(trainer.strategy, ModelParallelStrategy) and entered > 1:
-        # Measured: resumed in the second phase, the unfrozen parameters went on without their momentum.
-        raise ValueError(
-            "Under ModelParallelStrategy a run can be resumed in its first phase only: the strategy loads the "
-            "optimizer before any callback can unfreeze parameters, and drops the state of those that were frozen at "
-            "first. Use strategy='ddp', or start a new run from the weights."
-        )
-
-
 def rebuild_reducer(trainer: "pl.Trainer") -> None:
     """Wrap the module into DDP again, so that all trainable gradients are reduced; every rank must call it.
 
@@ -249,31 +231,26 @@ class ExactAverage:
         return torch.where(averaged == current, averaged, blended)
 
 
-class EvalModeWarning:
-    """Silences Lightning's warning of modules in eval mode if exactly those are that a phase freezes."""
+def silence_eval_warning(module: nn.Module, *, frozen: int) -> Any:
+    """Silence Lightning's warning of modules in eval mode if exactly as many are as a phase freezes; the filter."""
+    if sum(not part.training for part in module.modules()) == frozen > 0:
+        warnings.filterwarnings("ignore", message=rf"Found {frozen} module\(s\) in eval mode")
+        return warnings.filters[0]
+    return None
 
-    def __init__(self) -> None:
-        self._filter: Any = None
 
-    def silence(self, module: nn.Module, *, frozen: int) -> None:
-        """Silence it for this number of modules; with others in eval mode the warning still comes."""
-        if sum(not part.training for part in module.modules()) == frozen > 0:
-            warnings.filterwarnings("ignore", message=rf"Found {frozen} module\(s\) in eval mode")
-            self._filter = warnings.filters[0]
-
-    def restore(self) -> None:
-        """Remove the filter again."""
-        filters: Any = warnings.filters
-        if self._filter in filters:
-            filters.remove(self._filter)
-        self._filter = None
+def restore_eval_warning(silenced: Any) -> None:
+    """Remove the filter again."""
+    filters: Any = warnings.filters
+    if silenced in filters:
+        filters.remove(silenced)
 
 
 class OutermostHooks(pl.Callback):
     """Calls functions before every other callback's first hook of a fit and after their last.
 
-    It is first in the trainer's list until the fit starts and last from then on; only a module's own `teardown`, the
-    last hook that Lightning calls, comes later.
+    It is first in the trainer's list until the fit starts and last from then on. Only a module's own `teardown`, the
+    last hook that Lightning calls, comes later: it is replaced for its one call.
     """
 
     def __init__(self, *, begin: Callable[..., None], end: Callable[..., None]) -> None:
@@ -292,5 +269,16 @@ class OutermostHooks(pl.Callback):
         self._end(trainer)
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        if stage == "fit":
+        if stage != "fit":
+            return
+        self._end(trainer, again=True)
+        own, replaced = pl_module.teardown, pl_module.__dict__.get("teardown")
+
+        def teardown(stage: str) -> None:
+            del pl_module.__dict__["teardown"]
+            if replaced is not None:
+                pl_module.__dict__["teardown"] = replaced
+            own(stage)
             self._end(trainer, again=True)
+
+        pl_module.__dict__["teardown"] = teardown

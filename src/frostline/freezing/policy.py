@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 
-from frostline.freezing.keys import Key, check_fields, check_names, check_value, keys_of
+from frostline.freezing.keys import check_fields, check_names, check_value, key, keys_of
 from frostline.nearest import suggest
 from frostline.renamed import OPTIONS
 from frostline.storage.yaml_file import read_mapping
@@ -37,23 +37,23 @@ class Until:
     a row, and after `max_epochs` epochs in any case.
     """
 
-    epochs: Annotated[int | None, Key("epochs, counted from the phase's start; it ends with an epoch", ge=1)] = None
-    steps: Annotated[int | None, Key("optimizer steps, counted from the phase's start", ge=1)] = None
-    fraction: Annotated[float | None, Key("share of the whole run", gt=0, lt=1)] = None
-    metric: Annotated[str | None, Key("logged value that has to stop improving, such as val/loss")] = None
-    mode: Annotated[MetricMode | None, Key("whether a lower or a higher value is better")] = None
-    patience: Annotated[int | None, Key("evaluations in a row without improvement", ge=1)] = None
-    min_delta: Annotated[float, Key("smallest change that counts as an improvement", ge=0)] = 0.0
-    max_epochs: Annotated[int | None, Key("epochs after which the phase ends in any case", ge=1)] = None
+    epochs: Annotated[int | None, key("epochs, counted from the phase's start; it ends with an epoch", ge=1)] = None
+    steps: Annotated[int | None, key("optimizer steps, counted from the phase's start", ge=1)] = None
+    fraction: Annotated[float | None, key("share of the whole run", gt=0, lt=1)] = None
+    metric: Annotated[str | None, key("logged value that has to stop improving, such as val/loss")] = None
+    mode: Annotated[MetricMode | None, key("whether a lower or a higher value is better")] = None
+    patience: Annotated[int | None, key("evaluations in a row without improvement", ge=1)] = None
+    min_delta: Annotated[float, key("smallest change that counts as an improvement", ge=0)] = 0.0
+    max_epochs: Annotated[int | None, key("epochs after which the phase ends in any case", ge=1)] = None
 
     def __post_init__(self) -> None:
-        given = [key for key in ("epochs", "steps", "fraction", "metric") if getattr(self, key) is not None]
+        given = [name for name in ("epochs", "steps", "fraction", "metric") if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise ValueError(f"`until` takes exactly one of epochs, steps, fraction, metric; got {found}.")
         check_fields(self, "`until.")
         if self.metric is None:
-            if beside := [key for key in ("mode", "patience", "max_epochs", "min_delta") if getattr(self, key)]:
+            if beside := [name for name in ("mode", "patience", "max_epochs", "min_delta") if getattr(self, name)]:
                 raise ValueError(f"`until.{beside[0]}` requires `until.metric`.")
         elif self.mode is None or self.patience is None or self.max_epochs is None:
             raise ValueError(
@@ -66,25 +66,25 @@ class Until:
 class Phase:
     """One phase: what trains (the complete set, whatever trained before), how long, and how fast."""
 
-    name: Annotated[str, Key("the phase's name, in logs and tables")]
+    name: Annotated[str, key("the phase's name, in logs and tables")]
     train: Annotated[
         tuple[str, ...],
-        Key(
+        key(
             "what trains: stages (stem, layer1 … head), all, from:<stage>, module or parameter names, globs on "
             "parameter names, @<module class>, and !<any of these> to take away again; the later word wins"
         ),
     ]
-    until: Annotated[Until | None, Key("when the next phase begins; left out in the last one")] = None
+    until: Annotated[Until | None, key("when the next phase begins; left out in the last one")] = None
     lr: Annotated[
         Mapping[str, float],
-        Key("learning-rate factor by stage, module or glob; 1 for the others; instead of 0, freeze: !<stage>", gt=0),
+        key("learning-rate factor by stage, module or glob; 1 for the others; instead of 0, freeze: !<stage>", gt=0),
     ] = field(default_factory=dict)
     lr_decay: Annotated[
         float | None,
-        Key("learning-rate factor from each stage to the one before it, the head at 1; null: none", gt=0, le=1),
+        key("learning-rate factor from each stage to the one before it, the head at 1; null: none", gt=0, le=1),
     ] = None
     warmup_steps: Annotated[
-        int, Key("optimizer steps over which the learning rate of newly unfrozen layers rises from 0", ge=0)
+        int, key("optimizer steps over which the learning rate of newly unfrozen layers rises from 0", ge=0)
     ] = 0
 
     def __post_init__(self) -> None:
@@ -109,16 +109,16 @@ class FreezePolicy:
     frozen modules are in eval mode.
     """
 
-    phases: Annotated[tuple[Phase, ...], Key("the phases in order; each says all that trains in it")]
+    phases: Annotated[tuple[Phase, ...], key("the phases in order; each says all that trains in it")]
     batch_norm: Annotated[
         BatchNormMode,
-        Key(
+        key(
             "batch norm of the frozen part: `frozen` keeps statistics, scale and shift; `drift` lets the statistics "
             "follow the data; `recalibrate` estimates them once on the training images and keeps them; `affine` trains "
             "scale and shift; `train` does both"
         ),
     ] = "frozen"
-    dropout: Annotated[DropoutMode, Key("dropout of the frozen part: `frozen` turns it off")] = "frozen"
+    dropout: Annotated[DropoutMode, key("dropout of the frozen part: `frozen` turns it off")] = "frozen"
 
     def __post_init__(self) -> None:
         check_fields(self, "`")

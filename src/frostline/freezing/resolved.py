@@ -56,14 +56,14 @@ class ResolvedPolicy:
 
     stages: stage name -> module names, in execution order.
     never_trained: parameters that train in no phase.
-    notes: messages for the user: parameters that are forced, shared, never trained.
+    warnings: messages for the user: parameters that are forced, shared, never trained.
     """
 
     policy: "FreezePolicy"
     stages: Mapping[str, tuple[str, ...]]
     phases: tuple[ResolvedPhase, ...]
     never_trained: tuple[str, ...]
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def trainable(self) -> frozenset[str]:
@@ -103,7 +103,7 @@ def resolve(
     trained = frozenset().union(*(phase.trainable for phase in phases))
     never = tuple(name for name, _ in network.named_parameters() if name not in trained)
     return ResolvedPolicy(
-        policy=policy, stages=view, phases=phases, never_trained=never, notes=tuple(_notes(phases, never, first))
+        policy=policy, stages=view, phases=phases, never_trained=never, warnings=tuple(_warnings(phases, never, first))
     )
 
 
@@ -237,7 +237,7 @@ def _factors(
     return factors
 
 
-def _notes(phases: Sequence[ResolvedPhase], never: Sequence[str], first: Mapping[str, str]) -> Iterable[str]:
+def _warnings(phases: Sequence[ResolvedPhase], never: Sequence[str], first: Mapping[str, str]) -> Iterable[str]:
     for phase in phases:
         if phase.forced:
             yield f"Phase `{phase.name}` also trains {_short(sorted(phase.forced))}, which always trains."

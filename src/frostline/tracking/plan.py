@@ -1,6 +1,5 @@
 """A freezing policy before it runs: which stage trains when, and what its phases save."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from frostline.autograd.observe import observe
 from frostline.figures import ICE, ICE_LINE, WARM, WARM_LINE, save_figure, styled
 from frostline.freezing.apply import apply_phase
-from frostline.freezing.progress import Span, schedule_warnings, timeline
+from frostline.freezing.phase_clock import Span, schedule_warnings, timeline
 from frostline.freezing.report import StageRow, freezing_table, total
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.tables import as_text, new_table
@@ -22,16 +21,13 @@ from frostline.tables import as_text, new_table
 class PlannedPhase:
     """One phase of a run to come.
 
-    first_step, last_step: optimizer steps, the first counted from 0; at the latest, where `latest`.
+    span: its optimizer steps, the first counted from 0.
     rows: the freezing table.
     backward_flops: of one image's backward pass, as torch counts them (matrix products, convolutions).
     kept_bytes: activations that one image's forward keeps for backward.
     """
 
-    name: str
-    first_step: int
-    last_step: int
-    latest: bool
+    span: Span
     rows: tuple[StageRow, ...]
     backward_flops: int
     kept_bytes: int
@@ -68,14 +64,13 @@ def plan(
     if impossible := schedule_warnings(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps):
         raise ValueError("\n".join(impossible))
     spans = timeline(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-    ends = [*(span.first_step - 1 for span in spans[1:]), total_steps - 1]
     phases = []
-    for span, end, phase in zip(spans, ends, resolved.phases, strict=True):
+    for span, phase in zip(spans, resolved.phases, strict=True):
         apply_phase(network, phase)
         flops, kept = backward_cost(network, images)
         rates = {name: lr * factor for name, factor in phase.lr.items()}
         rows = tuple(freezing_table(network, resolved, phase, learning_rates=rates))
-        phases.append(_planned(span, end, rows, flops, kept))
+        phases.append(PlannedPhase(span=span, rows=rows, backward_flops=flops, kept_bytes=kept))
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     network.train()
@@ -117,12 +112,11 @@ def plan_table(planned: Plan) -> str:
         whole = total(phase.rows)
         training = [row.stage for row in phase.rows if row.trainable_tensors]
         low, high = whole.lr or (0.0, 0.0)
-        first, last = phase.first_step, phase.last_step
-        epochs = (first / planned.steps_per_epoch, (last + 1) / planned.steps_per_epoch)
+        span, steps_per_epoch = phase.span, planned.steps_per_epoch
         table.add_row(
-            phase.name,
-            f"{'≤ ' if phase.latest else ''}{first}-{last}",
-            f"{epochs[0]:.3g}-{epochs[1]:.3g}",
+            span.phase.name,
+            f"{'≤ ' if span.latest else ''}{span.start}-{span.end - 1}",
+            f"{span.start / steps_per_epoch:.3g}-{span.end / steps_per_epoch:.3g}",
             " ".join(training),
             f"{whole.trainable_parameters:,}",
             f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}",
@@ -139,7 +133,7 @@ def draw_plan(planned: Plan, path: Path, *, title: str) -> None:
     figure = Figure(figsize=(9, 0.55 * len(stages) + 1.6), layout="constrained")
     axes = figure.subplots()
     for phase in planned.phases:
-        left, width = phase.first_step, phase.last_step + 1 - phase.first_step
+        left, width = phase.span.start, phase.span.end - phase.span.start
         for height, row in enumerate(phase.rows):
             frozen = row.trainable_tensors == 0
             share = row.trainable_tensors / row.tensors if row.tensors else 0.0
@@ -149,27 +143,15 @@ def draw_plan(planned: Plan, path: Path, *, title: str) -> None:
                 linestyle="--" if frozen else "-",
             )  # fmt: skip
             axes.text(left + width / 2, height, _label(row), ha="center", va="center", fontsize=8)
-        axes.text(left + width / 2, len(stages) - 0.35, phase.name, ha="center", va="bottom", fontsize=9)
+        axes.text(left + width / 2, len(stages) - 0.35, phase.span.phase.name, ha="center", va="bottom", fontsize=9)
     axes.set_yticks(range(len(stages)), stages)
     axes.set_ylim(-0.6, len(stages) + 0.2)
-    axes.set_xlim(0, planned.phases[-1].last_step + 1)
+    axes.set_xlim(0, planned.phases[-1].span.end)
     axes.set_xlabel(f"optimizer step ({planned.steps_per_epoch} per epoch)")
     axes.set_title(title, fontsize=10)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     save_figure(figure, path, formats=(".svg", ".png", ".pdf"))
-
-
-def _planned(span: Span, end: int, rows: Sequence[StageRow], flops: int, kept: int) -> PlannedPhase:
-    return PlannedPhase(
-        name=span.name,
-        first_step=span.first_step,
-        last_step=end,
-        latest=span.latest,
-        rows=tuple(rows),
-        backward_flops=flops,
-        kept_bytes=kept,
-    )
 
 
 def _label(row: StageRow) -> str:
