@@ -84,7 +84,8 @@ PHASES = [{"name": "a", "train": ["head"], "until": {"epochs": 1}}, {"name": "b"
     ids=["until", "names", "no until"],
 )
 def test_the_rules_of_a_policy_are_checked_with_the_config(phases, expected):
-    found = section_problems(FREEZE["gradual_unfreezing"], {"name": "gradual_unfreezing", "phases": phases}, prefix="freeze.", defaults={})
+    settings = {"name": "gradual_unfreezing", "phases": phases}
+    found = section_problems(FREEZE["gradual_unfreezing"], settings, prefix="freeze.", defaults={})
     assert [problem[: len(message)] for problem, message in zip(found, expected, strict=True)] == expected
 
 
