@@ -139,9 +139,9 @@ def test_an_address_that_a_checkpoint_names_is_not_contacted(data: dict[str, Any
 
 
 def test_data_of_a_checkpoint_only_reads() -> None:
-    data = {"path": "/a", "packed": "/b", "cache_dir": "/c", "download": True, "batch_size": 3}
-    assert reading_only(data) == {"packed": None, "cache_dir": None, "download": False}
-    assert reading_only({"path": "/a", "packed": None, "download": False}) == {}
+    data = {"path": "/a", "decoded_cache": "/b", "cache_dir": "/c", "download": True, "batch_size": 3}
+    assert reading_only(data) == {"decoded_cache": None, "cache_dir": None, "download": False}
+    assert reading_only({"path": "/a", "decoded_cache": None, "download": False}) == {}
 
 
 def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:

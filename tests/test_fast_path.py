@@ -372,8 +372,8 @@ def test_why_training_images_are_not_kept(options: dict[str, Any], reason: str |
     assert why_not_stored(datamodule(**options), "val", views=0) is None
 
 
-def test_to_ask_makes_no_packed_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training images as evaluation decodes them are not read; with data.packed they would take a file."""
+def test_to_ask_makes_no_file_of_decoded_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training images as evaluation decodes them are not read; with data.decoded_cache they would take a file."""
     monkeypatch.setattr(ImageDataModule, "decoded", lambda *_: pytest.fail("decoded"))
     assert why_not_stored(datamodule(), "train", views=0) is None
 

@@ -45,12 +45,16 @@ def test_a_checkpoint_with_old_names_is_read_with_the_new_ones(tmp_path: Path) -
         "trainer": {"gradient_clip_norm": 0.5, "max_epochs": 2},
         "optimizer": {"_target_": "own.SGD", "include_frozen": True},
     }
+    content[CHECKPOINT_KEY]["settings"]["data"] = {"name": "csv", "packed": "/b", "packed_limit": 9.0}
     settings = read_checkpoint(saved(tmp_path / "old.ckpt", content))[CHECKPOINT_KEY]["settings"]
     assert settings == {
         "seed": 1,
         "freeze": {"name": "to_layer3", "train": ["layer4", "head"]},
         "trainer": {"gradient_clip_val": 0.5, "max_epochs": 2},
         "optimizer": {"_target_": "own.SGD"},
+        "data": {"name": "csv", "decoded_cache": "/b", "decoded_cache_limit": 9.0},
     }
+    own = {"data": {"_target_": "own.Images", "packed": 1}}
+    assert with_current_names(own) == own
     kept = torch.load(tmp_path / "old.ckpt", weights_only=True)[CHECKPOINT_KEY]["settings"]
     assert with_current_names(settings) == settings != kept

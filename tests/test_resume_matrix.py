@@ -17,7 +17,7 @@ OTHERS = [
     Case("csv", PLACES[4], 1, False),
     Case("digits", PLACES[0], 2, False, accumulate=2),
     Case("random", PLACES[1], 1, True, accumulate=2),
-    Case("packed", PLACES[2], 2, True),
+    Case("decoded_cache", PLACES[2], 2, True),
     Case("folder", PLACES[3], 2, True, cached=True),
     Case("folder", PLACES[4], 0, True, cached=True),
     Case("streaming", PLACES[1], 2, True, accumulate=2),

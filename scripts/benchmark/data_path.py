@@ -102,12 +102,12 @@ def measured(files: list[LabelledFile], folder: Path, *, rounds: int) -> dict[st
         augment = None if crop == "centre" else Augmentation(name="standard")
         needed = shorter_side(image_size=SIZE, resize=RESIZE, augment=augment)
         scaled = FileImages(files, scaled_decoding=True)
-        kept = FileImages(files, scaled_decoding=True, cache=decoded_cache(folder / "packed", limit=50))
+        kept = FileImages(files, scaled_decoding=True, cache=decoded_cache(folder / "decoded", limit=50))
         ways = {
             "tutorial": tutorials(files, crop=crop),
             "frostline, scaled_decoding=false": frostlines(whole, crop=crop),
             "frostline": frostlines(scaled.for_shorter_side(needed), crop=crop),
-            "frostline, packed": frostlines(kept.for_shorter_side(needed), crop=crop),
+            "frostline, decoded cache": frostlines(kept.for_shorter_side(needed), crop=crop),
         }
         results[crop] = compared(ways, count=len(files), rounds=rounds)
     return results

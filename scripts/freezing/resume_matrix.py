@@ -47,7 +47,7 @@ from frostline.resume import ExactResume
 from frostline.tracking.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 
 SIZE, BATCH, EPOCHS, BATCHES = 8, 4, 3, 5
-SOURCES = ("synthetic", "digits", "random", "folder", "packed", "csv", "streaming", "own")
+SOURCES = ("synthetic", "digits", "random", "folder", "decoded_cache", "csv", "streaming", "own")
 PLACES = (
     "inside an epoch",
     "inside an accumulation window",
@@ -152,7 +152,7 @@ def source_of(name: str, home: Path) -> Any:
         "digits": Digits,
         "random": lambda: RandomNoise(**lengths),
         "folder": lambda: ImageFolder(**files),
-        "packed": lambda: ImageFolder(**files, packed=home / "decoded"),
+        "decoded_cache": lambda: ImageFolder(**files, decoded_cache=home / "decoded"),
         "csv": lambda: CsvTable(**{**files, "path": home / "table.csv"}),
         "streaming": lambda: Streaming(path=str(home / "chunks"), window=2),
         "own": Own,

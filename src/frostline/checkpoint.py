@@ -262,4 +262,5 @@ def check_trust(path: str | Path, sections: Mapping[str, Any], *, how: str = "tr
 
 def reading_only(data: Mapping[str, Any]) -> dict[str, Any]:
     """The values with which a checkpoint's data section only reads: nothing is written or fetched."""
-    return {key: False if key == "download" else None for key in ("packed", "cache_dir", "download") if data.get(key)}
+    quiet = {"decoded_cache": None, "cache_dir": None, "download": False}
+    return {key: value for key, value in quiet.items() if data.get(key)}

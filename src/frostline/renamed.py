@@ -19,6 +19,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
 }
 # Old key to new one.
 KEYS: Mapping[str, str] = {
+    "data.packed": "data.decoded_cache",
+    "data.packed_limit": "data.decoded_cache_limit",
     "trainer.gradient_clip_norm": "trainer.gradient_clip_val",
     "trainer.validate_every_n_epochs": "trainer.check_val_every_n_epoch",
 }
@@ -34,7 +36,8 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for group, node in settings.items():
         if isinstance(node, Mapping):
-            keys = {KEYS.get(f"{group}.{key}", f"{group}.{key}"): value for key, value in node.items()}
+            renamed = {} if "_target_" in node else KEYS  # a user's own class has its own keys
+            keys = {renamed.get(f"{group}.{key}", f"{group}.{key}"): value for key, value in node.items()}
             node = {key.partition(".")[2]: value for key, value in keys.items() if key not in REMOVED}
             if group in OPTIONS and "name" in node:
                 node["name"] = OPTIONS[group].get(node["name"], node["name"])

@@ -41,7 +41,7 @@ GROUPS = [group for group in OPTIONS if not group.startswith("hydra/")]
 NEEDED = {
     ("data", "image_folder"): "data.path={folder}",
     ("data", "csv"): "data.path={table}",
-    ("data", "streaming"): "data.path={packed}",
+    ("data", "streaming"): "data.path={shards}",
     ("freeze", "file"): "freeze.path={policy}",
 }
 NEEDS_GPU = {("device", "gpu"), ("device", "multi_gpu")}
@@ -72,8 +72,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "policy.yaml").write_text("train: [head]\n")
     source = ImageFolder(path=root / "images")
     images = {split: images for split in SPLITS if (images := source.dataset(split)) is not None}
-    ChunkWriter().write(images, classes=source.classes, output=root / "packed")
-    names = {"folder": "images", "packed": "packed", "table": "table.csv", "policy": "policy.yaml"}
+    ChunkWriter().write(images, classes=source.classes, output=root / "shards")
+    names = {"folder": "images", "shards": "shards", "table": "table.csv", "policy": "policy.yaml"}
     return {name: root / path for name, path in names.items()}
 
 

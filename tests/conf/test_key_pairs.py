@@ -54,7 +54,8 @@ ELSEWHERE = {
 # Keys that name files, start processes or take minutes, and names that the option says already.
 OTHERWISE_TESTED = {
     "seed", "resume_from", "init_from", "output_dir", "on_policy_change", "fit", "test",
-    "model.weights", "head.hidden", "data.path", "data.packed", "data.root", "data.mean", "data.std", "data.workers",
+    "model.weights", "head.hidden", "data.path", "data.decoded_cache", "data.root", "data.mean", "data.std",
+    "data.workers",
     # Seconds, which a busy machine exceeds.
     "data.loader_timeout", "device.timeout",
     "data.image_size", "data.size", "device.accelerator", "device.devices", "device.num_nodes", "trainer.compile",

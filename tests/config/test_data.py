@@ -102,7 +102,7 @@ def test_a_path_that_does_not_exist(name, tmp_path):
     assert f"{tmp_path}/nowhere" in message
 
 
-def test_packed_images_in_a_store_are_named_by_their_address(tmp_path):
+def test_shards_in_a_store_are_named_by_their_address(tmp_path):
     store = {"path": "s3://bucket/sets", "endpoint_url": "https://here.example:9000", "cache_dir": str(tmp_path)}
     assert DATA["streaming"].model_validate(valid("streaming", tmp_path) | store).path == "s3://bucket/sets"
     for changes, expected in (
@@ -115,10 +115,10 @@ def test_packed_images_in_a_store_are_named_by_their_address(tmp_path):
         assert expected in problem("streaming", tmp_path, **changes)[1]
 
 
-def test_a_folder_that_is_not_packed_is_reported_with_the_command_that_packs_it(tmp_path):
+def test_a_folder_without_shards_is_reported_with_the_command_that_writes_them(tmp_path):
     where, message = problem("streaming", tmp_path, path=str(tmp_path.parent))
     assert where == "path"
-    assert f"data.path={tmp_path.parent} output=PACKED" in message
+    assert f"data.path={tmp_path.parent} output=SHARDS" in message
 
 
 @pytest.mark.parametrize("name", ["digits", "torchvision"])

@@ -114,7 +114,8 @@ def test_which_keys_hold_paths() -> None:
         "train: output_dir", "train: resume_from", "train: init_from", "evaluate: checkpoint", "evaluate: output",
         "predict: checkpoint", "predict: inputs", "predict: output", "plan: output", "plan: export", "pack: output",
         "graph: checkpoint", "graph: output", "gradients: checkpoint", "gradients: output", "tour: weights",
-        "data.path", "data.root", "data.packed", "data.cache_dir", "model.weights", "freeze.path", "cache.folder",
+        "data.path", "data.root", "data.decoded_cache", "data.cache_dir", "model.weights", "freeze.path",
+        "cache.folder",
     }  # fmt: skip
 
 

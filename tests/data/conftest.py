@@ -1,4 +1,4 @@
-"""Photographs in a folder, the same packed, and an S3-compatible store in a process of its own."""
+"""Photographs in a folder, the same as shards, and an S3-compatible store in a process of its own."""
 
 import os
 import socket
@@ -34,8 +34,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def packed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("data") / "packed"
+def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("data") / "shards"
     pack(photos, output)
     return output
 
@@ -89,9 +89,9 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def uploaded(packed: Path, store: str, credentials: None, request: pytest.FixtureRequest) -> str:
-    """The packed folder's address in the store; each test has a bucket of its own."""
-    return upload(packed, store)
+def uploaded(shards: Path, store: str, credentials: None, request: pytest.FixtureRequest) -> str:
+    """The shards' address in the store; each test has a bucket of its own."""
+    return upload(shards, store)
 
 
 def upload(folder: Path, store: str) -> str:

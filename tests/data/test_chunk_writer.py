@@ -42,7 +42,7 @@ def test_chunks_have_the_size_that_was_asked_for_and_larger_images_one_each(phot
     assert {chunk.images for chunk in Streaming(path=str(tmp_path / "tiny")).dataset("train").entry.chunks} == {1}
 
 
-def test_training_images_are_packed_in_an_order_of_their_seed_so_that_a_chunk_mixes_classes(photos, tmp_path):
+def test_training_images_are_written_in_an_order_of_their_seed_so_that_a_chunk_mixes_classes(photos, tmp_path):
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         pack(photos, tmp_path / name, seed=seed)
     one, same, other = (contents(tmp_path / name) for name in ("one", "same", "other"))
@@ -54,13 +54,13 @@ def test_training_images_are_packed_in_an_order_of_their_seed_so_that_a_chunk_mi
     assert len(set(labels[:12])) == 3
 
 
-def test_workers_write_the_same(photos, packed, tmp_path):
+def test_workers_write_the_same(photos, shards, tmp_path):
     pack(photos, tmp_path / "by_two", workers=2)
-    assert contents(tmp_path / "by_two") == contents(packed)
+    assert contents(tmp_path / "by_two") == contents(shards)
 
 
-def test_packed_images_can_be_packed_again_with_other_chunks(packed, tmp_path):
-    source = Streaming(path=str(packed))
+def test_shards_can_be_written_again_with_other_chunks(shards, tmp_path):
+    source = Streaming(path=str(shards))
     ChunkWriter(chunk_size=0.02).write(splits(source), classes=source.classes, output=tmp_path / "again")
     again = Streaming(path=str(tmp_path / "again"))
     ours, theirs = again.dataset("val"), source.dataset("val")
@@ -71,17 +71,17 @@ def test_packed_images_can_be_packed_again_with_other_chunks(packed, tmp_path):
 def test_images_that_are_no_files_become_png_with_the_same_pixels(tmp_path):
     pixels = torch.randint(0, 256, (12, 3, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = ArrayImages(images=pixels, labels=[0, 1] * 6)
-    ChunkWriter().write({"train": images, "val": images}, classes=["a", "b"], output=tmp_path / "packed")
-    packed = Streaming(path=str(tmp_path / "packed")).dataset("val")
-    assert packed.stored(3).name == "val/3"
+    ChunkWriter().write({"train": images, "val": images}, classes=["a", "b"], output=tmp_path / "shards")
+    shards = Streaming(path=str(tmp_path / "shards")).dataset("val")
+    assert shards.stored(3).name == "val/3"
     for index in range(12):
-        assert np.array_equal(np.asarray(packed[index][0]), pixels[index].permute(1, 2, 0).numpy())
+        assert np.array_equal(np.asarray(shards[index][0]), pixels[index].permute(1, 2, 0).numpy())
 
 
 def test_png_keeps_pil_images_and_refuses_floats():
     image = Image.effect_noise((8, 6), 90).convert("RGB")
     assert decode_image(ImageBytes("a", png(image))).tobytes() == image.tobytes()
-    with pytest.raises(ValueError, match=r"torch\.float32 cannot be packed"):
+    with pytest.raises(ValueError, match=r"torch\.float32 cannot be written"):
         png(torch.rand(3, 4, 4))
 
 
@@ -90,7 +90,7 @@ def test_soft_labels_are_refused(tmp_path):
 
     images = RandomNoise(length=3, val_length=0, test_length=0, classes=4, seed=0, image_size=8).dataset("train")
     with pytest.raises(ValueError, match="train images have soft labels"):
-        ChunkWriter().write({"train": images}, classes=list("abcd"), output=tmp_path / "packed")
+        ChunkWriter().write({"train": images}, classes=list("abcd"), output=tmp_path / "shards")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,7 +114,7 @@ def broken(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_images_are_all_named_and_nothing_is_written(broken, tmp_path, workers):
     with pytest.raises(ValueError) as caught:
-        pack(broken, tmp_path / "packed", workers=workers)
+        pack(broken, tmp_path / "shards", workers=workers)
     first, *lines = str(caught.value).splitlines()
     assert first == (
         "3 images cannot be read, so nothing was written. Fix or remove them, or leave them out with skip_broken=true:"
@@ -129,12 +129,12 @@ def test_broken_images_are_all_named_and_nothing_is_written(broken, tmp_path, wo
 
 def test_broken_images_are_left_out_on_request_and_named(broken, tmp_path):
     source = ImageFolder(path=broken)
-    packed = ChunkWriter(skip_broken=True).write(splits(source), classes=source.classes, output=tmp_path / "packed")
-    assert len(packed.broken) == 3
-    assert sum(packed.images.values()) == 21
-    ours = Streaming(path=str(tmp_path / "packed"))
+    shards = ChunkWriter(skip_broken=True).write(splits(source), classes=source.classes, output=tmp_path / "shards")
+    assert len(shards.broken) == 3
+    assert sum(shards.images.values()) == 21
+    ours = Streaming(path=str(tmp_path / "shards"))
     assert sum(len(ours.dataset(split)) for split in SPLITS) == 21
-    assert {split: len(ours.dataset(split)) for split in SPLITS} == packed.images
+    assert {split: len(ours.dataset(split)) for split in SPLITS} == shards.images
 
 
 def test_a_class_of_which_nothing_is_left_is_refused(broken, tmp_path):
@@ -142,7 +142,7 @@ def test_a_class_of_which_nothing_is_left_is_refused(broken, tmp_path):
         path.write_bytes(b"")
     source = ImageFolder(path=broken)
     with pytest.raises(ValueError, match="No training image is left of 'a'; nothing was written"):
-        ChunkWriter(skip_broken=True).write(splits(source), classes=source.classes, output=tmp_path / "packed")
+        ChunkWriter(skip_broken=True).write(splits(source), classes=source.classes, output=tmp_path / "shards")
     assert list(tmp_path.iterdir()) == [broken]
 
 
@@ -160,25 +160,25 @@ def test_a_filled_output_is_refused_and_an_empty_one_taken(photos, tmp_path):
     assert (tmp_path / "empty" / MANIFEST).is_file()
 
 
-def test_of_two_that_pack_into_one_folder_one_wins_whole(photos, packed, tmp_path):
+def test_of_two_that_write_into_one_folder_one_wins_whole(photos, shards, tmp_path):
     """The other ends with a message; the folder is the winner's, byte by byte."""
     code = (
         "import sys; sys.path[:0] = ['.', 'tests']\n"
         "from tests.data.conftest import pack; from pathlib import Path\n"
-        f"pack(Path({str(photos)!r}), Path({str(tmp_path / 'packed')!r}))"
+        f"pack(Path({str(photos)!r}), Path({str(tmp_path / 'shards')!r}))"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = [process.communicate(timeout=200)[1] for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes == [0, 1], errors
     assert any("is there already, and not empty" in error for error in errors)
-    assert contents(tmp_path / "packed") == contents(packed)
-    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+    assert contents(tmp_path / "shards") == contents(shards)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, signum):
-    """SIGKILL leaves a hidden folder without a manifest, which no source takes for packed images."""
+    """SIGKILL leaves a hidden folder without a manifest, which no source takes for shards."""
     code = (
         "import signal, sys, time; sys.path[:0] = ['.', 'tests']\n"
         # A shell that starts the tests in its background has SIGINT ignored, by what they start, too.
@@ -188,7 +188,7 @@ def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, signum):
         f"source = ImageFolder(path={str(photos)!r})\n"
         "def slowly(split, done):\n    print(done, flush=True)\n    time.sleep(0.05)\n"
         "ChunkWriter(chunk_size=0.004).write({s: source.dataset(s) for s in ('train', 'val', 'test')},\n"
-        f"    classes=source.classes, output=Path({str(tmp_path / 'packed')!r}), progress=slowly)"
+        f"    classes=source.classes, output=Path({str(tmp_path / 'shards')!r}), progress=slowly)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -201,11 +201,11 @@ def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, signum):
     process.stdout.close()
     time.sleep(0.1)
     left = [path.name for path in tmp_path.iterdir()]
-    assert "packed" not in left
+    assert "shards" not in left
     if signum == signal.SIGINT:
         assert left == []
     else:
-        assert left == [f".packed.{process.pid}.part"]
+        assert left == [f".shards.{process.pid}.part"]
         assert not (tmp_path / left[0] / MANIFEST).exists()
 
 
@@ -213,7 +213,7 @@ def test_the_schema_knows_the_manifests_name():
     assert schema.MANIFEST == MANIFEST
 
 
-def test_a_name_that_is_no_utf8_is_packed(tmp_path):
+def test_a_name_that_is_no_utf8_is_kept(tmp_path):
     root = tmp_path / "photos"
     for folder in ("a", "b"):
         (root / folder).mkdir(parents=True)

@@ -52,7 +52,7 @@ def data(photos, *, augment="standard", workers=0, **options):
 
 def opened(photos, folder, **options):
     """The validation images as a loader reads them."""
-    return source(photos, packed=folder, **options).dataset("val").for_shorter_side(16)
+    return source(photos, decoded_cache=folder, **options).dataset("val").for_shorter_side(16)
 
 
 def files_in(folder):
@@ -62,7 +62,10 @@ def files_in(folder):
 @pytest.mark.parametrize("augment", ["none", "light", "standard", "trivial"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_bit_identical_while_it_is_written_and_after(photos, tmp_path, augment, workers):
-    plain, kept = data(photos, augment=augment), data(photos, augment=augment, workers=workers, packed=tmp_path / "k")
+    plain, kept = (
+        data(photos, augment=augment),
+        data(photos, augment=augment, workers=workers, decoded_cache=tmp_path / "k"),
+    )
     for _ in range(2):
         for one, other in zip(plain.train_dataloader(), kept.train_dataloader(), strict=True):
             assert torch.equal(one[0], other[0])
@@ -87,7 +90,7 @@ class Net(lightning.LightningModule):
 
 def test_training_gives_bit_identical_weights(photos, tmp_path):
     weights = []
-    for options in ({}, {"packed": tmp_path / "k"}, {"packed": tmp_path / "k"}):
+    for options in ({}, {"decoded_cache": tmp_path / "k"}, {"decoded_cache": tmp_path / "k"}):
         torch.manual_seed(0)
         net = Net()
         trainer = quiet_trainer(max_epochs=2, limit_val_batches=0)
@@ -236,12 +239,12 @@ def cached(folder, key, size, *, limit=GIB, count=1):
 class TestSpace:
     def test_more_than_the_limit_is_refused_with_the_size(self, photos, tmp_path):
         with pytest.raises(
-            ValueError, match=r"2 decoded images take 1\.50 GiB, more than data\.packed_limit=1\. Type d"
+            ValueError, match=r"2 decoded images take 1\.50 GiB, more than decoded_cache_limit=1\. Type d"
         ):
             cached(tmp_path, "k", (2**14, 2**14), count=2)
         assert files_in(tmp_path) == []
-        with pytest.raises(ValueError, match=r"more than data\.packed_limit"):
-            opened(photos, tmp_path / "k", packed_limit=1e-6)
+        with pytest.raises(ValueError, match=r"more than decoded_cache_limit"):
+            opened(photos, tmp_path / "k", decoded_cache_limit=1e-6)
         assert files_in(tmp_path / "k") == []
 
     def test_the_least_recently_used_file_that_is_not_in_use_is_evicted(self, tmp_path):
@@ -250,7 +253,7 @@ class TestSpace:
         os.utime(tmp_path / "old.images", (1, 1))
         used = cached(tmp_path, "third", (100, 100), limit=2 * size + 10)
         assert [path.stem for path in files_in(tmp_path)] == ["new", "third"]
-        with pytest.raises(ValueError, match=r"beside 0\.00 GiB in use there, more than data\.packed_limit"):
+        with pytest.raises(ValueError, match=r"beside 0\.00 GiB in use there, more than decoded_cache_limit"):
             cached(tmp_path, "other", (100, 200), limit=2 * size + 10)
         assert files_in(tmp_path) == [used.file.path]
 
@@ -276,7 +279,7 @@ class TestSpace:
 
     def test_a_folder_that_cannot_be(self, photos, tmp_path):
         (tmp_path / "file").touch()
-        with pytest.raises(ValueError, match=r"data\.packed=.*file: cannot be used"):
+        with pytest.raises(ValueError, match=r"decoded_cache=.*file: cannot be used"):
             opened(photos, tmp_path / "file")
 
 

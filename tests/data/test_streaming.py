@@ -33,15 +33,15 @@ def pixels(image) -> np.ndarray:
 
 
 def packing_order(images, split: str, seed: int = 0) -> list[int]:
-    """The folder's index of each packed image."""
+    """The folder's index of each image of the shards."""
     if split != "train":
         return list(range(len(images)))
     return torch.randperm(len(images), generator=torch.Generator().manual_seed(stable_seed(seed, "pack"))).tolist()
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_images_labels_and_classes_are_the_folders_bit_for_bit(photos, packed, split):
-    folder, streaming = ImageFolder(path=photos), Streaming(path=str(packed))
+def test_images_labels_and_classes_are_the_folders_bit_for_bit(photos, shards, split):
+    folder, streaming = ImageFolder(path=photos), Streaming(path=str(shards))
     assert isinstance(streaming, ImageSource)
     assert list(streaming.classes) == list(folder.classes) == ["fire", "fog", "ice"]
     ours, theirs = streaming.dataset(split), folder.dataset(split)
@@ -56,12 +56,12 @@ def test_images_labels_and_classes_are_the_folders_bit_for_bit(photos, packed, s
         assert ours.stored(index).content == Path(theirs.paths[place]).read_bytes()
 
 
-def test_a_batch_from_the_packed_images_is_the_one_from_the_folder_where_the_order_is_the_same(photos, packed):
+def test_a_batch_from_the_shards_is_the_one_from_the_folder_where_the_order_is_the_same(photos, shards):
     """Without chunks the order is the folder's own, so the same seed must give equal tensors, augmentation included."""
 
     class InTheFoldersOrder(ImageFolder):
         def dataset(self, split):
-            images, theirs = Streaming(path=str(packed)).dataset(split), super().dataset(split)
+            images, theirs = Streaming(path=str(shards)).dataset(split), super().dataset(split)
             places = {place: index for index, place in enumerate(packing_order(theirs, split))}
 
             class Reordered(type(theirs)):
@@ -79,10 +79,10 @@ def test_a_batch_from_the_packed_images_is_the_one_from_the_folder_where_the_ord
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_litdata_reads_the_folder_too(photos, packed):
+def test_litdata_reads_the_folder_too(photos, shards):
     from litdata import StreamingDataset
 
-    theirs, ours = StreamingDataset(str(packed / "train")), Streaming(path=str(packed)).dataset("train")
+    theirs, ours = StreamingDataset(str(shards / "train")), Streaming(path=str(shards)).dataset("train")
     assert len(theirs) == len(ours)
     for index in (0, 7, len(ours) - 1):
         assert tuple(theirs[index]) == tuple(ours.stored(index))
@@ -94,8 +94,8 @@ def test_large_photographs_are_decoded_at_reduced_size_as_the_folders_are(tmp_pa
             path = tmp_path / "photos" / name / f"{index}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.linear_gradient("L").resize((2000, 1100)).convert("RGB").rotate(index).save(path)
-    pack(tmp_path / "photos", tmp_path / "packed")
-    ours, theirs = Streaming(path=str(tmp_path / "packed")), ImageFolder(path=tmp_path / "photos")
+    pack(tmp_path / "photos", tmp_path / "shards")
+    ours, theirs = Streaming(path=str(tmp_path / "shards")), ImageFolder(path=tmp_path / "photos")
     images, expected = ours.dataset("val"), theirs.dataset("val")
     assert isinstance(images, ScalableImages)
     assert ours.scaled_decoding is True
@@ -103,25 +103,25 @@ def test_large_photographs_are_decoded_at_reduced_size_as_the_folders_are(tmp_pa
     assert reduced[0][0].size == (250, 138)
     assert np.array_equal(pixels(reduced[0][0]), pixels(expected.for_shorter_side(64)[0][0]))
     assert images[0][0].size == (2000, 1100)
-    whole = Streaming(path=str(tmp_path / "packed"), scaled_decoding=False).dataset("val").for_shorter_side(64)
+    whole = Streaming(path=str(tmp_path / "shards"), scaled_decoding=False).dataset("val").for_shorter_side(64)
     assert whole[0][0].size == (2000, 1100)
 
 
-def test_the_identity_follows_the_images_and_the_settings(photos, packed, tmp_path):
+def test_the_identity_follows_the_images_and_the_settings(photos, shards, tmp_path):
     def identity(path, **options):
         return Streaming(path=str(path), **options).dataset("train").identity
 
-    assert identity(packed) == identity(packed)
+    assert identity(shards) == identity(shards)
     pack(photos, tmp_path / "other", seed=1)
     pack(photos, tmp_path / "same")
-    assert identity(tmp_path / "same") == identity(packed)
-    words = [identity(packed), identity(tmp_path / "other"), identity(packed, max_pixels=10_000)]
-    words.append(Streaming(path=str(packed)).dataset("train").for_shorter_side(8).identity)
+    assert identity(tmp_path / "same") == identity(shards)
+    words = [identity(shards), identity(tmp_path / "other"), identity(shards, max_pixels=10_000)]
+    words.append(Streaming(path=str(shards)).dataset("train").for_shorter_side(8).identity)
     assert len(set(words)) == 4
 
 
-def test_memory_holds_four_bytes_an_image_and_few_open_files(packed):
-    images = Streaming(path=str(packed), window=8).dataset("train")
+def test_memory_holds_four_bytes_an_image_and_few_open_files(shards):
+    images = Streaming(path=str(shards), window=8).dataset("train")
     assert isinstance(images.labels, array)
     assert images.labels.itemsize == 4
     for index in range(len(images)):
@@ -135,16 +135,16 @@ def test_memory_holds_four_bytes_an_image_and_few_open_files(packed):
     assert len(pickle.loads(pickle.dumps(images))) == len(images)
 
 
-def test_labels_are_what_the_datamodule_makes_of_any_others(packed):
-    data = ImageDataModule(source=Streaming(path=str(packed)), image_size=16, batch_size=8)
-    labels = list(Streaming(path=str(packed)).dataset("train").labels)
+def test_labels_are_what_the_datamodule_makes_of_any_others(shards):
+    data = ImageDataModule(source=Streaming(path=str(shards)), image_size=16, batch_size=8)
+    labels = list(Streaming(path=str(shards)).dataset("train").labels)
     assert data.class_counts == [labels.count(label) for label in range(3)]
-    assert data.order_key["chunks"].startswith(f"{len(Streaming(path=str(packed)).dataset('train').entry.chunks)} ")
+    assert data.order_key["chunks"].startswith(f"{len(Streaming(path=str(shards)).dataset('train').entry.chunks)} ")
     assert data.order_key["window"] == 16
 
 
-def test_balanced_sampling_is_refused_with_what_to_use(packed):
-    data = ImageDataModule(source=Streaming(path=str(packed)), image_size=16, batch_size=8, sampling="balanced")
+def test_balanced_sampling_is_refused_with_what_to_use(shards):
+    data = ImageDataModule(source=Streaming(path=str(shards)), image_size=16, batch_size=8, sampling="balanced")
     with pytest.raises(ValueError, match=r"sampling=shuffled.*\(class_weights=balanced\)"):
         next(iter(data.train_dataloader()))
 
@@ -152,10 +152,10 @@ def test_balanced_sampling_is_refused_with_what_to_use(packed):
 # From a store
 
 
-def test_two_workers_stream_from_a_store_what_the_folder_holds(packed, uploaded, store, tmp_path):
+def test_two_workers_stream_from_a_store_what_the_folder_holds(shards, uploaded, store, tmp_path):
     source = Streaming(path=uploaded, endpoint_url=store, cache_dir=tmp_path / "cache")
     batches = []
-    for of, workers in ((source, 2), (Streaming(path=str(packed)), 0)):
+    for of, workers in ((source, 2), (Streaming(path=str(shards)), 0)):
         data = ImageDataModule(source=of, image_size=16, batch_size=8, loading=Loading(workers=workers))
         loader = data.train_dataloader()
         batches.append([batch for _ in range(2) for batch in loader] + list(data.val_dataloader()))
@@ -168,7 +168,7 @@ def test_two_workers_stream_from_a_store_what_the_folder_holds(packed, uploaded,
     assert list((tmp_path / "cache").glob("*.part")) == []
 
 
-def test_the_cache_stays_below_its_limit_with_two_workers(packed, uploaded, store, tmp_path):
+def test_the_cache_stays_below_its_limit_with_two_workers(shards, uploaded, store, tmp_path):
     limit = 90_000 / 2**30
     source = Streaming(path=uploaded, endpoint_url=store, cache_dir=tmp_path / "cache", cache_limit=limit, window=8)
     total = sum(chunk.bytes for chunk in source.dataset("train").entry.chunks)
@@ -186,7 +186,7 @@ def test_the_cache_stays_below_its_limit_with_two_workers(packed, uploaded, stor
 
 
 def test_a_cache_that_is_too_small_for_the_window_is_refused_with_what_it_needs(uploaded, store, tmp_path):
-    with pytest.raises(ValueError, match=r"data\.cache_limit=1e-05 GiB is too small: 24 chunks of train .*at least 8"):
+    with pytest.raises(ValueError, match=r"cache_limit=1e-05 GiB is too small: 24 chunks of train .*at least 8"):
         Streaming(path=uploaded, endpoint_url=store, cache_dir=tmp_path, cache_limit=1e-5)
 
 
@@ -200,8 +200,8 @@ def test_where_chunks_are_kept(monkeypatch):
 # What goes wrong
 
 
-def copied(packed: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(packed, tmp_path / "copied"))
+def copied(shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shards, tmp_path / "copied"))
 
 
 def message(call, error=ChunkError) -> str:
@@ -212,15 +212,15 @@ def message(call, error=ChunkError) -> str:
     return text
 
 
-def test_a_folder_that_no_one_packed(tmp_path):
-    assert "no packed images there (it has no frostline.json). Pack a folder with" in message(
+def test_a_folder_without_shards(tmp_path):
+    assert "no shards there (it has no frostline.json). `frostline pack` writes them." in message(
         lambda: Streaming(path=str(tmp_path))
     )
     assert message(lambda: Streaming(path=str(tmp_path / "none"))).endswith("none: no such folder.")
 
 
-def test_a_split_that_is_not_there_is_none(packed, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_a_split_that_is_not_there_is_none(shards, tmp_path):
+    folder = copied(shards, tmp_path)
     manifest = json.loads((folder / "frostline.json").read_text())
     del manifest["splits"]["test"]
     (folder / "frostline.json").write_text(json.dumps(manifest))
@@ -229,8 +229,8 @@ def test_a_split_that_is_not_there_is_none(packed, tmp_path):
     assert ImageDataModule(source=source, image_size=16, batch_size=8).test_dataloader() == []
 
 
-def test_files_of_a_split_that_are_missing(packed, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_files_of_a_split_that_are_missing(shards, tmp_path):
+    folder = copied(shards, tmp_path)
     (folder / "val/labels.npy").unlink()
     (folder / "train/chunk-0-3.bin").unlink()
     source = Streaming(path=str(folder))
@@ -241,14 +241,14 @@ def test_files_of_a_split_that_are_missing(packed, tmp_path):
 @pytest.mark.parametrize(
     ("change", "wanted_text"),
     [
-        ({"version": 2}, "packed in version 2 of the format, and this frostline reads version 1"),
+        ({"version": 2}, "shards in version 2 of the format, and this frostline reads version 1"),
         ({"format": "another"}, "frostline.json is corrupt, or is not one of frostline's"),
         ({"splits": 3}, "frostline.json is corrupt"),
         (None, "frostline.json is corrupt"),
     ],
 )
-def test_another_version_and_a_corrupt_manifest(packed, tmp_path, change, wanted_text):
-    folder = copied(packed, tmp_path)
+def test_another_version_and_a_corrupt_manifest(shards, tmp_path, change, wanted_text):
+    folder = copied(shards, tmp_path)
     manifest = json.loads((folder / "frostline.json").read_text())
     (folder / "frostline.json").write_text('{"format": ' if change is None else json.dumps(manifest | change))
     assert wanted_text in message(lambda: Streaming(path=str(folder)))
@@ -270,8 +270,8 @@ def test_another_version_and_a_corrupt_manifest(packed, tmp_path, change, wanted
         (lambda train: train["chunks"][0].pop("checksum"), "frostline.json is corrupt"),
     ],
 )
-def test_counts_that_cannot_be_are_refused_at_once(packed, tmp_path, change, wanted_text):
-    folder = copied(packed, tmp_path)
+def test_counts_that_cannot_be_are_refused_at_once(shards, tmp_path, change, wanted_text):
+    folder = copied(shards, tmp_path)
     manifest = json.loads((folder / "frostline.json").read_text())
     change(manifest["splits"]["train"])
     (folder / "frostline.json").write_text(json.dumps(manifest))
@@ -279,8 +279,8 @@ def test_counts_that_cannot_be_are_refused_at_once(packed, tmp_path, change, wan
 
 
 @pytest.mark.parametrize("file", ["../chunk-0-0.bin", "/etc/passwd", "", 3])
-def test_a_manifest_names_no_file_of_another_folder(packed, tmp_path, file):
-    folder = copied(packed, tmp_path)
+def test_a_manifest_names_no_file_of_another_folder(shards, tmp_path, file):
+    folder = copied(shards, tmp_path)
     manifest = json.loads((folder / "frostline.json").read_text())
     manifest["splits"]["train"]["chunks"][0]["file"] = file
     (folder / "frostline.json").write_text(json.dumps(manifest))
@@ -317,8 +317,8 @@ def overwrite(place: int):
         (overwrite(8), "its table of images is not what it was"),
     ],
 )
-def test_a_corrupt_chunk_is_named(packed, tmp_path, change, wanted_text):
-    folder = copied(packed, tmp_path)
+def test_a_corrupt_chunk_is_named(shards, tmp_path, change, wanted_text):
+    folder = copied(shards, tmp_path)
     damage(folder / "train/chunk-0-0.bin", change)
     images = Streaming(path=str(folder)).dataset("train")
     text = message(lambda: images[0])
@@ -326,8 +326,8 @@ def test_a_corrupt_chunk_is_named(packed, tmp_path, change, wanted_text):
     assert wanted_text in text
 
 
-def test_a_chunk_with_any_flipped_bit_is_refused_when_it_is_first_opened(packed, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_a_chunk_with_any_flipped_bit_is_refused_when_it_is_first_opened(shards, tmp_path):
+    folder = copied(shards, tmp_path)
     file = folder / "train/chunk-0-0.bin"
     whole = file.read_bytes()
     for place in range(0, len(whole), 7):
@@ -341,8 +341,8 @@ def test_a_chunk_with_any_flipped_bit_is_refused_when_it_is_first_opened(packed,
     assert images[0][0].mode == "RGB", "the same images read on when it is whole again"
 
 
-def test_every_flipped_byte_of_a_chunk_is_an_image_or_one_sentence(packed, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_every_flipped_byte_of_a_chunk_is_an_image_or_one_sentence(shards, tmp_path):
+    folder = copied(shards, tmp_path)
     file = folder / "train/chunk-0-0.bin"
     whole, images = file.read_bytes(), Streaming(path=str(folder)).dataset("train")
     count, sentences = images.entry.chunks[0].images, set()
@@ -360,15 +360,15 @@ def test_every_flipped_byte_of_a_chunk_is_an_image_or_one_sentence(packed, tmp_p
     assert sentences == {ChunkError, UnreadableImage}
 
 
-def test_labels_of_other_images_are_noticed(packed, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_labels_of_other_images_are_noticed(shards, tmp_path):
+    folder = copied(shards, tmp_path)
     shutil.copy(folder / "val/labels.npy", folder / "train/labels.npy")
     source = Streaming(path=str(folder))
     assert "train/labels.npy: corrupt, or of other images" in message(lambda: source.dataset("train"))
 
 
-def test_an_image_that_cannot_be_decoded_is_named_as_it_was_before_it_was_packed(packed, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_an_image_that_cannot_be_decoded_is_named_as_it_was_in_its_file(shards, tmp_path):
+    folder = copied(shards, tmp_path)
     images = Streaming(path=str(folder)).dataset("val")
     content = images.stored(1).content
     file = folder / "val/chunk-0-0.bin"
@@ -379,11 +379,11 @@ def test_an_image_that_cannot_be_decoded_is_named_as_it_was_before_it_was_packed
     name = images.stored(1).name
     assert name.startswith("fire/")
     wanted_text = message(lambda: images[1], error=UnreadableImage)
-    assert wanted_text.startswith(f"{name} (packed as val image 1): no image, or none of the formats")
+    assert wanted_text.startswith(f"{name} (val image 1 of the shards): no image, or none of the formats")
 
 
-def test_a_worker_tells_it_in_the_same_sentence(packed, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_a_worker_tells_it_in_the_same_sentence(shards, tmp_path):
+    folder = copied(shards, tmp_path)
     damage(folder / "val/chunk-0-0.bin", cut)
     images = Streaming(path=str(folder)).dataset("val")
     here = message(lambda: images[0])
@@ -391,8 +391,8 @@ def test_a_worker_tells_it_in_the_same_sentence(packed, tmp_path):
     assert message(lambda: next(iter(loader))) == here
 
 
-def test_a_chunk_that_arrives_corrupt_is_not_kept(packed, store, credentials, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_a_chunk_that_arrives_corrupt_is_not_kept(shards, store, credentials, tmp_path):
+    folder = copied(shards, tmp_path)
     damage(folder / "val/chunk-0-0.bin", overwrite(200))
     address = upload(folder, store)
     images = Streaming(path=address, endpoint_url=store, cache_dir=tmp_path / "cache").dataset("val")
@@ -407,8 +407,8 @@ def test_nothing_in_the_store(store, credentials, tmp_path):
     def read(path):
         return message(lambda: Streaming(path=path, endpoint_url=store, cache_dir=tmp_path / "cache"))
 
-    assert read(address).startswith(f"data.path={address}: no packed images there")
-    assert "no such bucket" in read("s3://not-there/sets") or "no packed images" in read("s3://not-there/a")
+    assert read(address).startswith(f"path={address}: no shards there")
+    assert "no such bucket" in read("s3://not-there/sets") or "no shards" in read("s3://not-there/a")
 
 
 def test_no_credentials(no_credentials, store, tmp_path):
@@ -436,17 +436,17 @@ def test_a_store_that_does_not_answer_is_given_up_after_the_time_out(credentials
     assert time.monotonic() - began < 30
 
 
-def test_a_store_needs_boto3_and_a_folder_does_not(photos, packed, tmp_path, monkeypatch):
+def test_a_store_needs_boto3_and_a_folder_does_not(photos, shards, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
-    assert len(Streaming(path=str(packed)).dataset("val")) > 0
+    assert len(Streaming(path=str(shards)).dataset("val")) > 0
     assert "needs boto3. Type: pip install 'frostline[streaming]'" in message(
         lambda: Streaming(path="s3://b/c", cache_dir=tmp_path)
     )
     pack(photos, tmp_path / "out")
 
 
-def test_a_label_that_differs_from_the_list_of_labels_is_noticed(packed, tmp_path):
-    folder = copied(packed, tmp_path)
+def test_a_label_that_differs_from_the_list_of_labels_is_noticed(shards, tmp_path):
+    folder = copied(shards, tmp_path)
     images = Streaming(path=str(folder)).dataset("val")
     stored = images.stored(0)
     tail = stored.label.to_bytes(8, "little") + stored.name.encode()
@@ -457,10 +457,10 @@ def test_a_label_that_differs_from_the_list_of_labels_is_noticed(packed, tmp_pat
     assert "of other images than those of labels.npy" in message(lambda: images[0])
 
 
-def test_no_store_s_library_is_imported_to_read_a_folder(packed):
+def test_no_store_s_library_is_imported_to_read_a_folder(shards):
     code = (
         "import sys, frostline; from frostline.data.streaming import Streaming\n"
-        f"Streaming(path={str(packed)!r}).dataset('train')[0]\n"
+        f"Streaming(path={str(shards)!r}).dataset('train')[0]\n"
         "print([name for name in ('litdata', 'boto3', 'botocore', 'obstore') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

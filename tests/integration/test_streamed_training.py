@@ -1,4 +1,4 @@
-"""Training on packed images: exact resume, ranks that share the images, and the commands."""
+"""Training on shards: exact resume, ranks that share the images, and the commands."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ STEPS = 12  # an epoch: 96 of 102 training images
 
 
 @pytest.fixture
-def packed(tmp_path: Path) -> Path:
+def shards(tmp_path: Path) -> Path:
     draw = np.random.default_rng(0)
     for index in range(150):
         path = tmp_path / "photos" / ("fire", "fog", "ice")[index % 3] / f"{index:03}.jpg"
@@ -37,8 +37,8 @@ def packed(tmp_path: Path) -> Path:
         Image.fromarray(draw.integers(0, 256, (20, 22, 3), dtype=np.uint8)).save(path)
     source = ImageFolder(path=tmp_path / "photos")
     images = {split: source.dataset(split) for split in SPLITS}
-    ChunkWriter(chunk_size=0.003).write(images, classes=source.classes, output=tmp_path / "packed")  # type: ignore[arg-type]
-    return tmp_path / "packed"
+    ChunkWriter(chunk_size=0.003).write(images, classes=source.classes, output=tmp_path / "shards")  # type: ignore[arg-type]
+    return tmp_path / "shards"
 
 
 def data_of(path: str) -> ImageDataModule:
@@ -85,12 +85,12 @@ def rank_runs(rank: int, world_size: int, folder: str, port: int, path: str) -> 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_run_resumed_within_an_epoch_is_bit_identical_and_ranks_share_what_one_sees(
-    packed: Path, tmp_path: Path, world_size: int
+    shards: Path, tmp_path: Path, world_size: int
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = (world_size, str(tmp_path), port, str(packed))
+    arguments = (world_size, str(tmp_path), port, str(shards))
     torch.multiprocessing.start_processes(rank_runs, arguments, nprocs=world_size, start_method="spawn")
     seen, states = [], []
     for rank in range(world_size):
@@ -106,7 +106,7 @@ def test_a_run_resumed_within_an_epoch_is_bit_identical_and_ranks_share_what_one
     trained = [name for name in states[0] if "running" not in name]
     assert all(torch.equal(states[0][name], states[-1][name]) for name in trained)
     # By hand and alone: the same global batches, augmented alike, each image once.
-    data = data_of(str(packed))
+    data = data_of(str(shards))
     loader = data.train_dataloader()
     alone = [images.long().sum().item() for _ in range(EPOCHS) for images, _ in loader]
     assert [sum(sums) for sums in zip(*seen, strict=True)] == alone
@@ -114,10 +114,10 @@ def test_a_run_resumed_within_an_epoch_is_bit_identical_and_ranks_share_what_one
     assert sorted(order) == list(range(102))
 
 
-def test_a_run_is_not_resumed_on_images_that_were_packed_otherwise(packed: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_on_images_that_lie_otherwise_in_shards(shards: Path, tmp_path: Path) -> None:
     """Another window, or other chunks, is another order."""
-    keys = [data_of(str(packed)).order_key]
-    source = Streaming(path=str(packed))
+    keys = [data_of(str(shards)).order_key]
+    source = Streaming(path=str(shards))
     images = {split: source.dataset(split) for split in SPLITS}
     ChunkWriter(chunk_size=0.01).write(images, classes=source.classes, output=tmp_path / "other")  # type: ignore[arg-type]
     keys.append(data_of(str(tmp_path / "other")).order_key)
@@ -128,7 +128,7 @@ def test_a_run_is_not_resumed_on_images_that_were_packed_otherwise(packed: Path,
 
 
 @pytest.mark.slow
-def test_pack_then_train_and_evaluate_as_typed(packed: Path, cli: Cli, tmp_path: Path) -> None:
+def test_pack_then_train_and_evaluate_as_typed(shards: Path, cli: Cli, tmp_path: Path) -> None:
     done = cli(*FROSTLINE, "pack", "data=image_folder", "data.path=photos", "output=again", "chunk_size=0.003")
     assert done.returncode == 0, done.stderr
     assert "train: 102 images" in done.stdout
@@ -145,7 +145,7 @@ def test_pack_then_train_and_evaluate_as_typed(packed: Path, cli: Cli, tmp_path:
 
 @pytest.mark.slow
 def test_two_ranks_train_from_a_store_what_they_train_from_the_folder(
-    packed: Path,
+    shards: Path,
     cli: Cli,
     tmp_path: Path,
     store: str,  # noqa: F811
@@ -154,10 +154,10 @@ def test_two_ranks_train_from_a_store_what_they_train_from_the_folder(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in keys.items():
             patch.setenv(name, value)
-        address = upload(packed, store)
+        address = upload(shards, store)
     words = (*FROSTLINE, "train", *SHORT, "data=streaming", "data.batch_size=8", "device=cpu_ddp", "test=false")
     there = (f"data.path={address}", f"data.endpoint_url={store}", "data.cache_dir=cache")
-    for run, place in (("store", there), ("folder", ("data.path=packed",))):
+    for run, place in (("store", there), ("folder", ("data.path=shards",))):
         done = cli(*words, *place, env={**keys, "RUN_ID": run})
         assert done.returncode == 0, done.stdout + done.stderr
     one, other = (
@@ -168,10 +168,10 @@ def test_two_ranks_train_from_a_store_what_they_train_from_the_folder(
     assert list((tmp_path / "cache").glob("*-train-*.bin"))
 
 
-def test_mistakes_are_reported_before_anything_is_read_and_without_a_traceback(packed: Path, cli: Cli) -> None:
+def test_mistakes_are_reported_before_anything_is_read_and_without_a_traceback(shards: Path, cli: Cli) -> None:
     for words, message in (
-        (["pack", "data=image_folder", "data.path=photos", "output=packed"], "/packed` is there already"),
-        (["train", "data=streaming", "data.path=photos"], "data.path: no packed images in /"),
+        (["pack", "data=image_folder", "data.path=photos", "output=shards"], "/shards` is there already"),
+        (["train", "data=streaming", "data.path=photos"], "data.path: no shards in /"),
         (["train", "data=streaming", "data.path=gs://a/b"], "must be a folder or s3://BUCKET/FOLDER, not gs://a/b"),
     ):
         done = cli(*FROSTLINE, *words)

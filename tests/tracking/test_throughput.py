@@ -156,17 +156,17 @@ def facts(share, seconds=100.0):
 
 class TestAdvice:
     def test_none_where_there_is_little_to_win(self):
-        assert data_advice(facts(0.2), workers=0, cores=16, packable=True) == ""
-        assert data_advice(facts(0.9, seconds=5), workers=0, cores=16, packable=True) == ""
+        assert data_advice(facts(0.2), workers=0, cores=16, cacheable=True) == ""
+        assert data_advice(facts(0.9, seconds=5), workers=0, cores=16, cacheable=True) == ""
 
     @pytest.mark.parametrize(
         ("machine", "expected"),
         [
-            ({"workers": 0, "cores": 2, "packable": True}, "help: data.packed=FOLDER (keeps"),
-            ({"workers": 0, "cores": 16, "packable": False}, "help: data.workers=8 (now 0)."),
-            ({"workers": 1, "cores": 4, "packable": True}, "runs), or data.workers=3 (now 1)."),
-            ({"workers": 0, "cores": 2, "packable": False}, "help: a smaller data.image_size, or a lighter augment"),
-            ({"workers": 8, "cores": 16, "packable": False}, "help: a smaller data.image_size"),
+            ({"workers": 0, "cores": 2, "cacheable": True}, "help: data.decoded_cache=FOLDER (keeps"),
+            ({"workers": 0, "cores": 16, "cacheable": False}, "help: data.workers=8 (now 0)."),
+            ({"workers": 1, "cores": 4, "cacheable": True}, "runs), or data.workers=3 (now 1)."),
+            ({"workers": 0, "cores": 2, "cacheable": False}, "help: a smaller data.image_size, or a lighter augment"),
+            ({"workers": 8, "cores": 16, "cacheable": False}, "help: a smaller data.image_size"),
         ],
     )
     def test_what_fits_the_machine(self, machine, expected):

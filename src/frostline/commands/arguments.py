@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping
 
-# Argument of a class or function of frostline's, or of Lightning's Trainer -> key.
+# Argument of a class or function of frostline's, or of Lightning's Trainer -> key; with its class where it alone would
+# say too little.
 KEYS: Mapping[str, str] = {
     # ImageDataModule
     "image_size": "data.image_size",
@@ -11,7 +12,9 @@ KEYS: Mapping[str, str] = {
     "sampling": "data.sampling",
     # sources
     **{name: f"data.{name}" for name in ("path", "root", "dataset", "download", "on_bad_image", "rare_classes")},
-    "val_length": "data.val_length",
+    **{name: f"data.{name}" for name in ("options", "decoded_cache", "decoded_cache_limit", "val_length")},
+    **{name: f"data.{name}" for name in ("cache_dir", "cache_limit", "window", "timeout", "mean", "std")},
+    "Loading.timeout": "data.loader_timeout",
     # build_network
     "weights": "model.weights",
     # the optimizer and its OptimizerOptions
@@ -34,6 +37,7 @@ KEYS: Mapping[str, str] = {
     # ComputeOptions, FeatureCache
     "frozen_prefix": "speed.frozen_prefix",
     "feature_cache": "speed.feature_cache",
+    "FeatureCache.folder": "cache.folder",
     "views": "cache.views",
     # load_from_checkpoint
     "trust_checkpoint": "trust_checkpoint",
@@ -46,6 +50,7 @@ _NAMED = re.compile(
     rf"(?:\A|(?<=[\s(]))(?P<name>{'|'.join(KEYS)})(?:(?P<colon>:)|=(?P<value>'[^']*'|(?:True|False|None)\b)?)"
 )
 _VALUES = {"True": "true", "False": "false", "None": "null"}
+_SWITCHED_OFF = {"feature_cache": "false"}  # None in Python
 
 
 def with_keys(message: str) -> str:
@@ -55,6 +60,8 @@ def with_keys(message: str) -> str:
         if found["colon"]:
             return found[0] if found.start() else f"{KEYS[found['name']]}:"
         value = found["value"] or ""
+        if value == "None" and found["name"] in _SWITCHED_OFF:
+            value = _SWITCHED_OFF[found["name"]]
         return f"{KEYS[found['name']]}={_VALUES.get(value, value.strip(chr(39)))}"
 
     return _NAMED.sub(key, message)

@@ -19,7 +19,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "evaluate": ("frostline evaluate checkpoint=runs/RUN/checkpoints/best.ckpt",),
     "predict": ("frostline predict checkpoint=runs/RUN/checkpoints/best.ckpt inputs=photos output=predictions.csv",),
-    "pack": ("frostline pack data=image_folder data.path=photos output=packed",),
+    "pack": ("frostline pack data=image_folder data.path=photos output=shards",),
     "graph": (
         "frostline graph freeze=backbone",
         "frostline graph checkpoint=runs/RUN/checkpoints/best.ckpt output=pictures",

@@ -1,4 +1,4 @@
-"""frostline pack: a source's images in a few large files, which data=streaming reads from a disk or a store."""
+"""frostline pack: a source's images as shards, which data=streaming reads from a disk or a store."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from frostline.data.source import SPLITS
 
 @explained
 def run(config: PackConfig) -> None:
-    """Write the packed folder, and say what is in it."""
+    """Write a folder of shards, and say what is in it."""
     quiet_libraries()
     data = build_data(config.data, seed=config.seed)
     found = {split: data.images(split) for split in SPLITS}
@@ -33,15 +33,15 @@ def run(config: PackConfig) -> None:
     )
     with Progress(console=Console(file=getattr(sys.stderr, "rich_proxied_file", sys.stderr)), transient=True) as bar:
         tasks: dict[str, TaskID] = {
-            split: bar.add_task(f"packing {split}", total=len(of_split)) for split, of_split in images.items()
+            split: bar.add_task(f"writing {split}", total=len(of_split)) for split, of_split in images.items()
         }
-        packed = writer.write(
+        written = writer.write(
             images,
             classes=data.classes,
             output=output,
             progress=lambda split, done: bar.update(tasks[split], completed=done),
         )
-    print("\n".join([*data.notes, _text(packed, output)]))
+    print("\n".join([*data.notes, _text(written, output)]))
 
 
 def _workers(wanted: int | str, length: int) -> int:
@@ -51,13 +51,13 @@ def _workers(wanted: int | str, length: int) -> int:
     return 0 if length < 1000 else max(0, min(16, usable_cores() - 1))
 
 
-def _text(packed: ChunkSummary, output: Path) -> str:
+def _text(written: ChunkSummary, output: Path) -> str:
     lines = [
-        f"{split}: {count:,} images, {packed.bytes[split] / MIB:,.1f} MiB, chunks: {packed.chunks[split]:,}"
-        for split, count in packed.images.items()
+        f"{split}: {count:,} images, {written.bytes[split] / MIB:,.1f} MiB, chunks: {written.chunks[split]:,}"
+        for split, count in written.images.items()
     ]
-    if packed.broken:
-        lines += [f"{len(packed.broken)} images could not be read and were left out:"]
-        lines += [f"  {line}" for line in packed.broken]
+    if written.broken:
+        lines += [f"{len(written.broken)} images could not be read and were left out:"]
+        lines += [f"  {line}" for line in written.broken]
     again = shell_text(override_text("data.path", str(output)))
-    return "\n".join([*lines, f"packed: {output.resolve()}; train on it with data=streaming {again}"])
+    return "\n".join([*lines, f"shards: {output.resolve()}; train on it with data=streaming {again}"])

@@ -205,12 +205,12 @@ class PackConfig(CommandConfig):
     """Pack images into a few large files, for data=streaming from a disk or a store."""
 
     output: PathText = Field(
-        json_schema_extra=FOLDER, description="the packed folder; it must not be there yet, or be empty"
+        json_schema_extra=FOLDER, description="the folder of shards; it must not be there yet, or be empty"
     )
-    chunk_size: float = Field(default=64.0, gt=0, le=2048, description="MiB of the files that images are packed into")
-    seed: Seed = Field(default=0, description="seed of the order in which training images are packed")
+    chunk_size: float = Field(default=64.0, gt=0, le=2048, description="MiB of the files that images are written into")
+    seed: Seed = Field(default=0, description="seed of the order in which training images are written")
     skip_broken: bool = Field(
-        default=False, description="leave out images that cannot be read; false refuses to pack, and names them"
+        default=False, description="leave out images that cannot be read; false writes nothing, and names them"
     )
     data: Annotated[Source, GROUP]
 

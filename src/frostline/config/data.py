@@ -14,7 +14,7 @@ Three = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 PILLOWS_LIMIT = 178_956_970  # pixels; Pillow refuses to open more
 
-MANIFEST = "frostline.json"  # what a packed folder has
+MANIFEST = "frostline.json"  # what a folder of shards has
 
 
 class Data(Section):
@@ -119,16 +119,15 @@ class Decoded(Data):
 class ImageFiles(Decoded, Files):
     """A source of image files."""
 
-    packed: PathText | None = Field(
+    decoded_cache: PathText | None = Field(
         default=None,
         description="folder in which decoded images are kept, so that later epochs, runs and processes need not decode "
         "them; null: none",
     )
-    packed_limit: float = Field(
+    decoded_cache_limit: float = Field(
         default=50.0,
         gt=0,
-        description="GiB that data.packed may take; what no run uses is removed first, the longest unused before "
-        "others",
+        description="GiB that data.decoded_cache may take; LRU eviction of what no run uses",
     )
 
 
@@ -228,7 +227,7 @@ class Streaming(Decoded):
     """Images that `frostline pack` wrote: in a folder, or in an S3-compatible store from which they are streamed."""
 
     name: Literal["streaming"] = Field(description="the source's name")
-    path: PathText | None = Field(default=None, description="the packed folder, or its address s3://bucket/folder")
+    path: PathText | None = Field(default=None, description="the folder of shards, or its address s3://bucket/folder")
     endpoint_url: str | None = Field(default=None, description="address of an S3-compatible store; null for Amazon's")
     cache_dir: PathText | None = Field(
         default=None, description="local folder for chunks from a store; null for ~/.cache/frostline/chunks"
@@ -246,7 +245,7 @@ class Streaming(Decoded):
 
     @field_validator("path")
     @classmethod
-    def _packed(cls, path: str | None) -> str:
+    def _shards(cls, path: str | None) -> str:
         if path is None:
             raise ValueError("is required: type data.path=FOLDER, or data.path=s3://BUCKET/FOLDER")
         if "://" in path:
@@ -259,8 +258,8 @@ class Streaming(Decoded):
             return path
         if not (Path(existing(path, folder=True)) / MANIFEST).is_file():
             raise ValueError(
-                f"no packed images in {path} (it has no {MANIFEST}): pack them with `frostline pack data=image_folder "
-                f"data.path={path} output=PACKED`, or use data=image_folder"
+                f"no shards in {path} (it has no {MANIFEST}): write them with `frostline pack data=image_folder "
+                f"data.path={path} output=SHARDS`, or use data=image_folder"
             )
         return path
 

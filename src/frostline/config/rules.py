@@ -65,13 +65,13 @@ def _files(sound: Mapping[str, Any]) -> Iterator[str]:
         if sound.get(key) is not None and _is_file_of(sound[key], inputs):
             yield f"{key}: `{sound[key]}` is an input of this command, which it would replace. Name another file."
     if "skip_broken" in sound:
-        yield from _packed_folder(Path(sound["output"]))
+        yield from _shards_folder(Path(sound["output"]))
     for path in _listed(sound.get("inputs")):
         if not Path(path).exists():
             yield f"inputs: there is no file or folder `{path}`."
 
 
-def _packed_folder(output: Path) -> Iterator[str]:
+def _shards_folder(output: Path) -> Iterator[str]:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         yield f"output: `{output}` is there already, and not empty. Name a folder that is not."
 

@@ -1,9 +1,9 @@
-"""Images in chunks: the folder that `frostline pack` writes and `data=streaming` reads.
+"""The format of a folder of shards, which `frostline pack` writes and `Streaming` reads: images in chunks.
 
-    packed/frostline.json          format, classes, and each split's chunks with their sizes and checksums
-    packed/train/index.json        litdata's index: `litdata.StreamingDataset("packed/train")` reads the folder too
-    packed/train/labels.npy        class indices, int32, in the order of the images
-    packed/train/chunk-0-0.bin …   the chunks, in litdata's format
+    shards/frostline.json          format, classes, and each split's chunks with their sizes and checksums
+    shards/train/index.json        litdata's index: `litdata.StreamingDataset("shards/train")` reads the folder too
+    shards/train/labels.npy        class indices, int32, in the order of the images
+    shards/train/chunk-0-0.bin …   the chunks, in litdata's format
 
 A chunk holds, little-endian: the number of images n (uint32), where each begins and the last ends (n + 1 uint32), and
 for each image the sizes of its three parts (uint32) and these: the encoded image as it was in its file, the class index
@@ -40,7 +40,7 @@ LABEL_BYTES = 8
 
 
 class ChunkError(ValueError):
-    """Packed images cannot be read, or the store does not give them; the message says why."""
+    """Shards cannot be read, or the store does not give them; the message says why."""
 
     def __init__(self, message: str) -> None:
         # A DataLoader raises a worker's exception again from one text: its traceback, which ends in our message.
@@ -109,8 +109,8 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
             raise ValueError(raw["format"])
         if raw["version"] != VERSION:
             raise ChunkError(
-                f"data.path={where}: packed in version {raw['version']} of the format, and this frostline reads "
-                f"version {VERSION}. Pack the images again, or use the frostline that packed them."
+                f"path={where}: shards in version {raw['version']} of the format, and this frostline reads "
+                f"version {VERSION}. Write them again, or use the frostline that wrote them."
             )
         return Manifest(
             classes=[str(name) for name in raw["classes"]],
@@ -120,9 +120,7 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f" ({error})" if isinstance(error, ValueError) else ""
-        raise ChunkError(
-            f"data.path={where}: its {MANIFEST} is corrupt, or is not one of frostline's{reason}."
-        ) from error
+        raise ChunkError(f"path={where}: its {MANIFEST} is corrupt, or is not one of frostline's{reason}.") from error
 
 
 def _split(name: str, raw: Mapping[str, Any]) -> SplitEntry:
@@ -176,11 +174,11 @@ def parse_labels(content: bytes, split: SplitEntry, *, where: str) -> "array[int
     """
     if zlib.crc32(content) != split.labels_checksum:
         raise ChunkError(
-            f"{where}: corrupt, or of other images than those listed in {MANIFEST}. Pack the images again."
+            f"{where}: corrupt, or of other images than those listed in {MANIFEST}. Write the shards again."
         )
     labels = array("i", np.load(io.BytesIO(content)).astype(np.int32).tobytes())
     if len(labels) != split.images:
-        raise ChunkError(f"{where}: {len(labels):,} labels for {split.images:,} images. Pack the images again.")
+        raise ChunkError(f"{where}: {len(labels):,} labels for {split.images:,} images. Write the shards again.")
     return labels
 
 
@@ -218,7 +216,7 @@ class OpenChunk:
         """Compare the CRC-32 of the chunk.
 
         Raises:
-            ChunkError: the file has other bytes than when it was packed.
+            ChunkError: the file has other bytes than when it was written.
         """
         found = start = 0
         while block := os.pread(self._fd, BLOCK, start):
@@ -241,4 +239,4 @@ class OpenChunk:
         return StoredImage(content, int.from_bytes(label, "little", signed=True), name.decode(errors="replace"))
 
     def _corrupt(self, what: str) -> ChunkError:
-        return ChunkError(f"{self.where}: corrupt ({what}). Copy it again from where it was packed, or pack again.")
+        return ChunkError(f"{self.where}: corrupt ({what}). Copy it again, or write it again.")

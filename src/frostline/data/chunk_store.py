@@ -16,12 +16,12 @@ from frostline.storage.lru import DiskFullError, OverLimitError, evict, mark_use
 GIB = 2**30
 TRIES = 3
 LOCKS = 64
-ADVICE = "type data.cache_dir=ANOTHER_FOLDER"
+ADVICE = "type cache_dir=ANOTHER_FOLDER"
 INSTALL = "pip install 'frostline[streaming]'"
 
 
 class ChunkStore(Protocol):
-    """A packed folder, wherever it is."""
+    """A folder of shards, wherever it is."""
 
     where: str
 
@@ -41,7 +41,7 @@ class ChunkStore(Protocol):
 
 
 class LocalFolder:
-    """A packed folder on a disk, which may be a network's; chunks are read where they lie."""
+    """A folder of shards on a disk, which may be a network's; chunks are read where they lie."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.root = Path(path).expanduser()
@@ -49,7 +49,7 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes:
         if not self.root.is_dir():
-            raise ChunkError(f"data.path={self.where}: no such folder.")
+            raise ChunkError(f"path={self.where}: no such folder.")
         try:
             return (self.root / name).read_bytes()
         except FileNotFoundError as error:
@@ -79,7 +79,7 @@ class LocalFolder:
 
 
 class S3Store:
-    """A packed folder in an S3-compatible store, `s3://bucket/folder`, fetched chunk by chunk with boto3.
+    """A folder of shards in an S3-compatible store, `s3://bucket/folder`, fetched chunk by chunk with boto3.
 
     Credentials are found as the AWS tools find them: environment, `~/.aws`, the machine's role.
 
@@ -113,7 +113,7 @@ class S3Store:
         def fetch(file: IO[bytes]) -> None:
             self._fetch(name, file)
 
-        # Packed again under the same address, a chunk has another checksum: it is not taken for the old one.
+        # Written again under the same address, a chunk has another checksum: it is not taken for the old one.
         name_in_cache = f"{zlib.crc32(self.where.encode()):08x}-{split}-{entry.checksum:08x}-{entry.file}"
         return self.cache.open(name_in_cache, entry, fetch=fetch, where=f"{self.where}/{name}")
 
@@ -134,7 +134,7 @@ class S3Store:
             yield
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
             raise ChunkError(
-                f"data.path={self.where}: there are no credentials for the store. Set AWS_ACCESS_KEY_ID and "
+                f"path={self.where}: there are no credentials for the store. Set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE for a profile of ~/.aws."
             ) from error
         except exceptions.ClientError as error:
@@ -144,13 +144,13 @@ class S3Store:
             reasons = {"NoSuchBucket": "there is no such bucket", "403": "these credentials may not read it"}
             reasons["AccessDenied"] = reasons["403"]
             raise ChunkError(
-                f"data.path={self.where}: {reasons.get(code, f'the store answers {code}')}{at} (asked for {name})."
+                f"path={self.where}: {reasons.get(code, f'the store answers {code}')}{at} (asked for {name})."
             ) from error
         except (exceptions.BotoCoreError, exceptions.HTTPClientError, Boto3Error, ValueError) as error:
             first = str(error).partition("\n")[0].rstrip(".")
             raise ChunkError(
-                f"data.path={self.where}: the store{at} does not give {name} after {TRIES} tries of up to "
-                f"{self.timeout:g} s, data.timeout ({first})."
+                f"path={self.where}: the store{at} does not give {name} after {TRIES} tries of up to "
+                f"{self.timeout:g} s, timeout={self.timeout:g} ({first})."
             ) from error
 
 
@@ -160,7 +160,7 @@ class ChunkCache:
     A chunk that is evicted while a process reads it takes disk space until that process closes it.
 
     Args:
-        folder: it may serve any number of packed folders.
+        folder: it may serve any number of folders of shards.
         limit: bytes of all chunks in it.
     """
 
@@ -184,7 +184,7 @@ class ChunkCache:
             return fd
         except OSError as error:
             reason = error.strerror or error
-            raise ChunkError(f"data.cache_dir={self.folder}: cannot be used ({reason}).") from error
+            raise ChunkError(f"cache_dir={self.folder}: cannot be used ({reason}).") from error
 
     def _fetch(self, path: Path, entry: ChunkEntry, fetch: Callable[[IO[bytes]], None], where: str) -> None:
         with atomically(path, durable=False) as part:
@@ -197,7 +197,7 @@ class ChunkCache:
             content = part.read_bytes()
             if len(content) != entry.bytes or zlib.crc32(content) != entry.checksum:
                 raise ChunkError(
-                    f"{where}: corrupt (its bytes are not those listed in {MANIFEST}). Upload the packed folder again."
+                    f"{where}: corrupt (its bytes are not those listed in {MANIFEST}). Upload the folder again."
                 )
 
 
@@ -217,10 +217,7 @@ def _complete(path: Path, size: int) -> int | None:
 def missing(where: str, name: str) -> ChunkError:
     """The message for a file that is not there."""
     if name == MANIFEST:
-        return ChunkError(
-            f"data.path={where}: no packed images there (it has no {MANIFEST}). Pack a folder with "
-            "`frostline pack data=image_folder data.path=FOLDER output=PACKED`."
-        )
+        return ChunkError(f"path={where}: no shards there (it has no {MANIFEST}). `frostline pack` writes them.")
     return ChunkError(f"{where}/{name}: missing, but listed in {MANIFEST}. Copy the complete folder again.")
 
 
@@ -229,7 +226,7 @@ def _s3_client(url: str, *, endpoint_url: str | None, timeout: float) -> Any:
         import boto3
         from botocore.config import Config
     except ImportError as error:
-        raise ChunkError(f"data.path={url}: reading from a store needs boto3. Type: {INSTALL}") from error
+        raise ChunkError(f"path={url}: reading from a store needs boto3. Type: {INSTALL}") from error
     config = Config(
         connect_timeout=timeout,
         read_timeout=timeout,

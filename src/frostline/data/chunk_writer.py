@@ -1,4 +1,4 @@
-"""Write a source's images into a packed folder, atomically; see `frostline.data.chunk_folder`."""
+"""Write a source's images into a folder of shards, atomically; see `frostline.data.chunk_folder`."""
 
 import io
 import zlib
@@ -41,7 +41,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(kw_only=True)
 class ChunkSummary:
-    """Result of packing: images, chunks and bytes of each split, and the broken images that were left out."""
+    """What was written: images, chunks and bytes of each split, and the broken images that were left out."""
 
     images: dict[str, int] = field(default_factory=dict)
     chunks: dict[str, int] = field(default_factory=dict)
@@ -51,11 +51,11 @@ class ChunkSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkWriter:
-    """How images are packed.
+    """How images are written into shards.
 
     Attributes:
         chunk_size: MiB of a chunk; an image that is larger gets a chunk of its own.
-        seed: of the order in which training images are packed: each chunk is a random sample of them. The other splits
+        seed: of the order in which training images are written: each chunk is a random sample of them. The other splits
             keep their order.
         skip_broken: leave out images that cannot be read, where they are otherwise an error.
         workers: processes that read and check images.
@@ -108,7 +108,7 @@ class ChunkWriter:
         self, images: LabelledImages, folder: Path, split: str, summary: ChunkSummary, progress: Progress
     ) -> SplitEntry | None:
         if images.labels is None:
-            raise ValueError(f"The {split} images have soft labels, and packed images have one class each.")
+            raise ValueError(f"The {split} images have soft labels, and shards hold one class for each image.")
         order = torch.arange(len(images))
         if split == "train":
             generator = torch.Generator().manual_seed(stable_seed(self.seed, "pack"))
@@ -198,7 +198,7 @@ def png(image: Image.Image | torch.Tensor) -> bytes:
     """
     if isinstance(image, torch.Tensor):
         if image.dtype != torch.uint8:
-            raise ValueError(f"Images of {image.dtype} cannot be packed: files hold whole numbers from 0 to 255.")
+            raise ValueError(f"Images of {image.dtype} cannot be written: files hold whole numbers from 0 to 255.")
         image = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     stream = io.BytesIO()
     image.save(stream, format="PNG")
@@ -213,7 +213,7 @@ def refuse_filled(output: Path) -> None:
 
 def _refuse_empty_classes(folder: Path, splits: Mapping[str, SplitEntry], classes: Sequence[str]) -> None:
     if "train" not in splits:
-        raise ValueError("There are no training images to pack.")
+        raise ValueError("There are no training images to write.")
     content = (folder / "train" / LABELS).read_bytes()
     present = set(parse_labels(content, splits["train"], where=LABELS))
     if empty := [name for label, name in enumerate(classes) if label not in present]:

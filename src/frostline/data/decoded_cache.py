@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 GIB = 2**30
 SIZE = struct.Struct("<2I")
-ADVICE = "type data.packed=ANOTHER_FOLDER or data.packed=null"
+ADVICE = "type decoded_cache=ANOTHER_FOLDER or decoded_cache=None"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -98,7 +98,7 @@ class CachedImages(LabelledImages):
                 raise
             self._full = True
             if error.errno in NO_SPACE:
-                log.warning("data.packed: no space left on the disk of %s; images are not cached.", self.file.path)
+                log.warning("decoded_cache: no space left on the disk of %s; images are not cached.", self.file.path)
 
 
 def cached_images(
@@ -121,7 +121,7 @@ def cached_images(
         for old in cache.folder.glob("*.packed"):  # of an earlier version of frostline
             old.unlink()
         lengths = [SIZE.size + 3 * size[0] * size[1] if size else 0 for size in sizes()]
-        log.info("data.packed: %s images are cached in %s, up to %.2f GiB", len(lengths), path, sum(lengths) / GIB)
+        log.info("decoded_cache: %s images are cached in %s, up to %.2f GiB", len(lengths), path, sum(lengths) / GIB)
         return Records(count=len(lengths), lengths=np.array(lengths, np.int64))
 
     try:
@@ -129,18 +129,18 @@ def cached_images(
     except OverLimitError as error:
         beside = f", beside {error.in_use / GIB:.2f} GiB in use there" if error.in_use else ""
         raise ValueError(
-            f"data.packed: {len(images):,} decoded images take {error.needed / GIB:.2f} GiB{beside}, more than "
-            f"data.packed_limit={cache.limit / GIB:g}. Type data.packed_limit="
-            f"{(error.in_use + error.needed) / GIB + 0.01:.2f} or more, or data.packed=null."
+            f"decoded_cache: {len(images):,} decoded images take {error.needed / GIB:.2f} GiB{beside}, more than "
+            f"decoded_cache_limit={cache.limit / GIB:g}. Type decoded_cache_limit="
+            f"{(error.in_use + error.needed) / GIB + 0.01:.2f} or more, or decoded_cache=None."
         ) from error
     except DiskFullError as error:
         log.warning(
-            "data.packed: %.2f GiB are needed and %.2f GiB are free on the disk of %s; images are not cached.",
+            "decoded_cache: %.2f GiB are needed and %.2f GiB are free on the disk of %s; images are not cached.",
             error.needed / GIB,
             error.free / GIB,
             cache.folder,
         )
         return images
     except OSError as error:
-        raise ValueError(f"data.packed={cache.folder}: cannot be used ({error}).") from error
+        raise ValueError(f"decoded_cache={cache.folder}: cannot be used ({error}).") from error
     return CachedImages(images, file)

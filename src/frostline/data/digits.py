@@ -16,7 +16,7 @@ class Digits:
 
     def __init__(self, *, val_fraction: float = 0.1, test_fraction: float = 0.2, split_seed: int = 0) -> None:
         # 64 grey values and the label in each row; licence: digits_license.txt.
-        with files("frostline.data").joinpath("digits.csv.gz").open("rb") as packed, gzip.open(packed) as file:
+        with files("frostline.data").joinpath("digits.csv.gz").open("rb") as compressed, gzip.open(compressed) as file:
             rows = np.loadtxt(file, delimiter=",")
         self._images = torch.from_numpy(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().to(torch.uint8)
         self._labels = [int(label) for label in rows[:, -1]]

@@ -124,7 +124,7 @@ def _folder(path: Path | None, download: bool) -> Path:
     target = path or CACHE_FOLDER.expanduser()
     target.mkdir(parents=True, exist_ok=True)
     # Several ranks of one machine start at the same time.
-    with locked(target / ".download.lock", advice="type data.path=ANOTHER_FOLDER"):
+    with locked(target / ".download.lock", advice="type path=ANOTHER_FOLDER"):
         try:
             datasets.FashionMNIST(str(target), download=True)
         except Exception as error:

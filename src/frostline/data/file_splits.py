@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from frostline.data.decoded_cache import decoded_cache
+from frostline.data.decoded_cache import decoded_cache as open_cache
 from frostline.data.decoding import MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile
 from frostline.data.folders import AGAIN, BROKEN, MOST_BROKEN, Identity, LeftOut, listed
@@ -141,8 +141,8 @@ class FileSource:
             `ImageDataModule.check_images` names them.
         max_pixels: larger images are errors, before they are decoded.
         scaled_decoding: decode JPEGs of several megapixels at reduced size where that is enough.
-        packed: folder in which decoded images are cached for later epochs and runs; None for none.
-        packed_limit: GiB that it may take.
+        decoded_cache: folder in which decoded images are cached for later epochs and runs; None for none.
+        decoded_cache_limit: GiB that it may take.
         whole_as: for an evaluation: the split of all images where there are no splits; train is not needed.
 
     Raises:
@@ -160,14 +160,14 @@ class FileSource:
         on_bad_image: str = "raise",
         max_pixels: int = MAX_PIXELS,
         scaled_decoding: bool = True,
-        packed: str | os.PathLike[str] | None = None,
-        packed_limit: float = 50.0,
+        decoded_cache: str | os.PathLike[str] | None = None,
+        decoded_cache_limit: float = 50.0,
         whole_as: str | None = None,
     ) -> None:
         self.left_out = LeftOut()
         self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
-        self.cache = decoded_cache(packed, limit=packed_limit)
+        self.cache = open_cache(decoded_cache, limit=decoded_cache_limit)
         skip = on_bad_image == "skip"
         self._classes, files, notes = self._found(Path(path).expanduser(), tolerant=skip, whole_as=whole_as)
         self.notes = [*name_notes(self._classes), *notes]

@@ -1,4 +1,4 @@
-"""Packed images, on a disk or in an S3-compatible store: a source that reads them chunk by chunk."""
+"""Shards, on a disk or in an S3-compatible store: a source that reads them chunk by chunk."""
 
 import copy
 import os
@@ -31,7 +31,7 @@ from frostline.storage.checksums import fingerprint
 
 
 class StreamedImages(LabelledImages):
-    """One split of packed images, decoded from the bytes that the files had: the same pixels as from the files.
+    """One split of a folder of shards, decoded from the bytes that the files had: the same pixels as from the files.
 
     What it holds grows with the chunks, and by four bytes an image.
 
@@ -82,7 +82,7 @@ class StreamedImages(LabelledImages):
 
     @property
     def identity(self) -> str:
-        """Changes with the packed images, the decoder and its settings."""
+        """Changes with the images, the decoder and its settings."""
         parts = (self.entry, self.shorter_side, self.max_pixels, decoder_identity())
         return f"packed {fingerprint([repr(parts).encode()])}"
 
@@ -98,7 +98,7 @@ class StreamedImages(LabelledImages):
 
     def __getitem__(self, index: int) -> LabelledImage:
         stored = self.stored(index)
-        named = ImageBytes(f"{stored.name} (packed as {self.split} image {index})", stored.content)
+        named = ImageBytes(f"{stored.name} ({self.split} image {index} of the shards)", stored.content)
         image = decode_image(named, max_pixels=self.max_pixels, shorter_side=self.shorter_side)
         return image, self._labels[index]
 
@@ -138,7 +138,7 @@ class Streaming:
     """The source `data=streaming`: what `frostline pack` wrote, in a folder or at `s3://bucket/folder`.
 
     Args:
-        path: the packed folder, or its address.
+        path: the folder of shards, or its address.
         endpoint_url: of an S3-compatible store other than Amazon's.
         cache_dir: cache of chunks from a store; None for `~/.cache/frostline/chunks`. Processes of one machine
             share it.
@@ -149,7 +149,7 @@ class Streaming:
         scaled_decoding: decode large JPEGs at reduced size, where that leaves enough pixels.
 
     Raises:
-        ChunkError: nothing packed is there, it is of another version or corrupt, the store cannot be reached or
+        ChunkError: there are no shards, or they are of another version or corrupt, the store cannot be reached or
             refuses, or the cache is too small for the window.
     """
 
@@ -208,7 +208,7 @@ def _check_cache_limit(manifest: Manifest, *, window: int, limit: float) -> None
         largest = sorted((chunk.bytes for chunk in entry.chunks), reverse=True)[: window + LANES]
         if sum(largest) > limit * GIB:
             raise ValueError(
-                f"data.cache_limit={limit:g} GiB is too small: {len(largest)} chunks of {split} are read at a time, "
-                f"{sum(largest) / GIB:.3g} GiB. Give it at least that, or pack with smaller chunks (chunk_size), or "
-                f"set data.window to less than {window} (at least {LANES})."
+                f"cache_limit={limit:g} GiB is too small: {len(largest)} chunks of {split} are read at a time, "
+                f"{sum(largest) / GIB:.3g} GiB. Give it at least that, or write smaller chunks (chunk_size), or "
+                f"set window to less than {window} (at least {LANES})."
             )

@@ -15,8 +15,8 @@ Item = TypeVar("Item")
 PATIENCE = 8.0
 POLL_INTERVAL = 0.25
 TEXT = (
-    "No batch came within {:g} s (data.loader_timeout). Is the drive that the images lie on reachable? Where reading "
-    "takes so long, type a larger data.loader_timeout."
+    "No batch came within {0:g} s (Loading.timeout={0:g}). Is the drive that the images lie on reachable? Where "
+    "reading takes so long, type a larger Loading.timeout=SECONDS."
 )
 
 

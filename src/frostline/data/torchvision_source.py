@@ -189,9 +189,7 @@ def _arguments(cls: Any, *, root: str, download: bool, options: Mapping[str, Any
     free = [name for name in known if name not in reserved]
     for key in arguments:
         if key not in free:
-            raise ValueError(
-                f"data.options.{key}: {cls.__name__} has no such option. Choices: {', '.join(free) or 'none'}."
-            )
+            raise ValueError(f"options: {cls.__name__} has no option {key!r}. Choices: {', '.join(free) or 'none'}.")
     if "root" in known:
         arguments["root"] = root
     if "download" in known or cls in (datasets.KMNIST, datasets.FashionMNIST):
@@ -208,7 +206,7 @@ def _open(cls: Any, arguments: Mapping[str, Any]) -> Any:
         root = Path(arguments["root"])
         root.mkdir(parents=True, exist_ok=True)
         # Several ranks of one machine start at the same time.
-        with locked(root / ".download.lock", advice="type data.root=ANOTHER_FOLDER"):
+        with locked(root / ".download.lock", advice="type root=ANOTHER_FOLDER"):
             return cls(**arguments)
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(

@@ -195,5 +195,5 @@ def checked_normalisation(values: Sequence[float] | None, default: Sequence[floa
     chosen = [float(value) for value in (default if values is None else values)]
     if len(chosen) != 3 or not all(map(math.isfinite, chosen)) or (name == "std" and min(chosen) <= 0):
         kind = "finite, positive" if name == "std" else "finite"
-        raise ValueError(f"data.{name} takes three {kind} values (red, green, blue): {chosen}.")
+        raise ValueError(f"{name} takes three {kind} values (red, green, blue): {chosen}.")
     return chosen

@@ -19,7 +19,7 @@ from frostline.storage.record_file import RecordFile, Records, open_record_file
 
 FORMAT = 3
 LOCK_LIMIT = 60.0  # seconds to wait for another process; then there is no store
-ADVICE = "type cache.folder=ANOTHER_FOLDER or speed.feature_cache=false"
+ADVICE = "type FeatureCache.folder=ANOTHER_FOLDER or feature_cache=None"
 
 
 @dataclass(frozen=True, kw_only=True)

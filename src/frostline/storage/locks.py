@@ -22,7 +22,7 @@ def reported_wait(path: str | os.PathLike[str], *, advice: str) -> Iterator[None
 
     Args:
         path: the file waited for.
-        advice: what to do if the wait never ends, as in "type cache.folder=ANOTHER".
+        advice: what to do if the wait never ends, as in "type cache_dir=ANOTHER".
     """
     timer = threading.Timer(
         REPORT_AFTER,

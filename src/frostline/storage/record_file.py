@@ -56,7 +56,7 @@ class RecordFile:
     """A record file that exists; see `open_record_file`. Unpickled, it is opened again.
 
     Args:
-        advice: what to do if the file's lock is never released, as in "type cache.folder=ANOTHER".
+        advice: what to do if the file's lock is never released, as in "type decoded_cache=ANOTHER".
 
     Attributes:
         about: the description.

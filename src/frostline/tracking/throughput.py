@@ -148,17 +148,17 @@ def speed_text(facts: Mapping[str, Any], *, advice: str = "") -> str:
     return f"{line}\n{advice}" if advice else line
 
 
-def data_advice(facts: Mapping[str, Any], *, workers: int, cores: int, packable: bool) -> str:
+def data_advice(facts: Mapping[str, Any], *, workers: int, cores: int, cacheable: bool) -> str:
     """Advice on how to shorten the wait for data on this machine; empty where little would be gained.
 
     Args:
         workers: loader processes of a rank.
         cores: a rank's share of the machine's.
-        packable: the images are decoded from files and are not kept decoded yet.
+        cacheable: the images are decoded from files and are not kept decoded yet.
     """
     if facts["data_wait"] <= LONG_WAIT or facts["seconds_waited"] < LEAST_SECONDS:
         return ""
-    ways = ["data.packed=FOLDER (keeps decoded images for later epochs and runs)"] if packable else []
+    ways = ["data.decoded_cache=FOLDER (keeps decoded images for later epochs and runs)"] if cacheable else []
     more = min(8, cores - 1)
     if cores > 2 and workers < more:
         ways.append(f"data.workers={more} (now {workers})")
@@ -173,5 +173,5 @@ def data_advice_for(trainer: lightning.Trainer, facts: Mapping[str, Any]) -> str
         facts,
         workers=int(getattr(trainer.train_dataloader, "num_workers", 0)),
         cores=usable_cores() // max(1, trainer.num_devices),
-        packable=getattr(source, "cache", "not by files") is None,
+        cacheable=getattr(source, "cache", "not by files") is None,
     )
