@@ -17,6 +17,7 @@ import torchvision
 from torch import Tensor
 
 from frostline.data.datamodule import ImageDataModule
+from frostline.data.order import per_rank
 from frostline.data.time_limit import limited
 from frostline.feature_limits import is_augmented, why_not_split, why_not_stored
 from frostline.freezing.callback import FreezingSchedule
@@ -28,6 +29,7 @@ from frostline.prefix.key import feature_key, prefix_digest
 from frostline.prefix.mixed_batch import MixedBatch
 from frostline.prefix.split_model import SplitModel, split_at_frost_line
 from frostline.prefix.store import FORMAT, FeatureStore, Rows, open_store
+from frostline.prefix.traced import SplitError
 from frostline.storage.lru import gigabytes
 
 log = logging.getLogger("frostline.fast_path")
@@ -59,7 +61,9 @@ class FastPath(pl.Callback):
         self.cache = cache
         self.compiled = compiled
         self.model: SplitModel | None = None
+        self._batch: int | None = None
         self._phase: int | None = None
+        self._logged: set[str] = set()
         self._datasets: dict[str, CachedFeatureDataset] = {}
         self._counts: dict[str, dict[str, Any]] = {}
         self._unwritten: tuple[FeatureStore, np.ndarray, Tensor] | None = None
@@ -111,14 +115,20 @@ class FastPath(pl.Callback):
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         if stage == "fit":
-            self.model, self._phase, self._counts = None, None, {}
-            self._log_why_not_split(trainer)
+            self.model, self._phase, self._counts, self._logged = None, None, {}, set()
+        if stage not in ("fit", "test"):
+            return
         data = getattr(trainer, "datamodule", None)
-        if stage not in ("fit", "test") or self.cache is None or not isinstance(data, ImageDataModule):
+        # The last bits of features depend on the number of images in float32 on CPUs only; see `_depends_on_batch`.
+        exact = trainer.precision in ("32-true", "64-true") and trainer.strategy.root_device.type == "cpu"
+        self._batch = None
+        if exact and isinstance(data, ImageDataModule):
+            self._batch = per_rank(data.batch_size, world_size=trainer.world_size)
+        models = [self._split_or_log(trainer, phase) for phase in self._phases(stage)]
+        if self.cache is None or not isinstance(data, ImageDataModule):
             return
         self._datasets = {}
         data.replace_datasets({})
-        models = [self._split_for(phase) for phase in self._phases(stage)]
         if not any(models):
             return
         for split in ("train", "val") if stage == "fit" else ("test",):
@@ -141,15 +151,27 @@ class FastPath(pl.Callback):
         yield from resolved.phases if stage == "fit" else [self.schedule.phase]
 
     def _split_for(self, phase: ResolvedPhase) -> SplitModel | None:
-        network = self.schedule.network
-        if why_not_split(network) is not None:
-            return None
-        return split_at_frost_line(network, trainable=phase.trainable, held=phase.eval_modules, compiled=self.compiled)
+        """The network split at a phase's frost line; None where nothing is frozen before it.
 
-    def _log_why_not_split(self, trainer: "pl.Trainer") -> None:
-        freezes = any(set(phase.trainable) != self._parameters() for phase in self._phases("fit"))
-        if freezes and trainer.is_global_zero and (reason := why_not_split(self.schedule.network)):
-            log.info("The frozen part is computed together with the rest, in each epoch: %s.", reason)
+        Raises:
+            SplitError: it cannot be split there.
+        """
+        network = self.schedule.network
+        if (reason := why_not_split(network)) is not None:
+            raise SplitError(reason)
+        return split_at_frost_line(
+            network, trainable=phase.trainable, held=phase.eval_modules, batch=self._batch, compiled=self.compiled
+        )
+
+    def _split_or_log(self, trainer: "pl.Trainer", phase: ResolvedPhase) -> SplitModel | None:
+        """The same; where it cannot be split, one line says why, once a fit."""
+        try:
+            return self._split_for(phase)
+        except SplitError as reason:
+            if trainer.is_global_zero and self._parameters() != phase.trainable and str(reason) not in self._logged:
+                self._logged.add(str(reason))
+                log.info("The frozen part is computed together with the rest, in each epoch: %s.", reason)
+            return None
 
     def _parameters(self) -> set[str]:
         return {name for name, _ in self.schedule.network.named_parameters()}
@@ -172,7 +194,7 @@ class FastPath(pl.Callback):
         self.flush()
         for dataset in self._datasets.values():
             dataset.handle.put(None)
-        self.model = self._split_for(self.schedule.phase)
+        self.model = self._split_or_log(trainer, self.schedule.phase)
         if self.model is None or self.cache is None or not self._datasets:
             return
         if averages_weights(trainer) and self._trained_before(self.model):
@@ -186,7 +208,9 @@ class FastPath(pl.Callback):
     def _trained_before(self, model: SplitModel) -> bool:
         resolved = self.schedule.resolved
         earlier = frozenset().union(*(phase.trainable for phase in resolved.phases[: self.schedule.phase.index]))
-        return any(name.startswith(tuple(f"{part}." for part in model.before)) for name in earlier)
+        return any(name.startswith(tuple(f"{part}." for part in model.before.modules)) for name in earlier) or any(
+            name in earlier for name in model.before.tensors
+        )
 
     def _open(
         self, trainer: "pl.Trainer", split: str, dataset: CachedFeatureDataset, *, digest: str, data: ImageDataModule
@@ -196,6 +220,9 @@ class FastPath(pl.Callback):
         example = self.inputs(dataset.decoded(np.array([0, 0])).to(trainer.strategy.root_device))
         with trainer.precision_plugin.forward_context():
             features = self.model.prefix(example)
+        if len(features) != 2 or not torch.equal(features[0], features[1]):
+            log.info("Features of the %s images are not kept: two of the same image differ.", split)
+            return
         if torch.empty_like(features).stride() != features.stride():
             log.info("Features of the %s images are not kept: there are gaps between their values in memory.", split)
             return
@@ -207,11 +234,12 @@ class FastPath(pl.Callback):
         )
         about = {
             "prefix": digest,
-            "before": self.model.after[0] if self.model.after else "the end",
+            "before": next(iter(self.model.after.modules), "the end"),
             "images": dataset.images.identity,
             **{key: data.describe()[key] for key in ("image_size", "resize", "mean", "std")},
             "augment": repr(data.augment) if dataset.views > 1 else "none",
             "views": dataset.views,
+            "batch": self.model.batch,
             "memory_format": "channels_last" if example.stride()[1] == 1 else "contiguous",
             "strides": list(rows.strides),
             "precision": str(trainer.precision),

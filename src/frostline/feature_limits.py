@@ -4,7 +4,6 @@ from torch import nn
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.checks import is_sharded
-from frostline.prefix.split_model import sequential_modules
 
 
 def why_not_split(network: nn.Module) -> str | None:
@@ -14,11 +13,6 @@ def why_not_split(network: nn.Module) -> str | None:
     # One forward pre-hook is the policy's, which holds modes.
     if network._forward_hooks or len(network._forward_pre_hooks) > 1:
         return "hooks on the whole network would not see its parts"
-    if sequential_modules(network) is None:
-        return (
-            f"only of torchvision's ResNets and of nn.Sequential is it known what runs after what, and this is "
-            f"{type(network).__name__}"
-        )
     return None
 
 

@@ -9,7 +9,8 @@ from torchvision.models import resnet18, resnet50
 
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
-from frostline.prefix.split_model import SplitModel, sequential_modules, split_at_frost_line
+from frostline.prefix.split_model import SplitModel, split_at_frost_line
+from frostline.prefix.traced import SplitError, trace
 
 ALL = FreezePolicy.static("all")
 
@@ -30,18 +31,17 @@ def network() -> nn.Module:
     ("train", "first"),
     [
         ("head", "fc"),
-        ("layer4", "layer4.0"),
+        ("layer4", "layer4"),
         ("layer4.1.*", "layer4.1"),
-        ("layer3", "layer3.0"),
-        ("layer1", "layer1.0"),
+        ("layer3", "layer3"),
+        ("layer1", "layer1"),
         ("layer2.1.conv2.weight", "layer2.1"),
     ],
 )
 def test_the_line_lies_before_the_first_block_that_trains(network: nn.Module, train: str, first: str) -> None:
     line = cut(network, train)
     assert line is not None
-    assert line.after[0] == first
-    assert line.before + line.after == sequential_modules(network)
+    assert line.after.modules[0] == first
 
 
 @pytest.mark.parametrize("train", ["all", "stem"])
@@ -54,14 +54,14 @@ def test_batch_norms_that_change_are_not_before_the_line(network: nn.Module, bat
     line = cut(network, "head", batch_norm=batch_norm)
     # The first convolution alone: its batch norm changes.
     assert line is not None
-    assert line.before == ("conv1",)
+    assert line.before.modules == ("conv1",)
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "recalibrate"])
 def test_batch_norms_that_hold_still_are(network: nn.Module, batch_norm: str) -> None:
     line = cut(network, "head", batch_norm=batch_norm)
     assert line is not None
-    assert line.after == ("fc",)
+    assert line.after.modules == ("fc",)
 
 
 def test_dropout_that_drops_is_not_before_the_line() -> None:
@@ -70,8 +70,8 @@ def test_dropout_that_drops_is_not_before_the_line() -> None:
     held, dropping = cut(network, "3.*"), cut(network, "3.*", dropout="active")
     assert held is not None
     assert dropping is not None
-    assert held.after == ("3",)
-    assert dropping.after[0] == "1"
+    assert held.after.modules == ("3",)
+    assert dropping.after.modules[0] == "1.1"
 
 
 @pytest.mark.parametrize("build", [resnet18, resnet50])
@@ -109,15 +109,76 @@ def test_an_image_s_features_do_not_depend_on_its_batch(network: nn.Module, size
         assert torch.equal(line.prefix(images[places]), whole[places]), places
 
 
-def test_a_network_whose_order_is_its_own_is_not_cut(network: nn.Module) -> None:
-    class Backwards(type(network)):
-        def forward(self, images):
-            return super().forward(images.flip(0))
+class Own(nn.Module):
+    """A network whose forward is what a test gives."""
 
-    own = resnet18()
-    own.__class__ = Backwards
-    assert sequential_modules(own) is None
-    assert cut(own, "head") is None
+    def __init__(self, forward) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.own_forward = forward
+
+    def forward(self, x):
+        return self.own_forward(self, x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "train", "before"),
+    [
+        (lambda net, x: net.fc(net.second(net.first(x)).relu()), "fc", ("first", "second")),
+        # Skip connections: of two tensors neither is enough.
+        (lambda net, x: net.fc(net.second(y := net.first(x)) + y), "second", ("first",)),
+        (lambda net, x: net.fc((y := net.second(net.first(x))) + y.mean(1, keepdim=True)), "fc", ("first", "second")),
+        # A parameter of the network's own that trains, or is read on both sides.
+        (lambda net, x: net.fc(net.second(net.first(x) * net.scale)), "scale", ("first",)),
+        (lambda net, x: net.fc(net.second(net.first(x) * net.scale) * net.scale), "fc", ("first", "second")),
+        # What depends on other images, on chance, or overwrites the features.
+        (lambda net, x: net.fc(net.second((y := net.first(x)) - y.mean(0))), "fc", ("first",)),
+        (lambda net, x: net.fc(net.second(torch.cat([net.first(x)] * 2))), "fc", ("first",)),
+        (lambda net, x: net.fc(net.second(nn.functional.dropout(net.first(x)))), "fc", ("first",)),
+        (lambda net, x: net.second(net.first(x)).relu_().mul(net.scale), "scale", ("first", "second")),
+    ],
+)  # fmt: skip
+def test_the_split_is_where_one_tensor_crosses_that_is_a_function_of_one_image(forward, train, before) -> None:
+    network = Own(forward)
+    line, inputs = cut(network, train), torch.rand(3, 4)
+    assert line is not None
+    assert line.before.modules == before
+    torch.manual_seed(0)
+    whole = network(inputs)
+    torch.manual_seed(0)
+    assert torch.equal(line.suffix(line.prefix(inputs)), whole)
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (lambda net, x: net.fc(net.first(x) if x.sum() > 0 else x), r"cannot trace the forward of Own \(symbolically"),
+        (lambda net, x: net.fc(net.first(x) if net.training else x), "something else in training than in evaluation"),
+        (lambda net, x: net.fc(net.first(x) + torch.ones(4)), "makes a tensor of its own"),
+        (lambda net, x: net.fc(net.first(x)) + x[:, :2], "more than one tensor of Own crosses"),
+    ],
+)  # fmt: skip
+def test_a_network_that_cannot_be_split_says_why(forward, reason) -> None:
+    with pytest.raises(SplitError, match=reason):
+        cut(Own(forward), "fc")
+
+
+def test_tracing_leaves_modes_and_state_as_they_were(network: nn.Module) -> None:
+    modes, keys = [module.training for module in network.modules()], list(network.__dict__)
+    trace(network, ["layer1", "layer1.0"])
+    assert [module.training for module in network.modules()] == modes
+    assert list(network.__dict__) == keys
+
+
+@pytest.mark.parametrize("size", [1, 3, 6, 9])
+def test_with_pointwise_convolutions_features_are_computed_in_batches_of_one_size(size: int) -> None:
+    torch.manual_seed(0)
+    network, images = resnet50(num_classes=4), torch.rand(12, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    phase = FreezePolicy.static("head").resolve(network).phases[0]
+    apply_phase(network, phase)
+    line = split_at_frost_line(network, trainable=phase.trainable, held=phase.eval_modules, batch=6)
+    assert torch.equal(line.prefix(images[:size]), line.prefix(images)[:size])
 
 
 def test_a_tensor_that_trains_under_another_name_is_not_before_the_line() -> None:
