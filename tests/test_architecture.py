@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "autograd": {"figures", "finite", "freezing", "models", "storage", "tables"},
     "resume": {"data"},
     "fast_path": {"data", "feature_limits", "freezing", "options", "prefix", "storage"},
-    "feature_limits": {"data", "freezing", "prefix"},
+    "feature_limits": {"data", "freezing"},
     "batch_of_one": {"freezing", "modes"},
     "checkpoint": {"finite", "models", "renamed"},
     "loading": {"checkpoint", "freezing", "losses", "models", "options"},
