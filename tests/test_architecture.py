@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"finite", "signatures", "storage"},
     "optim": {"freezing"},
     "options": {"freezing", "optim"},
-    "autograd": {"figures", "finite", "freezing", "models", "storage", "tables"},
+    "autograd": {"figures", "finite", "freezing", "models", "modes", "storage", "tables"},
     "resume": {"data"},
     "fast_path": {"data", "feature_limits", "freezing", "options", "prefix", "storage"},
     "feature_limits": {"data", "freezing"},
@@ -59,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
         "schedulers",
         "step_mean",
     },
-    "tracking": {"figures", "freezing", "autograd", "data", "metrics", "models", "storage", "tables"},
+    "tracking": {"figures", "freezing", "autograd", "data", "metrics", "models", "modes", "storage", "tables"},
     "config": {"freezing", "nearest", "renamed", "storage"},
     "commands": {
         "figures",

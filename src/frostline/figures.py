@@ -67,8 +67,8 @@ def save_figure(figure: Figure, path: str | Path, *, formats: tuple[str, ...] = 
         if path.suffix == ".svg":
             part.write_text(svg_of(figure), encoding="utf-8")
         else:
-            # Agg draws at most 2^16 pixels in a direction.
-            dpi = min(140.0, 60_000 / max(figure.get_size_inches()))
+            # Agg draws at most 2^16 pixels in a direction, and few programs show that many.
+            dpi = min(140.0, 20_000 / max(figure.get_size_inches()))
             with matplotlib.rc_context(STYLE):
                 figure.savefig(part, format=path.suffix[1:], dpi=dpi)
     return path

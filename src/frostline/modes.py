@@ -1,8 +1,9 @@
-"""Modules in eval mode for a while."""
+"""Modules in eval mode for a while, and modules that are restored afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -16,3 +17,19 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """Afterwards the parameters and buffers hold the values that they held before."""
+
+    def tensors() -> dict[str, torch.Tensor]:
+        return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+    before = {name: tensor.detach().clone() for name, tensor in tensors().items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in tensors().items():
+                tensor.copy_(before[name])

@@ -1,14 +1,13 @@
 """The labels and boxes of a figure, as matplotlib lays them out, in pixels with y downwards."""
 
-from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from frostline.figures import STYLE
 
@@ -39,21 +38,24 @@ def canvas(figure: Figure) -> Box:
 
 
 def labels(figure: Figure) -> list[Box]:
-    return _boxes(figure, [text for text in figure.axes[0].texts if text.get_text()])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    with matplotlib.rc_context(STYLE):
+        return [
+            _box(figure, text.get_window_extent(renderer), text.get_text())
+            for text in figure.axes[0].texts
+            if text.get_text()
+        ]
 
 
 def rectangles(figure: Figure) -> list[Box]:
-    return _boxes(figure, figure.axes[0].patches)
+    [boxes] = [found for found in figure.axes[0].collections if isinstance(found, PatchCollection)]
+    extents = [path.get_extents(figure.axes[0].transData) for path in boxes.get_paths()]
+    return [_box(figure, extent) for extent in extents]
 
 
-def _boxes(figure: Figure, artists: Sequence[Text | Patch]) -> list[Box]:
-    renderer, height, boxes = FigureCanvasAgg(figure).get_renderer(), canvas(figure).bottom, []
-    for artist in artists:
-        with matplotlib.rc_context(STYLE):
-            found = artist.get_window_extent(renderer)
-        text = artist.get_text() if isinstance(artist, Text) else ""
-        boxes.append(Box(found.x0, height - found.y1, found.x1, height - found.y0, text))
-    return boxes
+def _box(figure: Figure, extent: Bbox, text: str = "") -> Box:
+    height = canvas(figure).bottom
+    return Box(extent.x0, height - extent.y1, extent.x1, height - extent.y0, text)
 
 
 def faults(figure: Figure) -> list[str]:

@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from frostline.autograd.diagnose import diagnose, findings_of
+from frostline.autograd.diagnose import diagnose, findings_of, gradient_table
 from frostline.autograd.flow import Flow
+from frostline.tables import as_text
 
 
 def flow(name, mean=0.01, *, trainable=2, receiving=2, ratio=1e-3, noise=1.0, stray=0):
@@ -88,3 +89,17 @@ def test_a_stage_may_have_both_contradictions():
     both = flow("layer1", trainable=1, receiving=1, stray=1)
     assert [finding.kind for finding in findings_of([both])] == ["frozen-with-gradient", "trainable-without"]
     assert diagnose(both, [both]).count("a bug") == 2
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_and_has_a_row_and_a_sentence_for_each_stage(width):
+    stages = [Flow("layer1", tensors=2), flow("layer4", 0.02, trainable=1, receiving=1), HEAD]
+    lines = as_text(gradient_table(stages), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line.split() for line in lines[:4]] == [
+        ["stage", "trains", "norm", "mean", "|g|", "max", "|g|", "zeros", "Δw/w", "noise"],
+        ["layer1", "0/2", "-", "-", "-", "-", "-", "-"],
+        ["layer4", "1/2", "2.00e-01", "2.00e-02", "2.00e-02", "0", "%", "1.00e-03", "1.00e+00"],
+        ["head", "2/2", "1.00e-01", "1.00e-02", "1.00e-02", "0", "%", "2.00e-02", "1.00e+00"],
+    ]
+    assert lines[5:] == [diagnose(stage, stages) for stage in stages]

@@ -17,18 +17,13 @@ def drawings():
 
 
 @pytest.mark.parametrize("view", ["operations", "stages"])
-def test_svg_html_and_dot_are_written_and_self_contained(drawings, view, tmp_path):
-    for ending in ("svg", "html", "dot"):
+def test_files_are_self_contained_and_need_no_graphviz(drawings, view, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for ending in ("svg", "dot"):
         text = drawings[view].save(tmp_path / "new" / f"graph.{ending}").read_text()
         assert "http" not in re.sub(r'xmlns(:xlink)?="http://www.w3.org/[^"]*"', "", text)
         assert not any(word in text for word in ("<script", "<image", "@import", "url(http"))
     ElementTree.fromstring((tmp_path / "new" / "graph.svg").read_text())
-    assert drawings[view].svg in (tmp_path / "new" / "graph.html").read_text()
-
-
-@pytest.mark.parametrize("view", ["operations", "stages"])
-def test_png_is_written_without_graphviz(drawings, view, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
     assert drawings[view].save(tmp_path / "graph.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -40,7 +35,7 @@ def test_graphviz_draws_the_dot(drawings, view, tmp_path):
 
 
 def test_another_ending_is_refused(drawings, tmp_path):
-    with pytest.raises(ValueError, match=r"`graph\.pdf`: the ending must be one of \.svg, \.html, \.dot, \.png"):
+    with pytest.raises(ValueError, match=r"`graph\.pdf`: the ending must be one of \.svg, \.dot, \.png"):
         drawings["stages"].save(tmp_path / "graph.pdf")
 
 
@@ -53,7 +48,7 @@ def test_dot_has_every_node_and_edge_and_the_frost_line(drawings):
     assert stages.count("frost line") == 1
     [line] = [line for line in stages.splitlines() if "frost line" in line]
     assert line.strip().startswith("s4 -> s3")  # layer4 -> layer3
-    assert stages.count("penwidth=3") == 2  # loss -> head -> layer4
+    assert stages.count('penwidth="3"') == 2  # loss -> head -> layer4
     assert r"A \"B\" <C> & D" in stages
 
 
@@ -68,8 +63,7 @@ def test_the_summary_counts_parameters_or_leaves():
 def test_any_function_of_the_users_is_drawn():
     a = torch.tensor([3.0, 4.0], requires_grad=True)
     drawing = draw((a**3).sum(), names={"a": a}, title="a³")
-    assert "a (2)" in drawing.svg
-    assert drawing._repr_svg_() == drawing.svg
+    assert "a (2)" in drawing._repr_svg_()
 
 
 def test_a_fully_frozen_network_is_refused():

@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from frostline.autograd.consistency import inconsistencies
-from frostline.autograd.graph import walk
+from frostline.autograd.graph import inconsistencies, walk
 
 from .networks import IMAGES, TARGETS, cross_entropy, resnet
 

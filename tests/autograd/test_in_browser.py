@@ -19,7 +19,7 @@ const box = e => {
   const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom, e.textContent];
 };
 const texts = [...document.querySelectorAll('svg text')].map(box);
-const rects = [...document.querySelectorAll('svg [id^=axes] > [id^=patch] > path')].map(box);
+const rects = [...document.querySelectorAll('svg [id^=PatchCollection] path')].map(box);
 const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 // A line's box is taller than its letters; a fifth of it may touch.
 const inner = b => [b[0], b[1] + 0.2 * (b[3] - b[1]), b[2], b[3] - 0.2 * (b[3] - b[1]), b[4]];
@@ -41,7 +41,7 @@ def test_no_label_overlaps_and_nothing_scrolls_sideways_at_1280_pixels(trainable
     observation = observed(*trainable)
     drawing = draw_stages(observation) if view == "stages" else draw_operations(observation.graph)
     page = tmp_path / "page.html"
-    page.write_text(drawing.html.replace("</body>", f"{MEASURE}</body>"))
+    page.write_text(f"<!doctype html><body style='margin:0'>{drawing._repr_svg_()}{MEASURE}</body>")
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     command = [
         chromium, *flags.split(), "--disable-component-update", "--disable-sync", "--window-size=1280,900",

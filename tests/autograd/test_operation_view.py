@@ -74,13 +74,15 @@ def graph_of(nodes: int, edges: list[tuple[int, int]]) -> Graph:
 
 
 def test_a_chain_runs_in_one_lane_and_a_skip_connection_beside_it():
-    assert lanes_of(graph_of(4, [(0, 1), (1, 2), (2, 3)])) == dict.fromkeys(range(4), 0)
-    assert lanes_of(graph_of(4, [(0, 1), (0, 3), (1, 2), (2, 3)])) == {0: 0, 1: 0, 2: 0, 3: 1}
+    for skipping in ([], [(0, 3)]):
+        lanes, edges = lanes_of(graph_of(4, [(0, 1), (1, 2), (2, 3), *skipping]))
+        assert lanes == dict.fromkeys(range(4), 0)
+        assert edges == {(0, 1): 0, (1, 2): 0, (2, 3): 0} | dict.fromkeys(skipping, 1)
 
 
 def test_a_lane_is_used_again_below_the_node_in_which_it_ends():
-    edges = [(0, 1), (0, 2), (2, 3), (2, 4)]
-    assert max(lanes_of(graph_of(5, edges)).values()) == 1
+    lanes, _ = lanes_of(graph_of(5, [(0, 1), (0, 2), (2, 3), (2, 4)]))
+    assert max(lanes.values()) == 1
 
 
 def test_no_edge_of_a_random_graph_runs_through_a_node():
@@ -88,13 +90,13 @@ def test_no_edge_of_a_random_graph_runs_through_a_node():
         draw = random.Random(seed)
         nodes = draw.randint(2, 30)
         edges = [(draw.randrange(node), node) for node in range(1, nodes) for _ in range(draw.randint(1, 3))]
-        lanes = lanes_of(graph_of(nodes, edges))
+        lanes, lane_of_edge = lanes_of(graph_of(nodes, edges))
         assert set(lanes) == set(range(nodes))
         row = {node: place for place, node in enumerate(operations_after(graph_of(nodes, edges)))}
         for source, target in edges:
             between = [node for node in row if row[source] < row[node] < row[target]]
             assert row[source] < row[target]
-            assert lanes[target] not in {lanes[node] for node in between}, seed
+            assert lane_of_edge[source, target] not in {lanes[node] for node in between}, seed
 
 
 def test_a_short_branch_comes_right_after_the_operation_that_reads_it():
@@ -103,5 +105,9 @@ def test_a_short_branch_comes_right_after_the_operation_that_reads_it():
     assert list(operations_after(graph)) == [0, 4, 1, 2, 3]
 
 
-def test_a_resnet_needs_two_lanes():
-    assert max(lanes_of(observed("").graph).values()) == 1
+def test_a_resnet_is_a_column_with_its_shortcuts_in_one_lane_beside_it():
+    graph = observed("").graph
+    lanes, edges = lanes_of(graph)
+    assert max(*lanes.values(), *edges.values()) == 1
+    beside = {graph.nodes[node].module for node, lane in lanes.items() if lane}
+    assert beside == {"fc"} | {f"layer{layer}.0.downsample.{part}" for layer in (2, 3, 4) for part in (0, 1)}

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import to_hex
 from torch import nn
 
@@ -16,13 +17,19 @@ from .pictures import canvas, faults, labels
 
 def gradient_end(figure):
     """y (px) at which the thick path of the gradient ends."""
-    [path] = [line for line in strokes(figure, 5) if len(line.get_xdata()) == 3]
-    return path.get_ydata()[-1]
+    [path] = [points for points in strokes(figure, 5) if len(points) == 3]
+    return path[-1][1]
+
+
+def collection(figure, kind):
+    [found] = [found for found in figure.axes[0].collections if isinstance(found, kind)]
+    return found
 
 
 def strokes(figure, thickness):
-    lines = figure.axes[0].lines
-    return [line for line in lines if line.get_color() == WARM_LINE and line.get_linewidth() == thickness * POINT]
+    lines = collection(figure, LineCollection)
+    styles = zip(lines.get_segments(), lines.get_colors(), lines.get_linewidths(), strict=True)
+    return [points for points, colour, wide in styles if to_hex(colour) == WARM_LINE and wide == thickness * POINT]
 
 
 def column(figure):
@@ -71,8 +78,13 @@ def test_frozen_blocks_are_ice_and_dashed_and_trainable_ones_warm():
 
 def blocks_drawn(figure):
     """(fill, line, dashed) of each block."""
-    blocks = [patch for patch in figure.axes[0].patches if patch.get_height() == HIGH]
-    return [(to_hex(b.get_facecolor()), to_hex(b.get_edgecolor()), b.get_linestyle() != "-") for b in blocks]
+    boxes = collection(figure, PatchCollection)
+    styles = zip(boxes.get_paths(), boxes.get_facecolors(), boxes.get_edgecolors(), boxes.get_linestyles(), strict=True)
+    return [
+        (to_hex(fill), to_hex(line), dashes is not None)
+        for path, fill, line, (_, dashes) in styles
+        if path.get_extents().height == HIGH
+    ]
 
 
 def test_each_block_shows_parameters_kept_bytes_flops_and_shape():

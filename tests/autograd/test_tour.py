@@ -5,14 +5,19 @@ from importlib.resources import files
 import pytest
 import torch
 from rich.cells import cell_len
+from scripts.publish_tour import document
 from torchvision.models import resnet18
 
 from frostline.autograd.tour import Tour, TourFailure, all_close, error_of, terminal
-from frostline.autograd.tour.publish import document
-from frostline.autograd.tour.renderers import Document
 from frostline.autograd.tour.run import chapters
 
 SOURCE = files("frostline.autograd.tour").joinpath("chapters.md").read_text(encoding="utf-8")
+
+
+def silent(*_):
+    """A renderer."""
+
+
 CELLS = [cell for cells in chapters().values() for cell in cells]
 
 
@@ -110,7 +115,7 @@ def test_no_line_of_code_is_too_long_for_80_columns():
 
 
 def test_a_claim_that_does_not_hold_stops_the_tour_and_is_named(monkeypatch):
-    tour = Tour(Document())
+    tour = Tour(silent)
     with pytest.raises(TourFailure, match="The tour's claim does not hold: 2 is 3"):
         tour.check("2 is 3", 2 == 3)
     # A broken power: 3a² instead of 3a³. The tour must notice by itself.
@@ -119,7 +124,7 @@ def test_a_claim_that_does_not_hold_stops_the_tour_and_is_named(monkeypatch):
         torch.Tensor, "__pow__", lambda tensor, exponent: power(tensor, 2 if exponent == 3 else exponent)
     )
     with pytest.raises(TourFailure, match=r"does not hold: Q = \(56, 143\)"):
-        tour.run_chapter("Differentiation in autograd")
+        tour.run("Differentiation in autograd")
 
 
 def test_an_optimizer_that_ignores_momentum_is_noticed(monkeypatch):
@@ -130,7 +135,7 @@ def test_an_optimizer_that_ignores_momentum_is_noticed(monkeypatch):
 
     monkeypatch.setattr(torch.optim.SGD, "__init__", without_momentum)
     with pytest.raises(TourFailure, match="the second step is"):
-        Tour(Document()).run()
+        Tour(silent).run()
 
 
 def test_weights_may_be_passed_in_as_a_state_dict_or_a_file(tmp_path):
@@ -138,7 +143,7 @@ def test_weights_may_be_passed_in_as_a_state_dict_or_a_file(tmp_path):
     state = resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "mine.pth")
     for weights, origin in ((state, "passed in"), (tmp_path / "mine.pth", "from mine.pth")):
-        tour = Tour(Document(), weights=weights)
+        tour = Tour(silent, weights=weights)
         assert torch.equal(tour.weights["conv1.weight"], state["conv1.weight"])
         assert tour.weights_are == origin
 
@@ -149,23 +154,23 @@ def test_cached_weights_are_used(tmp_path, monkeypatch):
     torch.manual_seed(6)
     state = resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
-    tour = Tour(Document())
+    tour = Tour(silent)
     assert torch.equal(tour.weights["conv1.weight"], state["conv1.weight"])
     assert tour.weights_are == "from resnet18-f37072fd.pth"
 
 
 def test_wrong_weights_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There are no weights at .*none\.pth"):
-        Tour(Document(), weights=tmp_path / "none.pth")
+        Tour(silent, weights=tmp_path / "none.pth")
     with pytest.raises(ValueError, match="must be the state dict of a torchvision ResNet-18 with 1,000 classes"):
-        Tour(Document(), weights=resnet18(weights=None, num_classes=10).state_dict())
+        Tour(silent, weights=resnet18(weights=None, num_classes=10).state_dict())
 
 
 def test_making_random_weights_leaves_the_random_state_alone():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    Tour(Document())
+    Tour(silent)
     assert torch.equal(torch.rand(1), expected)
 
 

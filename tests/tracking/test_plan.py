@@ -43,10 +43,10 @@ def test_backward_flops_are_those_counted_by_hand() -> None:
     # Per image: 2·in·out for each weight's gradient, and again for the gradient handed on, which the first needs not.
     weights = 2 * (8 * 16 + 16 * 32 + 32 * 4)
     handed_on = 2 * (16 * 32 + 32 * 4)
-    assert backward_cost(network, torch.rand(2, 8))[0] == weights + handed_on
+    assert backward_cost(network, torch.rand(2, 8)).flops == weights + handed_on
     network.first.requires_grad_(False)
     network.second.requires_grad_(False)
-    assert backward_cost(network, torch.rand(2, 8))[0] == 2 * 32 * 4
+    assert backward_cost(network, torch.rand(2, 8)).flops == 2 * 32 * 4
 
 
 def test_measuring_leaves_the_network_and_the_random_state_as_they_were() -> None:
@@ -64,7 +64,7 @@ def test_phases_begin_and_end_where_the_policy_says() -> None:
     phases = planned().phases  # type: ignore[attr-defined]
     spans = [phase.span for phase in phases]
     assert [(span.phase.name, span.start, span.end) for span in spans] == [("top", 0, 10), ("whole", 10, 30)]
-    assert [phase.backward_flops for phase in phases] == [256, 2816]
+    assert [phase.cost.flops for phase in phases] == [256, 2816]
     assert phases[0].rows[-1].lr == (0.05, 0.05)
 
 

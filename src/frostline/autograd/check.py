@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -42,10 +43,14 @@ def check_gradient(
         if not 0 <= position < len(inputs):
             raise ValueError(f"fixed names input {position}, but there are only {len(inputs)}, counted from 0.")
     module = copy.deepcopy(function).double() if isinstance(function, nn.Module) else None
-    arguments = tuple(_double(tensor) for tensor in inputs)
-    checked = {f"input {index}": tensor for index, tensor in enumerate(arguments) if _varies(tensor, index, fixed)}
-    parameters = dict(module.named_parameters()) if module is not None else {}
-    checked |= {f"parameter {name}": parameter.detach().clone() for name, parameter in parameters.items()}
+    arguments = [tensor.detach().clone() for tensor in inputs]
+    arguments = [tensor.double() if tensor.is_floating_point() else tensor for tensor in arguments]
+    parameters = {} if module is None else {name: tensor.detach() for name, tensor in module.named_parameters()}
+    checked = {
+        f"input {index}": tensor.clone()
+        for index, tensor in enumerate(arguments)
+        if tensor.is_floating_point() and index not in fixed
+    } | {f"parameter {name}": tensor.clone() for name, tensor in parameters.items()}
     if not checked:
         raise ValueError("There is no gradient to check: no floating-point input that varies, and no parameter.")
 
@@ -54,12 +59,11 @@ def check_gradient(
         if module is None:
             output = function(*varied)
         else:
-            state = {
-                key: value if name == f"parameter {key}" else tensor.detach() for key, tensor in parameters.items()
-            }
+            state = {key: value if name == f"parameter {key}" else tensor for key, tensor in parameters.items()}
             output = functional_call(module, state, varied)
         if not isinstance(output, torch.Tensor) or not output.is_floating_point():
-            raise ValueError(f"The function must return one floating-point tensor; it returned {_described(output)}.")
+            kind = f"{output.dtype} tensor" if isinstance(output, torch.Tensor) else type(output).__name__
+            raise ValueError(f"The function must return one floating-point tensor; it returned a {kind}.")
         return output
 
     for name, tensor in checked.items():
@@ -70,53 +74,40 @@ def check_gradient(
                 f"The function fails on float64 inputs, in which gradients are checked: {error}. "
                 "A tensor that it makes itself should take its dtype from the input."
             ) from error
-    return [_check(call, name, tensor.requires_grad_(), tolerance) for name, tensor in checked.items()]
+    results = []
+    for name, tensor in checked.items():
+        wrong = _problem(partial(call, name), tensor.requires_grad_(), tolerance)
+        sentence = wrong or f"right; {tensor.numel()} numbers agree with finite differences."
+        results.append(CheckResult(name, not wrong, f"{name}: {sentence}"))
+    return results
 
 
-def _check(
-    call: Callable[[str, torch.Tensor], torch.Tensor], name: str, tensor: torch.Tensor, tolerance: float
-) -> CheckResult:
-    output = call(name, tensor)
+def _problem(function: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor, tolerance: float) -> str:
+    """What is wrong with the gradient of a function of one tensor; empty where nothing is."""
+    output = function(tensor)
     if not output.requires_grad:
-        return CheckResult(
-            name, False, f"{name}: the result is cut off from it (detached, or computed without gradients)."
-        )
-    if not torch.equal(output, call(name, tensor)):
-        return CheckResult(
-            name,
-            False,
-            f"{name}: two calls differ, so the function is random and has no gradient to check; call .eval() on a "
-            "module with dropout.",
+        return "the result is cut off from it (detached, or computed without gradients)."
+    if not torch.equal(output, function(tensor)):
+        return (
+            "two calls differ, so the function is random and has no gradient to check; call .eval() on a module with "
+            "dropout."
         )
     try:
-        gradcheck(lambda value: call(name, value), (tensor,), atol=tolerance, rtol=1e-3)
+        gradcheck(function, (tensor,), atol=tolerance, rtol=1e-3)
     except GradcheckError:
-        return CheckResult(name, False, f"{name}: wrong; {_where(lambda value: call(name, value), tensor)}")
-    return CheckResult(name, True, f"{name}: right; {tensor.numel()} numbers agree with finite differences.")
+        return f"wrong; {_where(function, tensor.detach())}"
+    return ""
 
 
 def _where(function: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> str:
     """Where backward and finite differences differ most, for the sum of the outputs with fixed random weights."""
-    tensor = tensor.detach()
     generator = torch.Generator(tensor.device).manual_seed(0)
     v = torch.rand(function(tensor).shape, dtype=tensor.dtype, device=tensor.device, generator=generator)
     ours, true = by_backward(function, (tensor,), v)[0], by_finite_difference(function, (tensor,), v)[0]
     worst = int((ours - true).abs().argmax())
-    place = ", ".join(str(int(index)) for index in torch.unravel_index(torch.tensor(worst), tensor.shape))
+    place = [int(index) for index in torch.unravel_index(torch.tensor(worst), tensor.shape)]
     return (
-        f"at [{place}] backward says {float(ours.view(-1)[worst]):.6g}, finite differences say "
+        f"at {place} backward says {float(ours.view(-1)[worst]):.6g}, finite differences say "
         f"{float(true.view(-1)[worst]):.6g}. A custom backward is wrong, a part is detached, or the point is a kink "
         "(a ReLU at 0)."
     )
-
-
-def _varies(tensor: torch.Tensor, index: int, fixed: Sequence[int]) -> bool:
-    return tensor.is_floating_point() and index not in fixed
-
-
-def _double(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().clone().double() if tensor.is_floating_point() else tensor
-
-
-def _described(value: object) -> str:
-    return f"a {value.dtype} tensor" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

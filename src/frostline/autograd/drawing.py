@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from html import escape
 from pathlib import Path
 
 import torch
@@ -11,16 +9,15 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from frostline.autograd.blocks import blocks_of
-from frostline.autograd.dot import operation_dot, stage_dot
 from frostline.autograd.graph import Graph, walk
 from frostline.autograd.observe import Observation
-from frostline.autograd.operation_view import operation_figure
-from frostline.autograd.stage_view import stage_figure
-from frostline.figures import DARK, PAPER, save_figure, svg_of
+from frostline.autograd.operation_view import operation_dot, operation_figure
+from frostline.autograd.stage_view import stage_dot, stage_figure
+from frostline.figures import save_figure, svg_of
 from frostline.storage.atomic import write_text
 from frostline.tables import size
 
-FORMATS = (".svg", ".html", ".dot", ".png")
+FORMATS = (".svg", ".dot", ".png")
 
 
 @dataclass(frozen=True)
@@ -32,35 +29,21 @@ class Drawing:
     figure: Figure
     dot: str
 
-    @cached_property
-    def svg(self) -> str:
-        """An `<svg>` element that needs nothing from anywhere else, as the HTML page does not."""
+    def _repr_svg_(self) -> str:
         return svg_of(self.figure)
 
-    @property
-    def html(self) -> str:
-        return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
-            "<style>body{margin:0;overflow-x:auto}svg{display:block;margin:auto}"
-            f"@media (prefers-color-scheme: dark){{body{{background:{DARK[PAPER]}}}}}</style></head>\n"
-            f"<body>{self.svg}</body></html>\n"
-        )
-
     def save(self, path: str | Path) -> Path:
-        """Write the format that the ending names: .svg, .html, .png, or .dot for Graphviz.
+        """Write the format that the ending names: .svg, .png, or .dot for Graphviz.
 
         Raises:
             ValueError: another ending.
         """
-        text = {".html": lambda: self.html, ".dot": lambda: self.dot}.get(Path(path).suffix)
-        if text is None:
+        path = Path(path)
+        if path.suffix != ".dot":
             return save_figure(self.figure, path, formats=FORMATS)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_text(Path(path), text())
-        return Path(path)
-
-    def _repr_svg_(self) -> str:
-        return self.svg
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.dot)
+        return path
 
 
 def draw(

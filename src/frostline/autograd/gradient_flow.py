@@ -10,10 +10,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from frostline.autograd.diagnose import findings_of
-from frostline.autograd.flow import Flow, by_stage
-from frostline.autograd.measurement import Measurement, Moments
+from frostline.autograd.flow import Flow, Measurement, Moments, by_stage
 from frostline.finite import diverged
 from frostline.freezing.selectors import bare
+from frostline.modes import restored
 
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
@@ -33,35 +33,28 @@ def measure_gradients(
         ValueError: no batch, or a loss without a graph.
         FloatingPointError: a loss that is NaN or infinite.
     """
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     moments, measured = Moments(), 0
-    for images, targets in batches:
-        # Not zeros: those would hide a parameter that receives nothing.
-        network.zero_grad(set_to_none=True)
-        loss = loss_function(network(images), targets)
-        if not loss.requires_grad:
-            raise ValueError("The loss has no graph: every parameter is frozen, so there is no gradient to measure.")
-        if not torch.isfinite(loss):
-            raise diverged(f"The loss is {loss.item()}", step=measured, epoch=0, images=images)
-        loss.backward()
-        moments.add(network)
-        measured += 1
-    if not measured:
-        raise ValueError("There is no batch to measure the gradients on.")
-    parameters = dict(network.named_parameters())
-    for name, parameter in parameters.items():
-        if parameter.grad is not None:
-            parameter.grad = moments.mean(name).to(parameter.grad.dtype)
     state = copy.deepcopy(optimizer.state_dict())
-    weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    measurement = Measurement(network, moments=moments)
-    optimizer.step()
-    flows = measurement.finish(after_step=True)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-        for name, buffer in network.named_buffers():
-            buffer.copy_(buffers[name])
+    with restored(network):
+        for images, targets in batches:
+            # Not zeros: those would hide a parameter that receives nothing.
+            network.zero_grad(set_to_none=True)
+            loss = loss_function(network(images), targets)
+            if not loss.requires_grad:
+                raise ValueError("The loss has no graph: every parameter is frozen, so there is nothing to measure.")
+            if not torch.isfinite(loss):
+                raise diverged(f"The loss is {loss.item()}", step=measured, epoch=0, images=images)
+            loss.backward()
+            moments.add(network)
+            measured += 1
+        if not measured:
+            raise ValueError("There is no batch to measure the gradients on.")
+        for name, parameter in network.named_parameters():
+            if parameter.grad is not None:
+                parameter.grad = moments.mean(name).to(parameter.grad.dtype)
+        measurement = Measurement(network, moments=moments)
+        optimizer.step()
+        flows = measurement.finish(after_step=True)
     optimizer.load_state_dict(state)
     network.zero_grad(set_to_none=True)
     return flows

@@ -10,6 +10,7 @@ from torch.autograd.graph import Node as GradFn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.autograd.graph import Graph, walk
+from frostline.modes import eval_mode
 
 LOSS = "loss"  # what made the nodes after the network's own
 
@@ -56,15 +57,9 @@ def observe(
 
 def flops_of(network: nn.Module, images: torch.Tensor) -> dict[str, int]:
     """Module name -> FLOPs of its forward on these images, as torch counts them (matrix products, convolutions)."""
-    modes = {module: module.training for module in network.modules()}
     counter = FlopCounterMode(display=False)
-    try:
-        network.eval()
-        with torch.no_grad(), counter:
-            network(images)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with eval_mode(network), torch.no_grad(), counter:
+        network(images)
     counts = {name.partition(".")[2]: sum(by_operation.values()) for name, by_operation in counter.flop_counts.items()}
     return {name: int(counts.get(name, 0)) for name, _ in network.named_modules()} | {"": counter.get_total_flops()}
 
@@ -112,9 +107,6 @@ def _claim(value: object, name: str, made_by: dict[GradFn, str]) -> None:
 def _tensors(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from _tensors(entry)
-    elif isinstance(value, tuple | list):
-        for entry in value:
+    elif isinstance(value, Mapping | tuple | list):
+        for entry in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(entry)

@@ -3,13 +3,13 @@
 from collections import Counter
 from functools import reduce
 from heapq import heappop, heappush
-from itertools import pairwise
 from operator import or_
 from textwrap import wrap
 
 from matplotlib.figure import Figure
 
 from frostline.autograd.canvas import Canvas, text_width
+from frostline.autograd.dot import dot_text
 from frostline.autograd.graph import Graph, Node
 from frostline.figures import ICE, ICE_INK, ICE_LINE, INK, MUTED, WARM, WARM_INK, WARM_LINE
 from frostline.tables import shape_text, size
@@ -25,8 +25,9 @@ def operation_figure(graph: Graph, *, title: str, summary: str) -> Figure:
     A leaf that several operations read is drawn beside each, dashed from the second on.
     """
     operations = [graph.nodes[index] for index in operations_after(graph)]
-    leaves, lanes = _leaves(graph), lanes_of(graph)
-    names = LEFT + LANE * (1 + max(lanes.values()))
+    leaves = _leaves(graph)
+    lanes, edges = lanes_of(graph)
+    names = LEFT + LANE * (1 + max((*lanes.values(), *edges.values())))
     notes = names + max(text_width(node.operation) for node in operations) + 20
     chips = notes + max(text_width(note_of(node), NOTE) for node in operations) + 40
     below = _not_reached(graph)
@@ -38,7 +39,7 @@ def operation_figure(graph: Graph, *, title: str, summary: str) -> Figure:
     width = max(960.0, chips + right + 60, text_width(summary) + 60)
     canvas = Canvas(width, height + (40 + 18 * len(below) if below else 0) + 30, title=title, summary=summary)
     _legend(canvas, frozen=bool(below))
-    _edges(canvas, graph, lanes, rows)
+    _draw_edges(canvas, lanes, edges, rows)
     for node in operations:
         y, lane = rows[node.index], LEFT + LANE * lanes[node.index]
         canvas.mark(lane, y, "o", colour=INK if node.index == 0 else MUTED, size=11 if node.index == 0 else 8)
@@ -52,7 +53,7 @@ def operation_figure(graph: Graph, *, title: str, summary: str) -> Figure:
         for row, line in enumerate(below):
             bold = "parameter tensors are" in line
             canvas.text(86, height + 29 + 18 * row, line, size=12, colour=ICE_INK, bold=bold)
-    return canvas.figure
+    return canvas.figure()
 
 
 def note_of(node: Node) -> str:
@@ -65,22 +66,49 @@ def leaf_label(node: Node) -> str:
     return f"{node.parameter or 'unnamed'} ({shape_text(node.shape or ())})"
 
 
-def lanes_of(graph: Graph) -> dict[int, int]:
-    """Operation -> the lane, counted from the left, of the node and of the edges to it.
+def operation_dot(graph: Graph, *, title: str) -> str:
+    nodes = {
+        f"n{node.index}": (leaf_label(node), "trainable")
+        if node.is_leaf
+        else (f"{node.operation}\n{note_of(node)}".rstrip(), "")
+        for node in graph.nodes
+    }
+    if graph.frozen:
+        nodes["frozen"] = (f"{len(graph.frozen)} frozen parameter tensors: in no graph", "frozen")
+    return dot_text(title, nodes, ((f"n{source}", f"n{target}", {}) for source, target in graph.edges))
 
-    As `git log --graph` does: a lane is free until an edge to a node further down takes it, and again below that node.
+
+def lanes_of(graph: Graph) -> tuple[dict[int, int], dict[tuple[int, int], int]]:
+    """The lane, counted from the left, of each operation and of each edge (from, to) between two.
+
+    The longest path is in lane 0; all else is beside it. An edge holds its lane until the row of its target, and edges
+    to one target share a lane, so that no edge runs through another operation.
     """
-    following = operations_after(graph)
-    lanes: dict[int, int] = {0: 0}
-    taken = {0}  # by a node that is still to come
-    for node, after in following.items():
-        taken.discard(lanes[node])
-        for other in after:
-            if other not in lanes:
-                free = [lanes[node], *range(len(taken) + 1)]
-                lanes[other] = next(lane for lane in free if lane not in taken)
-                taken.add(lanes[other])
-    return lanes
+    after = operations_after(graph)
+    longest: dict[int, int] = {}
+    for node in reversed(after):
+        longest[node] = 1 + max((longest[other] for other in after[node]), default=0)
+    path = [0]
+    while following := after[path[-1]]:
+        path.append(max(following, key=longest.__getitem__))
+    trunk = dict(zip(path, [*path[1:], None], strict=True))
+    lanes: dict[int, int] = {}
+    edges: dict[tuple[int, int], int] = {}
+    taken: dict[int, int] = {}  # lane beside the trunk -> the operation further down that its edges lead to
+    for node, following in after.items():
+        arriving = [lane for lane, target in taken.items() if target == node]
+        lanes[node] = 0 if node in trunk else min(arriving)
+        for lane in arriving:
+            del taken[lane]
+        for other in following:
+            if trunk.get(node) == other:
+                edges[node, other] = 0
+                continue
+            shared = [lane for lane, target in taken.items() if target == other]
+            free = (lane for lane in (lanes[node], *range(1, len(taken) + 2)) if lane and lane not in taken)
+            edges[node, other] = shared[0] if shared else next(free)
+            taken[edges[node, other]] = other
+    return lanes, edges
 
 
 def operations_after(graph: Graph) -> dict[int, list[int]]:
@@ -120,14 +148,18 @@ def _leaves(graph: Graph) -> dict[int, list[tuple[str, bool]]]:
     return leaves
 
 
-def _edges(canvas: Canvas, graph: Graph, lanes: dict[int, int], rows: dict[int, float]) -> None:
-    next_row = {node: rows[below] for node, below in pairwise(rows)}
-    for node, after in operations_after(graph).items():
-        x, y = LEFT + LANE * lanes[node], rows[node]
-        for other in after:
-            to = LEFT + LANE * lanes[other]
-            # To the other lane before the next row, then straight down.
-            canvas.line((x, y), (to, next_row[node]), (to, rows[other]), colour=MUTED)
+def _draw_edges(
+    canvas: Canvas, lanes: dict[int, int], edges: dict[tuple[int, int], int], rows: dict[int, float]
+) -> None:
+    heights = list(rows.values())
+    place = {node: row for row, node in enumerate(rows)}
+    for (source, target), lane in edges.items():
+        first, last = place[source], place[target]
+        # Into its lane before the next row, straight down, and out of it after the last row before the target's.
+        between = dict.fromkeys((first + 1, last - 1)) if last - first > 1 else {}
+        through = [(LEFT + LANE * lane, heights[row]) for row in between]
+        start, end = ((LEFT + LANE * lanes[node], rows[node]) for node in (source, target))
+        canvas.line(start, *through, end, colour=MUTED)
 
 
 def _leaf(canvas: Canvas, x: float, y: float, text: str, *, first: bool) -> None:

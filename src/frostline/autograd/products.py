@@ -28,15 +28,13 @@ class Comparison:
 def by_backward(function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor) -> Tensors:
     """What `y.backward(gradient=v)` leaves in `.grad`, on copies of the inputs; 0 where y does not depend on one."""
     leaves = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
-    output = _checked(function(*leaves), v)
-    output.backward(gradient=v)
+    _checked(function(*leaves), v).backward(gradient=v)
     return tuple(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves)
 
 
 def by_vjp(function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor) -> Tensors:
     """`torch.func.vjp`: the same reverse mode without `.grad` and without leaves."""
-    returned = vjp(function, *(tensor.detach() for tensor in inputs))
-    output, pull_back = returned[0], returned[1]
+    output, pull_back, *_ = vjp(function, *(tensor.detach() for tensor in inputs))
     _checked(output, v)
     return tuple(pull_back(v))
 
@@ -50,6 +48,7 @@ def by_jacobian(function: Function, inputs: Sequence[torch.Tensor], v: torch.Ten
     return tuple(torch.tensordot(v, jacobian, dims=v.dim()) for jacobian in jacobians)
 
 
+@torch.no_grad()
 def by_finite_difference(
     function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor, *, step: float = 6e-6
 ) -> Tensors:
@@ -64,19 +63,17 @@ def by_finite_difference(
     if any(tensor.dtype != torch.float64 for tensor in inputs):
         raise ValueError("Finite differences need float64 inputs; call .double() on the tensors (and the module).")
     points = [tensor.detach().clone() for tensor in inputs]
-    products = []
-    with torch.no_grad():
-        _checked(function(*points), v)
-        for point in points:
-            product, flat = torch.zeros_like(point), point.view(-1)
-            for index in range(flat.numel()):
-                centre, values = flat[index].item(), []
-                for moved in (centre + step, centre - step):
-                    flat[index] = moved
-                    values.append(float((function(*points) * v).sum()))
-                flat[index] = centre
-                product.view(-1)[index] = (values[0] - values[1]) / (2 * step)
-            products.append(product)
+    products = [torch.zeros_like(point) for point in points]
+    _checked(function(*points), v)
+    for point, product in zip(points, products, strict=True):
+        flat = point.view(-1)
+        for index, centre in enumerate(flat.tolist()):
+            values = []
+            for moved in (centre + step, centre - step):
+                flat[index] = moved
+                values.append(float((function(*points) * v).sum()))
+            flat[index] = centre
+            product.view(-1)[index] = (values[0] - values[1]) / (2 * step)
     return tuple(products)
 
 
@@ -90,19 +87,15 @@ WAYS: dict[str, Callable[[Function, Sequence[torch.Tensor], torch.Tensor], Tenso
 
 def compare(function: Function, inputs: Sequence[torch.Tensor], v: torch.Tensor) -> list[Comparison]:
     """Jᵀv by all four ways, in float64, each beside backward's answer."""
-    inputs = tuple(tensor.detach().double() for tensor in inputs)
-    v = v.double()
-    products = {way: compute(function, inputs, v) for way, compute in WAYS.items()}
-    exact = products["backward"]
+    inputs, v = tuple(tensor.detach().double() for tensor in inputs), v.double()
+    exact = by_backward(function, inputs, v)
     scale = max(1.0, *(float(tensor.abs().max()) for tensor in exact))
-    return [
-        Comparison(
-            way,
-            product,
-            max(float((ours - theirs).abs().max()) for ours, theirs in zip(product, exact, strict=True)) / scale,
-        )
-        for way, product in products.items()
-    ]
+    compared = []
+    for way, compute in WAYS.items():
+        product = compute(function, inputs, v)
+        errors = [float((ours - theirs).abs().max()) for ours, theirs in zip(product, exact, strict=True)]
+        compared.append(Comparison(way, product, max(errors) / scale))
+    return compared
 
 
 def function_of_parameters(module: nn.Module, *arguments: torch.Tensor) -> tuple[Function, tuple[str, ...], Tensors]:
@@ -110,18 +103,16 @@ def function_of_parameters(module: nn.Module, *arguments: torch.Tensor) -> tuple
 
     The module itself is left as it is, and its buffers enter as constants.
     """
-    names = tuple(name for name, _ in module.named_parameters())
-    values = tuple(parameter.detach().double() for parameter in module.parameters())
+    parameters = {name: _double(parameter) for name, parameter in module.named_parameters()}
     buffers = {name: _double(buffer) for name, buffer in module.named_buffers()}
-    constants = tuple(_double(argument) for argument in arguments)
+    constants = tuple(map(_double, arguments))
 
-    def function(*parameters: torch.Tensor) -> torch.Tensor:
-        state = {**buffers, **dict(zip(names, parameters, strict=True))}
-        output = functional_call(module, state, constants)
+    def function(*values: torch.Tensor) -> torch.Tensor:
+        output = functional_call(module, {**buffers, **dict(zip(parameters, values, strict=True))}, constants)
         assert isinstance(output, torch.Tensor)
         return output
 
-    return function, names, values
+    return function, tuple(parameters), tuple(parameters.values())
 
 
 def _double(tensor: torch.Tensor) -> torch.Tensor:

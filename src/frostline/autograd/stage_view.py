@@ -1,13 +1,15 @@
 """The picture by stage: blocks in a column, and the path of the gradient from the loss down to the frost line."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from matplotlib.figure import Figure
 
 from frostline.autograd.blocks import Block
 from frostline.autograd.canvas import Canvas
+from frostline.autograd.dot import dot_text
 from frostline.figures import ICE, ICE_INK, ICE_LINE, INK, MUTED, PAPER, WARM, WARM_INK, WARM_LINE
-from frostline.tables import count, shape_text, size
+from frostline.tables import as_text, count, new_table, shape_text, size
 
 WIDTH = 1200.0
 LEFT, RIGHT = 130.0, 1050.0  # px, of the column of blocks
@@ -52,7 +54,38 @@ def stage_figure(blocks: Sequence[Block], *, title: str, summary: str, loss_byte
         canvas.line((BACKWARD - 18, frost), (BACKWARD + 18, frost), colour=ICE_INK, thickness=6)
         canvas.text(LEFT + 48, frost + 24, "frost line: the gradient stops here", bold=True, colour=ICE_INK)
     _legend(canvas, y + 16)
-    return canvas.figure
+    return canvas.figure()
+
+
+def stage_dot(blocks: Sequence[Block], *, title: str) -> str:
+    nodes = {"images": ("images", "")}
+    for index, block in enumerate(blocks):
+        text = f"{block.stage}\n{caption(block)}\n{block.parameters:,} parameters, keeps {size(block.kept_bytes)}"
+        nodes[f"s{index}"] = (text, "trainable" if block.trainable_tensors else "frozen")
+    nodes["loss"] = ("loss", "")
+    lowest = lowest_reached(blocks)
+    edges = []
+    for index, (earlier, later) in enumerate(pairwise(nodes)):  # after `index` stages
+        style: dict[str, object] = {"color": WARM_LINE, "penwidth": 3}
+        if index <= lowest:
+            style = {"color": ICE_LINE, "style": "dashed", "arrowhead": "none"}
+        if index == lowest > 0:
+            style |= {"arrowhead": "tee", "label": "frost line"}
+        edges.append((later, earlier, style))
+    return dot_text(title, nodes, edges)
+
+
+def stage_text(blocks: Sequence[Block]) -> str:
+    """The picture as a table for terminals: the loss's end first, the frost line between the rows."""
+    table = new_table("stage", "parameters", "kept for backward", "FLOPs per image", "", left=("",))
+    lowest = lowest_reached(blocks)
+    for index, block in reversed(list(enumerate(blocks))):
+        kept = size(block.kept_bytes) if block.kept_bytes else "-"
+        flops = "-" if block.flops is None else count(block.flops)
+        table.add_row(block.stage, f"{block.parameters:,}", kept, flops, caption(block))
+        if index == lowest > 0:
+            table.add_row("~" * max(len(other.stage) for other in blocks), "", "", "", "~ frost line ~")
+    return as_text(table) + "\n"
 
 
 def lowest_reached(blocks: Sequence[Block]) -> int:

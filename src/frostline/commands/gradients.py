@@ -9,11 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from frostline import batch_of_one
-from frostline.autograd.diagnose import findings_of
+from frostline.autograd.diagnose import findings_of, gradient_table
 from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.gradient_flow import measure_gradients
 from frostline.autograd.gradient_plot import plot_gradients
-from frostline.autograd.gradient_table import gradient_table
 from frostline.commands.failures import explained
 from frostline.commands.phases import build_at_phase
 from frostline.commands.run_log import quiet_libraries

@@ -6,10 +6,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from frostline.autograd.blocks import blocks_of
-from frostline.autograd.consistency import inconsistencies
 from frostline.autograd.drawing import Drawing, draw_operations, draw_stages
+from frostline.autograd.graph import inconsistencies
 from frostline.autograd.observe import Observation, observe
-from frostline.autograd.stage_table import stage_text
+from frostline.autograd.stage_view import stage_text
 from frostline.commands.failures import explained
 from frostline.commands.phases import PhaseSetup, build_at_phase
 from frostline.commands.run_log import quiet_libraries

@@ -237,8 +237,8 @@ class GraphConfig(PhaseConfig):
         default=["stages", "operations"],
         description="the pictures: `stages` has a block for each, `operations` every node of the graph",
     )
-    formats: Annotated[list[Literal["svg", "html", "dot", "png"]], Field(min_length=1)] = Field(
-        default=["svg", "html"], description="the files of each picture; dot is for Graphviz"
+    formats: Annotated[list[Literal["svg", "dot", "png"]], Field(min_length=1)] = Field(
+        default=["svg"], description="the files of each picture; dot is for Graphviz"
     )
     output: PathText = Field(default="graph", json_schema_extra=FOLDER, description="folder for the files")
 

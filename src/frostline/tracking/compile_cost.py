@@ -34,52 +34,48 @@ class CompileCost(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if not self._done and self._eager is None:
+        if self._done:
+            return
+        if self._eager is None:
             if not (isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[0], torch.Tensor)):
                 self._done = True
                 return
-            self._eager = eager_seconds(trainer, pl_module, batch[0])
-        self._began = now(trainer)
+            self._eager = _eager_seconds(trainer, pl_module, batch[0])
+        self._began = _now(trainer)
 
     def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._done or self._eager is None:
             return
-        self._steps.append(now(trainer) - self._began)
+        self._steps.append(_now(trainer) - self._began)
         if len(self._steps) == STEADY_AFTER + MEASURED:
             self._done = True
-            steady = median(self._steps[STEADY_AFTER:])
-            cost = sum(self._steps[:STEADY_AFTER]) - STEADY_AFTER * steady
+            compiled = median(self._steps[STEADY_AFTER:])
+            cost = sum(self._steps[:STEADY_AFTER]) - STEADY_AFTER * compiled
+            steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
             if trainer.is_global_zero:
-                log.info("%s", cost_text(cost=cost, eager=self._eager, compiled=steady, steps=steps_of(trainer)))
+                log.info("%s", cost_text(cost=cost, eager=self._eager, compiled=compiled, steps=steps))
 
 
-def now(trainer: lightning.Trainer) -> float:
+def _now(trainer: lightning.Trainer) -> float:
     """Seconds of the clock after the device has finished; for the first few steps only."""
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if trainer.strategy.root_device.type == "cuda":
+        torch.cuda.synchronize(trainer.strategy.root_device)
     return time.perf_counter()
 
 
-def eager_seconds(trainer: lightning.Trainer, pl_module: lightning.LightningModule, images: torch.Tensor) -> float:
+def _eager_seconds(trainer: lightning.Trainer, classifier: Any, images: torch.Tensor) -> float:
     """Seconds of a forward and backward pass of an eager copy of the network."""
-    classifier: Any = pl_module
     # A copy leaves behind what compile() put on the original.
     copied = copy.deepcopy(classifier.network)
     seconds = []
     with isolate_rng():
         for _ in range(EAGER_STEPS):
-            began = now(trainer)
+            began = _now(trainer)
             with trainer.precision_plugin.train_step_context():
                 loss = copied(classifier.normalised(images)).float().square().mean()
             loss.backward()
-            seconds.append(now(trainer) - began)
+            seconds.append(_now(trainer) - began)
     return min(seconds[1:])
-
-
-def steps_of(trainer: lightning.Trainer) -> int:
-    """Batches of the whole fit."""
-    return int(trainer.num_training_batches) * (trainer.max_epochs or 1)
 
 
 def cost_text(*, cost: float, eager: float, compiled: float, steps: int) -> str:

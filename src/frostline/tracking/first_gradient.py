@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning
 from torch import Tensor
-from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
 
@@ -24,35 +23,28 @@ class FirstGradient(lightning.Callback):
         self.before: Tensor | None = None
         self.after: Tensor | None = None
         self.changed: list[str] | None = None
-        self._seen = False
-        self._values: dict[str, Tensor] = {}
+        self._values: dict[str, Tensor] | None = None  # of the weights; None before the first backward pass
 
     def on_before_backward(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
     ) -> None:
-        if not self._seen:
+        if self._values is None:
             name, parameter = next(pl_module.named_parameters())
             self.before = parameter.grad
             log.info("loss: %s", loss.item())
             log.info("%s.grad before backward: %s", name, self.before)
 
     def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not self._seen:
-            self._seen = True
+        if self._values is None:
+            self._values = {name: parameter.detach().clone() for name, parameter in pl_module.named_parameters()}
             name, parameter = next(pl_module.named_parameters())
             self.after = None if parameter.grad is None else parameter.grad.detach().clone()
             log.info("%s.grad after backward: %s", name, self.after)
 
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
-    ) -> None:
-        if self.changed is None and not self._values:
-            self._values = {name: p.detach().clone() for name, p in pl_module.named_parameters()}
-
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.changed is None and self._values:
+        if self._values and not trainer.fit_loop._should_accumulate():
             now = dict(pl_module.named_parameters())
             self.changed = [name for name, value in self._values.items() if not now[name].equal(value)]
             log.info("changed by the step: %d of %d tensors", len(self.changed), len(now))

@@ -14,23 +14,28 @@ from frostline.freezing.apply import apply_phase
 from frostline.freezing.phase_clock import Span, schedule_warnings, timeline
 from frostline.freezing.report import StageRow, freezing_table, total
 from frostline.freezing.resolved import ResolvedPolicy
+from frostline.modes import restored
 from frostline.tables import as_text, new_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedPhase:
-    """One phase of a run to come.
+class Cost:
+    """What one image's backward pass costs.
 
-    span: its optimizer steps, the first counted from 0.
-    rows: the freezing table.
-    backward_flops: of one image's backward pass, as torch counts them (matrix products, convolutions).
-    kept_bytes: activations that one image's forward keeps for backward.
+    flops: as torch counts them (matrix products, convolutions). kept_bytes: activations that the forward keeps for it.
     """
+
+    flops: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPhase:
+    """One phase of a run to come: its optimizer steps, its freezing table and its cost."""
 
     span: Span
     rows: tuple[StageRow, ...]
-    backward_flops: int
-    kept_bytes: int
+    cost: Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,7 @@ class Plan:
 
     phases: tuple[PlannedPhase, ...]
     steps_per_epoch: int
-    full_backward_flops: int
-    full_kept_bytes: int
+    full: Cost
 
 
 def plan(
@@ -61,47 +65,36 @@ def plan(
     Raises:
         ValueError: a phase would never begin.
     """
-    if impossible := schedule_warnings(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps):
+    length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+    if impossible := schedule_warnings(resolved.policy, **length):
         raise ValueError("\n".join(impossible))
-    spans = timeline(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    spans = timeline(resolved.policy, **length)
     phases = []
     for span, phase in zip(spans, resolved.phases, strict=True):
         apply_phase(network, phase)
-        flops, kept = backward_cost(network, images)
+        cost = backward_cost(network, images)
         rates = {name: lr * factor for name, factor in phase.lr.items()}
         rows = tuple(freezing_table(network, resolved, phase, learning_rates=rates))
-        phases.append(PlannedPhase(span=span, rows=rows, backward_flops=flops, kept_bytes=kept))
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    network.train()
-    full_flops, full_kept = backward_cost(network, images)
+        phases.append(PlannedPhase(span=span, rows=rows, cost=cost))
+    network.requires_grad_(True).train()
+    full = backward_cost(network, images)
     apply_phase(network, resolved.phases[0])
-    return Plan(
-        phases=tuple(phases),
-        steps_per_epoch=steps_per_epoch,
-        full_backward_flops=full_flops,
-        full_kept_bytes=full_kept,
-    )
+    return Plan(phases=tuple(phases), steps_per_epoch=steps_per_epoch, full=full)
 
 
-def backward_cost(network: nn.Module, images: Tensor) -> tuple[int, int]:
-    """FLOPs of the backward pass and bytes of activations kept for it, per image, with the current flags and modes.
+def backward_cost(network: nn.Module, images: Tensor) -> Cost:
+    """The cost per image, with the current flags and modes.
 
-    The network's parameters, gradients, statistics and random state are left as they were.
+    The network's parameters, gradients, statistics and the random state are left as they were.
     """
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    random_state = torch.get_rng_state()
-    observation = observe(network, images, torch.sum, count_flops=False)
     counter = FlopCounterMode(display=False)
-    with counter:
+    with restored(network), torch.random.fork_rng():
+        observation = observe(network, images, torch.sum, count_flops=False)
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        torch.autograd.grad(observation.loss, parameters, allow_unused=True)
-    with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            buffer.copy_(buffers[name])
-    torch.set_rng_state(random_state)
-    kept = sum(node.kept_bytes for node in observation.graph.nodes)
-    return counter.get_total_flops() // len(images), kept // len(images)
+        with counter:
+            torch.autograd.grad(observation.loss, parameters, allow_unused=True)
+    count = len(images)
+    return Cost(flops=counter.get_total_flops() // count, kept_bytes=observation.graph.kept_bytes // count)
 
 
 def plan_table(planned: Plan) -> str:
@@ -113,6 +106,8 @@ def plan_table(planned: Plan) -> str:
         training = [row.stage for row in phase.rows if row.trainable_tensors]
         low, high = whole.lr or (0.0, 0.0)
         span, steps_per_epoch = phase.span, planned.steps_per_epoch
+        flops = phase.cost.flops / planned.full.flops
+        kept = phase.cost.kept_bytes / planned.full.kept_bytes
         table.add_row(
             span.phase.name,
             f"{'≤ ' if span.latest else ''}{span.start}-{span.end - 1}",
@@ -120,8 +115,8 @@ def plan_table(planned: Plan) -> str:
             " ".join(training),
             f"{whole.trainable_parameters:,}",
             f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}",
-            _saved(phase.backward_flops, planned.full_backward_flops),
-            _saved(phase.kept_bytes, planned.full_kept_bytes),
+            f"{100 * (1 - flops):.1f} %",
+            f"{100 * (1 - kept):.1f} %",
         )
     return as_text(table)
 
@@ -135,12 +130,10 @@ def draw_plan(planned: Plan, path: Path, *, title: str) -> None:
     for phase in planned.phases:
         left, width = phase.span.start, phase.span.end - phase.span.start
         for height, row in enumerate(phase.rows):
-            frozen = row.trainable_tensors == 0
-            share = row.trainable_tensors / row.tensors if row.tensors else 0.0
+            trains, whole = row.trainable_tensors > 0, row.trainable_tensors == row.tensors
             axes.barh(
-                height, width, left=left, height=0.86, linewidth=1,
-                color=ICE if frozen or share < 1 else WARM, edgecolor=ICE_LINE if frozen else WARM_LINE,
-                linestyle="--" if frozen else "-",
+                height, width, left=left, height=0.86, linewidth=1, color=WARM if trains and whole else ICE,
+                edgecolor=WARM_LINE if trains else ICE_LINE, linestyle="-" if trains else "--",
             )  # fmt: skip
             axes.text(left + width / 2, height, _label(row), ha="center", va="center", fontsize=8)
         axes.text(left + width / 2, len(stages) - 0.35, phase.span.phase.name, ha="center", va="bottom", fontsize=9)
@@ -149,8 +142,7 @@ def draw_plan(planned: Plan, path: Path, *, title: str) -> None:
     axes.set_xlim(0, planned.phases[-1].span.end)
     axes.set_xlabel(f"optimizer step ({planned.steps_per_epoch} per epoch)")
     axes.set_title(title, fontsize=10)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     save_figure(figure, path, formats=(".svg", ".png", ".pdf"))
 
 
@@ -161,7 +153,3 @@ def _label(row: StageRow) -> str:
     rate = f"{low:.2g}" if low == high else f"{low:.2g}–{high:.2g}"
     part = "" if row.trainable_tensors == row.tensors else f", {row.trainable_tensors} of {row.tensors} tensors"
     return f"lr {rate}{part}"
-
-
-def _saved(cost: int, full: int) -> str:
-    return f"{100 * (1 - cost / full):.1f} %"

@@ -1,7 +1,7 @@
 """Run the tour: `chapters.md` holds paragraphs and the code after each, which is shown, run and checked cell by cell.
 
 The code calls `tour.show` to print a value, `tour.check` for a claim that must hold and `tour.draw` for a picture.
-Terminal, document and notebook (`publish.py`) are made from that one file, so they cannot differ.
+Terminal, document and notebook (`scripts/publish_tour.py`) are made from that one file, so they cannot differ.
 """
 
 import ast
@@ -70,26 +70,23 @@ class Tour:
         self.renderer = renderer
         self.weights, self.weights_are = _resolve(weights)
 
-    def run(self) -> None:
-        """Run all chapters; seconds on a CPU."""
-        for title in chapters():
-            self.run_chapter(title)
-
-    def run_chapter(self, title: str) -> None:
-        """Run a chapter; each cell's code is rendered before it runs."""
-        self.renderer.title(title)
-        scope = {"tour": self}
-        for cell in chapters()[title]:
-            if cell.prose:
-                self.renderer.prose(cell.prose)
-            if cell.shown:
-                self.renderer.code(cell.shown)
-            exec(cell.code, scope)  # noqa: S102 - the package's own file
+    def run(self, *titles: str) -> None:
+        """Run these chapters, or all; seconds on a CPU. Each cell's code is rendered before it runs."""
+        found = chapters()
+        for title in titles or found:
+            self.renderer("title", title, None)
+            scope = {"tour": self}
+            for cell in found[title]:
+                if cell.prose:
+                    self.renderer("prose", cell.prose, None)
+                if cell.shown:
+                    self.renderer("code", cell.shown, None)
+                exec(cell.code, scope)  # noqa: S102 - the package's own file
 
     def show(self, name: str, value: object) -> None:
         """Print a value: `name = value`."""
         text = textwrap.dedent(repr(value)) if isinstance(value, torch.Tensor) else str(value)
-        self.renderer.output(f"{name} = {text}")
+        self.renderer("value", f"{name} = {text}", None)
 
     def check(self, claim: str, holds: bool) -> None:
         """State a claim that has just been computed.
@@ -99,11 +96,11 @@ class Tour:
         """
         if not holds:
             raise TourFailure(f"The tour's claim does not hold: {claim}.")
-        self.renderer.output(claim, checked=True)
+        self.renderer("claim", claim, None)
 
     def draw(self, name: str, drawing: Drawing) -> None:
         """Show a picture; a document keeps it in a file of that name."""
-        self.renderer.picture(name, drawing)
+        self.renderer("picture", name, drawing)
 
 
 def error_of(call: Callable[[], object]) -> str:
@@ -137,16 +134,16 @@ def _resolve(weights: Mapping[str, torch.Tensor] | str | Path | None) -> tuple[M
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
             return resnet18(weights=None).state_dict(), "random (ImageNet's are not in torchvision's cache)"
-    if weights is None or isinstance(weights, str | Path):
-        path = cached if weights is None else Path(weights)
+    if isinstance(weights, Mapping):
+        state, origin = weights, "passed in"
+    else:
+        path = Path(weights or cached)
         if not path.is_file():
             raise FileNotFoundError(f"There are no weights at {path}.")
         try:
             state, origin = read_plain(path), f"from {path.name}"
         except ValueError as error:
             raise ValueError(f"weights: `{path}` cannot be read as a state dict: {error}") from error
-    else:
-        state, origin = weights, "passed in"
     try:
         resnet18(weights=None).load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

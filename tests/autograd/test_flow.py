@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from frostline.autograd.flow import Flow, by_stage, combine
-from frostline.autograd.measurement import Measurement, Moments
+from frostline.autograd.flow import Flow, Measurement, Moments, by_stage, combine
 
 from .networks import IMAGES, cross_entropy, resnet
 
