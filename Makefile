@@ -53,7 +53,7 @@ docs-site: $(INSTALLED) ## build the docs site into site/; a broken link is an e
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-# Peers live in .venv-benchmark, images and results in .benchmark; an interrupted contest goes on where it stopped.
+# Peers live in .venv-benchmark, images and results in .benchmark; an interrupted benchmark continues where it stopped.
 benchmark: $(INSTALLED) ## frostline against its peers, hours (ARGS="--train-images 320 --val-images 80"); BENCHMARKS.md
 	$(BIN)/python -m scripts.benchmark.contest --set-up --fast-peers $(ARGS)
 

@@ -1,5 +1,6 @@
-"""Sections of docs/benchmarks-history.md that a script writes, each between markers of its own."""
+"""Sections of docs/benchmarks-history.md that a script writes, each between markers of its own; the machine's name."""
 
+import platform
 import re
 from pathlib import Path
 
@@ -25,3 +26,9 @@ def put_section(document: Path, name: str, text: str) -> None:
 
 def markers(name: str) -> tuple[str, str]:
     return f"<!-- {name} -->", f"<!-- /{name} -->"
+
+
+def processor() -> str:
+    """The name of the machine's processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if "model name" in line), platform.machine())

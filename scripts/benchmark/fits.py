@@ -35,7 +35,7 @@ class Line:
 
 
 def power(x: Sequence[float], y: Sequence[float]) -> Power:
-    """Fit a power law to positive values."""
+    """Fit a power of x to positive values."""
     exponent, offset = np.polyfit(np.log(x), np.log(y), 1)
     found = Power(float(exponent), float(np.exp(offset)), 0.0)
     return Power(found.exponent, found.factor, _worst(found(np.asarray(x, dtype=float)), y))

@@ -11,17 +11,20 @@ programs on the machine disturb less than the clock.
 
 import argparse
 import json
-import platform
+import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, Python looks in this folder only
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
+from scripts.benchmark.document import processor
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
@@ -95,10 +98,7 @@ def _wait(device: torch.device) -> None:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    models = [
-        line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return models[0] if models else platform.machine()
+    return processor()
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -12,7 +12,6 @@ import argparse
 import copy
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, Python looks in this folder only
 
 import torch
-from scripts.benchmark.document import put_section
+from scripts.benchmark.document import processor, put_section
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import resnet18
@@ -136,11 +135,6 @@ def table(default: dict, kept: dict, *, about: str) -> str:
             "```",
         ]
     )
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if "model name" in line), platform.machine())
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ fits mean nothing and it writes no document.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path,
 
 import torch
 from scripts.benchmark.contest.images import make_folder
-from scripts.benchmark.document import put_section
+from scripts.benchmark.document import processor, put_section
 from scripts.benchmark.scaling_report import draw, section
 
 POINTS = Path(__file__).with_name("scaling_points.py")
@@ -85,11 +84,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def machine() -> str:
-    processors = [
-        line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    name = processors[0] if processors else platform.machine()
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, one thread; torch {torch.__version__}"
+    return f"{processor()}, {len(os.sched_getaffinity(0))} cores, one thread; torch {torch.__version__}"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ def values(found: Found, series: str, *names: str) -> list[list[float]]:
     return [[float(point[name]) for point in found["series"][series]] for name in names]
 
 
-def fits(found: Found) -> dict[str, Power | Line]:
+def fits(found: Found) -> dict[str, Any]:
     """Every fitted curve; x and y are in the units of the points."""
     images, epoch, own = values(found, "images", "images", "epoch_s", "own_mb")
     classes, step, by_classes = values(found, "classes", "classes", "step_ms", "own_mb")
@@ -41,14 +41,6 @@ def section(found: Found, *, picture: str) -> str:
     epoch, rate, own = fit["epoch"], fit["epoch line"], fit["own memory"]
     classes, side, row, cache = fit["classes"], fit["resolution"], fit["row size"], fit["cache size"]
     pairs = fit["memory by classes"]
-    assert isinstance(pairs, Line)
-    assert isinstance(epoch, Power)
-    assert isinstance(side, Power)
-    assert isinstance(cache, Power)
-    assert isinstance(rate, Line)
-    assert isinstance(own, Line)
-    assert isinstance(classes, Line)
-    assert isinstance(row, Line)
     last = {name: points[-1] for name, points in found["series"].items()}
     first = found["series"]["images"][0]
     rows = [
@@ -115,7 +107,7 @@ def section(found: Found, *, picture: str) -> str:
         "",
         f"![Cost against images, classes, resolution, row size, cache size and workers]({picture})",
         "",
-        "| what grows | cost | law fitted | expected | farthest point |",
+        "| what grows | cost | fit | expected | farthest point |",
         "|---|---|---|---|---:|",
         *(f"| {a} | {b} | {c} | {d} | {100 * e:.0f} % |" for a, b, c, d, e in rows),
         "",
@@ -140,7 +132,7 @@ def section(found: Found, *, picture: str) -> str:
     lines += [
         "",
         f"{int(found['series']['workers'][0]['images']):,} images with cached features; JPEGs of 256–500 px to 224 px. "
-        "Wall times are of a shared machine. The law: workers change who does the work, not how much of it there is, "
+        "Wall times are of a shared machine. Expected: workers change who does the work, not how much of it there is, "
         "and add what passing a batch between processes costs; for cached features that is more than reading them.",
         "",
         f"{found['when']}, {found['machine']}.",
@@ -169,7 +161,7 @@ def draw(found: Found, picture: Path) -> None:
         figure, panels = pyplot.subplots(4, 2, figsize=(8.5, 11.5), layout="constrained")
         epoch, memory, classes, side, row, cache, workers, decoding = panels.flat
         _panel(epoch, found, "images", "images", "epoch_s", fit["epoch"])
-        _label(epoch, "An epoch from cached features", "images", "processor s", f"∝ images^{_exponent(fit['epoch'])}")
+        _label(epoch, "An epoch from cached features", "images", "processor s", f"∝ images^{fit['epoch'].exponent:.2f}")
         _panel(memory, found, "images", "images", "own_mb", fit["own memory"], logarithmic=False)
         images, peak = values(found, "images", "images", "peak_mb")
         memory.plot(images, peak, "s", color=SECOND, markersize=4)
@@ -179,19 +171,18 @@ def draw(found: Found, picture: Path) -> None:
                         va="top", xytext=(0, -7), textcoords="offset points", color=MEASURED)  # fmt: skip
         memory.set_ylim(0, 1.25 * max(peak))
         own = fit["own memory"]
-        assert isinstance(own, Line)
         _label(memory, "Memory, by number of images", "images", "MB", "")
         memory.text(0.03, 0.06, f"own: {1e6 * own.slope:.0f} bytes per image", transform=memory.transAxes, color=GREY)
         _panel(classes, found, "classes", "classes", "step_ms", fit["classes"])
         _label(classes, "A head-only step of 32, by classes", "classes", "processor ms", "constant + linear")
         _panel(side, found, "resolution", "side", "image_ms", fit["resolution"])
         _label(side, "The frozen prefix, by resolution", "side, px", "processor ms per image",
-               f"∝ side^{_exponent(fit['resolution'])}")  # fmt: skip
+               f"∝ side^{fit['resolution'].exponent:.2f}")  # fmt: skip
         _panel(row, found, "row size", "row_bytes", "row_us", fit["row size"])
         _label(row, "Reading a feature, by its size", "bytes per row", "processor µs", "constant + linear")
         _panel(cache, found, "cache size", "total_bytes", "row_us", fit["cache size"])
         _label(cache, "Reading 100 KB, by size of the cache", "bytes of the cache", "processor µs",
-               f"∝ size^{_exponent(fit['cache size'])}")  # fmt: skip
+               f"∝ size^{fit['cache size'].exponent:.2f}")  # fmt: skip
         cache.set_ylim(1, 1000)
         _bars(workers, found, "workers", "epoch_s")
         cached = int(found["series"]["workers"][0]["images"])
@@ -202,11 +193,6 @@ def draw(found: Found, picture: Path) -> None:
             panel.spines[["top", "right"]].set_visible(False)
         save_figure(figure, picture)
         pyplot.close(figure)
-
-
-def _exponent(curve: Power | Line) -> str:
-    assert isinstance(curve, Power)
-    return f"{curve.exponent:.2f}"
 
 
 def _panel(

@@ -5,8 +5,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -133,16 +132,10 @@ def test_steps_are_counted_not_batches_when_gradients_accumulate(tmp_path):
     assert float(logged[0]["gradients/head/norm"]) == pytest.approx(float(both.norm()), rel=1e-5)
 
 
-def test_tensorboard_gets_the_same_scalars(tmp_path):
-    fit(tmp_path, every=4, loggers=[CSVLogger(tmp_path, name="", version=""), TensorBoardLogger(tmp_path / "tb")])
-    [events] = (tmp_path / "tb").rglob("events*")
-    scalars = EventAccumulator(str(events)).Reload()
-    [first, *_] = [row for row in rows(tmp_path) if row["gradients/head/norm"]]
-    for stage in ("middle", "head"):
-        for key in KEYS:
-            entry = scalars.Scalars(f"gradients/{stage}/{key}")[0]
-            assert entry.step == 3
-            assert entry.value == pytest.approx(float(first[f"gradients/{stage}/{key}"]), rel=1e-5)
+def test_every_logger_gets_the_same_scalars(tmp_path):
+    fit(tmp_path, every=4, loggers=[CSVLogger(tmp_path / name, name="", version="") for name in "ab"])
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert sum(bool(row["gradients/head/norm"]) for row in rows(tmp_path / "b")) == 3
 
 
 def test_measuring_changes_nothing_in_training(tmp_path):
@@ -249,22 +242,6 @@ def test_nothing_to_measure_is_refused():
     network.requires_grad_(False)
     with pytest.raises(ValueError, match="The loss has no graph: every parameter is frozen"):
         measure_gradients(network, batches(), F.cross_entropy, optimizer)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb", "ignore::ResourceWarning")  # wandb's own
-def test_wandb_gets_the_same_scalars(tmp_path):
-    wandb = WandbLogger(project="test", save_dir=tmp_path / "wandb", offline=True)
-    try:
-        fit(tmp_path / "csv", every=4, loggers=[CSVLogger(tmp_path / "csv", name="", version=""), wandb])
-        summary = dict(wandb.experiment.summary)
-    finally:
-        wandb.experiment.finish()
-    last = [row for row in rows(tmp_path / "csv") if row["gradients/head/norm"]][-1]
-    for stage in ("middle", "head"):
-        for key in KEYS:
-            name = f"gradients/{stage}/{key}"
-            assert summary[name] == pytest.approx(float(last[name]), rel=1e-5)
-    assert summary["trainer/global_step"] == 11
 
 
 def test_images_that_are_not_finite_are_named_and_nothing_is_measured():

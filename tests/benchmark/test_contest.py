@@ -1,4 +1,4 @@
-"""The contest: who runs what, and what its report makes of given results."""
+"""The benchmark: who runs what, and what its report makes of given results."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from scripts.benchmark import overhead
-from scripts.benchmark.contest.__main__ import Contest, main, read_options
+from scripts.benchmark.contest.__main__ import Benchmark, main, read_options
 from scripts.benchmark.contest.competitors import (
     FOUR_VIEWS,
     FROSTLINE,
@@ -333,7 +333,7 @@ def test_the_report_replaces_its_section_and_nothing_else(tmp_path):
     document = tmp_path / "BENCHMARKS.md"
     document.write_text("# Benchmarks\n\nbefore\n\n<!-- contest -->\nold\n<!-- /contest -->\n\nafter\n")
     text = report(tmp_path, CONTEST, run("w2", FROSTLINE, 27.0))
-    assert text.startswith("# Benchmarks\n\nbefore\n\n<!-- contest -->\n## The contest")
+    assert text.startswith("# Benchmarks\n\nbefore\n\n<!-- contest -->\n## Beside its competitors")
     assert text.endswith("<!-- /contest -->\n\nafter\n")
     assert "old" not in text
     assert report(tmp_path, CONTEST, run("w2", FROSTLINE, 27.0)) == text
@@ -345,7 +345,7 @@ def test_another_number_of_images_has_a_section_of_its_own_without_targets(tmp_p
     both = report(tmp_path, smaller, run("w2", FROSTLINE, 7.0), run("w2", "plain", 14.0))
     assert both.startswith(text.rstrip())
     added = both[len(text) :]
-    assert added.strip().startswith("<!-- contest-480-120 -->\n## The contest, 480 + 120 images\n")
+    assert added.strip().startswith("<!-- contest-480-120 -->\n## Beside its competitors, 480 + 120 images\n")
     assert "| W2, peers as written |" in text
     assert "| W2, peers as written |" not in added
 
@@ -418,15 +418,15 @@ def test_an_interrupted_contest_goes_on_where_it_stopped(tmp_path, monkeypatch):
         json.dumps(run("w1a", FROSTLINE, 1.0)) + "\n" + json.dumps(run("w2", "plain", 1.0)) + "\n"
     )
     ran = []
-    monkeypatch.setattr(Contest, "run", lambda self, workload, name, repeat: ran.append((repeat, workload, name)))
-    Contest(options).run_all()
+    monkeypatch.setattr(Benchmark, "run", lambda self, workload, name, repeat: ran.append((repeat, workload, name)))
+    Benchmark(options).run_all()
     first = [(0, "w1a", "plain"), (0, "w2", FROSTLINE)]
     # The second round starts with the other one.
     second = [(1, workload, name) for workload in ("w1a", "w2") for name in ("plain", FROSTLINE)]
     assert ran == first + second
     ran.clear()
     options.again = True
-    Contest(options).run_all()
+    Benchmark(options).run_all()
     assert len(ran) == 8
 
 

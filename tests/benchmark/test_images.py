@@ -1,4 +1,4 @@
-"""The contest's images: the same everywhere, balanced, JPEGs of photographs' size, and ones that can be learned."""
+"""The benchmark's images: the same everywhere, balanced, JPEGs of photographs' size, and ones that can be learned."""
 
 import hashlib
 from pathlib import Path

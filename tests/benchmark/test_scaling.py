@@ -1,4 +1,4 @@
-"""The fits against series made by a known law, the plan, the report, and a quick run of everything."""
+"""The fits against series made by a known curve, the plan, the report, and a quick run of everything."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark" / "scaling.py"
 
 
 def made(**changes) -> dict:
-    """Series that obey known laws."""
+    """Series on known curves."""
     images = [1000, 10_000, 100_000]
     series = {
         "images": [
@@ -38,10 +38,10 @@ def made(**changes) -> dict:
     return {"series": series | changes, "quick": False, "machine": "a machine", "when": "2026-01-01"}
 
 
-def test_a_power_law_and_a_line_are_found_again():
+def test_a_power_and_a_line_are_fitted():
     x = [1.0, 10.0, 100.0, 1000.0]
-    law = power(x, [3 * value**1.5 for value in x])
-    assert (law.exponent, law.factor, law.worst) == pytest.approx((1.5, 3.0, 0.0))
+    curve = power(x, [3 * value**1.5 for value in x])
+    assert (curve.exponent, curve.factor, curve.worst) == pytest.approx((1.5, 3.0, 0.0))
     straight = line(x, [7 + 0.5 * value for value in x])
     assert (straight.start, straight.slope, straight.worst) == pytest.approx((7.0, 0.5, 0.0))
     assert straight(np.array([4.0]))[0] == pytest.approx(9.0)
@@ -53,7 +53,7 @@ def test_the_farthest_point_is_reported():
     assert power([1, 10, 100], [1, 20, 100]).worst == pytest.approx(1 - 2 ** (-2 / 3))
 
 
-def test_the_laws_of_the_report():
+def test_the_fits_of_the_report():
     fit = fits(made())
     assert fit["epoch"].exponent == pytest.approx(1)
     assert fit["own memory"].slope * 1e6 == pytest.approx(50)
@@ -64,7 +64,7 @@ def test_the_laws_of_the_report():
     assert fit["cache size"].exponent == pytest.approx(0, abs=1e-9)
 
 
-def test_the_section_says_law_expectation_and_numbers():
+def test_the_section_says_fit_expectation_and_numbers():
     text = section(made(), picture="docs/figures/scaling.svg")
     assert "| ∝ images^1.00; 100 µs per image | exponent 1 | 0 % |" in text
     assert "| 500 MB + 50 bytes per image |" in text

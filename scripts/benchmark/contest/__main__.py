@@ -41,6 +41,7 @@ from scripts.benchmark.contest.images import make_folder
 from scripts.benchmark.contest.peers.task import CLASSES, CORES, SWEEP, WORKLOADS
 from scripts.benchmark.contest.report import section_name, write_report
 from scripts.benchmark.contest.results import Record, last, newest, read_lines
+from scripts.benchmark.document import processor
 
 MEASURE = Path(__file__).with_name("measure.py")
 # glibc then keeps what was freed, which is the best setting for the bare model.
@@ -100,7 +101,7 @@ def _chosen(choices: list[str]):
     return parse
 
 
-class Contest:
+class Benchmark:
     """The runs of one command; `failures` names those that went wrong."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -149,7 +150,7 @@ class Contest:
             "val_images": self.options.val_images,
             "threads": self.options.threads,
             "cores": CORES,
-            "processor": _processor(),
+            "processor": processor(),
             "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
             "system": platform.platform(),
             "versions": versions(peers),
@@ -259,23 +260,18 @@ def _together(found: list[Record]) -> Record:
     return total
 
 
-def _processor() -> str:
-    names = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return names[0] if names else platform.machine()
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = read_options(arguments)
     words = sys.argv[1:] if arguments is None else arguments
     options.command = shlex.join(["python", "-m", "scripts.benchmark.contest", *words])
     failures: list[str] = []
     if not options.report:
-        contest = Contest(options)
-        contest.prepare()
+        benchmark = Benchmark(options)
+        benchmark.prepare()
         if not options.no_limits and (options.again or not last(read_lines(options.results), "limits")):
-            contest.measure_limits()
-        contest.run_all()
-        failures = contest.failures
+            benchmark.measure_limits()
+        benchmark.run_all()
+        failures = benchmark.failures
     name = section_name({"train_images": options.train_images, "val_images": options.val_images})
     picture = options.picture or ROOT / "docs" / "figures" / f"{name.replace('contest', 'benchmark')}.svg"
     write_report(options.results, document=options.document, picture=picture)

@@ -130,7 +130,7 @@ def frostline_command(
         "scheduler=constant", f"seed={seed}", f"trainer.max_epochs={task.epochs}", f"output_dir={output / 'runs'}",
     ]  # fmt: skip
     if len(task.phases) == 1:
-        overrides.append(f"freeze={ {'head': 'head', 'all': 'none'}[task.phases[0][0]] }".replace(" ", ""))
+        overrides.append(f"freeze={ {'head': 'backbone', 'all': 'none'}[task.phases[0][0]] }".replace(" ", ""))
     else:
         overrides += ["freeze=file", f"freeze.path={_policy(workload, output)}"]
     if has_cache():
@@ -225,7 +225,7 @@ def set_up(names: Sequence[str]) -> None:
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
-    """Installed versions of what the contest compares, over all its environments."""
+    """Installed versions of what the benchmark compares, over all its environments."""
     words = ("torch", "torchvision", "lightning", "fastai", "transformers", "accelerate", "datasets", "timm", "pillow")
     program = (
         "import importlib.metadata as m, json; "

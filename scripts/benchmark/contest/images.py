@@ -1,13 +1,10 @@
-"""The contest's JPEG folder: train/ and val/ with ten class folders, the same bytes wherever it is made.
-
-Usage: python -m scripts.benchmark.contest.images FOLDER [--train-images 2000] [--val-images 500]
+"""The benchmark's JPEG folder: train/ and val/ with ten class folders, the same bytes wherever it is made.
 
 Image i of a split is a pure function of the split and i, and its class is i mod 10: a smaller folder holds the first,
 balanced, part of a larger one. Shapes come from frostline's synthetic classes; noise of several octaves gives the files
 the size of photographs' (about 40 kB).
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +52,3 @@ def make_folder(folder: Path, *, train_images: int, val_images: int) -> Path:
 
 def _enlarged(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--train-images", type=int, default=2000)
-    parser.add_argument("--val-images", type=int, default=500)
-    options = parser.parse_args()
-    make_folder(options.folder, train_images=options.train_images, val_images=options.val_images)
-
-
-if __name__ == "__main__":
-    main()

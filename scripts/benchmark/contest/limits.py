@@ -5,7 +5,7 @@ Usage: python -m scripts.benchmark.contest.limits DATA WEIGHTS [--seconds 4]
 Prints one JSON object. Rates are the best of several rounds, since a limit is what the machine can do when nothing
 disturbs it: images (or billions of operations) per second of the clock and per second of processor time. The model runs
 in the best layout and precision (channels-last, bf16 where the hardware has it), on images that are in memory; the
-allocator keeps what it has freed (as the contest starts it), which is its best setting for this. Image files are read
+allocator keeps what it has freed (as the benchmark starts it), which is its best setting for this. Image files are read
 once before, so that the loader that comes first does not wait for the disk alone.
 """
 
@@ -21,7 +21,7 @@ from scripts.benchmark.contest.peers.task import BATCH, CLASSES, IMAGE_SIZE, RES
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
-from frostline.commands.build import native_precision
+from frostline.commands.trainer import native_precision
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.image_folder import ImageFolder
 from frostline.data.transforms import Augmentation

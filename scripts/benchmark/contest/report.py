@@ -1,4 +1,4 @@
-"""The contest's section of docs/benchmarks-history.md and its picture, from the results file alone."""
+"""The benchmark's section of docs/benchmarks-history.md and its picture, from the results file alone."""
 
 from pathlib import Path
 
@@ -50,15 +50,16 @@ def section(lines: list[Record], *, picture: str) -> str:
     found, contest, limits = rows(lines), last(lines, "contest"), last(lines, "limits")
     name = section_name(contest)
     size = "" if name == "contest" else f", {contest['train_images']:,} + {contest['val_images']:,} images"
-    parts = [f"## The contest{size}", "", _introduction(contest), "", f"![Wall time of each contestant]({picture})", ""]
+    parts = [f"## Beside its competitors{size}", "", _introduction(contest), ""]
+    parts += [f"![Wall time of each competitor]({picture})", ""]
     if name == "contest":
         parts += _targets(found)
     for workload in dict.fromkeys(row.workload for row in found):
         parts += _table([row for row in found if row.workload == workload], found, contest, limits)
     parts += _limits(limits)
-    contests = [line for line in lines if line.get("kind") == "contest"]
-    commands = dict.fromkeys(line["command"] for line in contests)
-    parts += [_environment(contests), "", "```", *(commands or ["make benchmark"]), "```"]
+    measured = [line for line in lines if line.get("kind") == "contest"]
+    commands = dict.fromkeys(line["command"] for line in measured)
+    parts += [_environment(measured), "", "```", *(commands or ["make benchmark"]), "```"]
     return "\n".join(parts)
 
 
@@ -72,8 +73,8 @@ def _introduction(contest: Record) -> str:
         "validation images of all epochs by wall time; peak memory: the largest proportional set size of the tree; "
         "accuracy: on the validation images after the last epoch, in brackets the lowest and the highest; ×: how many "
         "times as much the fastest peer as its users write it takes; bare: what the bare model would need for the same "
-        "passes, at its best rate in the same contest, as a share of the wall time after the start (above 100 % where "
-        "passes are saved); others: what other programs used of the machine meanwhile."
+        "passes, at its best rate in the same benchmark, as a share of the wall time after the start (above 100 % "
+        "where passes are saved); others: what other programs used of the machine meanwhile."
     )
 
 
@@ -152,16 +153,16 @@ def _limits(limits: Record) -> list[str]:
     return [*lines, "", text, ""]
 
 
-def _environment(contests: list[Record]) -> str:
+def _environment(measured: list[Record]) -> str:
     """The machine of the last of the commands; commits and versions of them all, for each had its own peers."""
-    if not contests:
+    if not measured:
         return ""
-    contest = contests[-1]
-    shared = ", ".join(dict.fromkeys(name for line in contests for name in line.get("in_frostlines_environment", [])))
+    contest = measured[-1]
+    shared = ", ".join(dict.fromkeys(name for line in measured for name in line.get("in_frostlines_environment", [])))
     own = f" In frostline's own environment, where their start may be slower: {shared}." if shared else ""
-    used = dict.fromkeys(pair for line in contests for pair in line["versions"].items())
+    used = dict.fromkeys(pair for line in measured for pair in line["versions"].items())
     versions = ", ".join(f"{name} {version}" for name, version in used)
-    commits = ", ".join(dict.fromkeys(line["commit"] for line in contests))
+    commits = ", ".join(dict.fromkeys(line["commit"] for line in measured))
     return (
         f"{contest['when'][:10]}, {contest['processor']}, {contest['cores']} cores, {contest['memory_gib']:.0f} GiB; "
         f"frostline at {commits}; {versions}.{own}"

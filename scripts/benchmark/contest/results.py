@@ -1,4 +1,4 @@
-"""What the contest's lines say: medians, ratios to the fastest peer, and whether the targets are met."""
+"""What the benchmark's lines say: medians, ratios to the fastest peer, and whether the targets are met."""
 
 import json
 from collections.abc import Iterable

@@ -1,11 +1,11 @@
-"""The contest's initial weights: one ResNet-18 for all, trained a little on other classes than the contest's.
+"""The benchmark's initial weights: one ResNet-18 for all, trained a little on other classes than the benchmark's.
 
 Usage: python -m scripts.benchmark.contest.weights FILE IMAGES [--given STATE_DICT]
 
 Weights cannot be downloaded everywhere. From random ones a head would have nothing to go by, and an untouched batch
 norm normalises nothing, which costs accuracy where it is kept frozen and not where it adapts: accuracies could not be
 compared. So the network takes 100 steps on synthetic classes of another seed, and its batch-norm
-statistics are taken on the contest's images, as those of a pretrained network fit the images that it is meant for.
+statistics are taken on the benchmark's images, as those of a pretrained network fit the images that it is meant for.
 With --given (a torchvision state dict, such as ImageNet's) those weights are taken as they are, with a new head.
 """
 
@@ -29,7 +29,7 @@ CALIBRATION_BATCHES = 4
 
 
 def make_weights(file: Path, *, images: Path, given: Path | None = None, steps: int = STEPS) -> None:
-    """Write the state dict of a ResNet-18 with the contest's ten classes."""
+    """Write the state dict of a ResNet-18 with the benchmark's ten classes."""
     torch.manual_seed(0)
     network = resnet18(num_classes=CLASSES)
     head = {f"fc.{name}": tensor.clone() for name, tensor in network.fc.state_dict().items()}
@@ -45,7 +45,7 @@ def make_weights(file: Path, *, images: Path, given: Path | None = None, steps: 
 
 
 def trained(steps: int) -> dict[str, torch.Tensor]:
-    """The body's state after so many steps on classes that are not the contest's."""
+    """The body's state after so many steps on classes that are not the benchmark's."""
     network = resnet18(num_classes=OTHER_CLASSES).to(memory_format=torch.channels_last)
     source = Synthetic(length=steps * BATCH, classes=OTHER_CLASSES, image_size=SIDE, difficulty=0.5, seed=1)
     optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
@@ -62,7 +62,7 @@ def trained(steps: int) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def calibrate(network: nn.Module, folder: Path) -> None:
-    """Batch-norm statistics of the contest's training images, averaged over some batches."""
+    """Batch-norm statistics of the benchmark's training images, averaged over some batches."""
     way = v2.Compose(
         [v2.PILToTensor(), v2.Resize(RESIZED), v2.CenterCrop(IMAGE_SIZE), v2.ToDtype(torch.float32, scale=True),
          v2.Normalize(MEAN, STD)]

@@ -1,5 +1,7 @@
 """What each stage of an observed network costs, and whether the backward path reaches it."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from frostline.autograd.observe import LOSS, Observation
@@ -40,17 +42,15 @@ def blocks_of(observation: Observation) -> list[Block]:
     A node made between stages (a functional call in the network's own forward) belongs to the stage it reads from, and
     to the first one if it reads from none.
     """
-    stages = stages_of(observation.network)
-    nodes_in, kept_in = dict.fromkeys((*stages, LOSS), 0), dict.fromkeys((*stages, LOSS), 0)
-    for index, stage in _stage_of_nodes(observation, list(stages)).items():
-        nodes_in[stage] += 1
-        kept_in[stage] += observation.graph.nodes[index].kept_bytes
-    parameters = dict(observation.network.named_parameters())
+    stages, flops, shapes = stages_of(observation.network), observation.flops, observation.shapes
+    nodes, kept = Counter[str](), Counter[str]()
+    for index, stage in _stage_of_nodes(observation, stages).items():
+        nodes[stage] += 1
+        kept[stage] += observation.graph.nodes[index].kept_bytes
     blocks = []
     for stage, modules in stages.items():
-        own = [parameter for name, parameter in parameters.items() if in_stage(name, modules)]
+        own = [parameter for name, parameter in observation.network.named_parameters() if in_stage(name, modules)]
         training = [parameter for parameter in own if parameter.requires_grad]
-        flops = observation.flops
         blocks.append(
             Block(
                 stage=stage,
@@ -58,33 +58,29 @@ def blocks_of(observation: Observation) -> list[Block]:
                 trainable_tensors=len(training),
                 parameters=sum(parameter.numel() for parameter in own),
                 trainable_parameters=sum(parameter.numel() for parameter in training),
-                nodes=nodes_in[stage],
-                kept_bytes=kept_in[stage],
+                nodes=nodes[stage],
+                kept_bytes=kept[stage],
                 flops=None if flops is None else sum(flops.get(module, 0) for module in modules),
-                shape=next(
-                    (observation.shapes[name] for name in reversed(modules) if name in observation.shapes), None
-                ),
+                shape=next((shapes[name] for name in reversed(modules) if name in shapes), None),
             )
         )
     return blocks
 
 
-def _stage_of_nodes(observation: Observation, order: list[str]) -> dict[int, str]:
+def _stage_of_nodes(observation: Observation, stages: Mapping[str, Sequence[str]]) -> dict[int, str]:
     """Node index -> stage, or "loss"."""
-    graph, stages = observation.graph, stages_of(observation.network)
-    reads: dict[int, list[int]] = {node.index: [] for node in graph.nodes}
-    for source, target in graph.edges:
-        reads[source].append(target)
+    order = list(stages)
+    reads: dict[int, list[int]] = {}
+    for source, target in observation.graph.edges:
+        reads.setdefault(source, []).append(target)
     found: dict[int, str] = {}
-    for node in reversed(graph.nodes):  # what a node reads from comes after it
-        if node.parameter is not None:
-            found[node.index] = stage_of(node.parameter, stages)
-        elif node.module == LOSS or node.module is None:
+    for node in reversed(observation.graph.nodes):  # what a node reads from comes after it
+        if node.parameter is None and node.module in (None, LOSS):
             found[node.index] = LOSS
-        else:
-            try:
-                found[node.index] = stage_of(node.module, stages)
-            except KeyError:
-                below = [found[target] for target in reads[node.index] if found[target] in order]
-                found[node.index] = max(below, key=order.index, default=order[0])
+            continue
+        try:
+            found[node.index] = stage_of(node.parameter or node.module or "", stages)
+        except KeyError:
+            below = [found[target] for target in reads.get(node.index, ()) if found[target] in stages]
+            found[node.index] = max(below, key=order.index, default=order[0])
     return found

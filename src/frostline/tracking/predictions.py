@@ -69,20 +69,13 @@ def write_predictions(predictions: Iterable[Prediction], output: Path, *, top_k:
     read = broken = 0
     with atomically(output) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*_columns(top_k), "error"])
+        places = ["", *(f"_{place}" for place in range(2, top_k + 1))]
+        writer.writerow(["path", *(f"{name}{place}" for place in places for name in ("class", "probability")), "error"])
         for prediction in predictions:
-            texts = [text for name, p in prediction.top for text in (utf8_name(name), f"{p:.6f}")]
+            texts = [text for name, p in prediction.top for text in (name, f"{p:.6f}")]
             texts += [""] * (2 * top_k - len(texts))
-            row = [utf8_name(str(prediction.path)), *texts, utf8_name(prediction.error)]
-            writer.writerow([cell(text) for text in row])
+            row = [str(prediction.path), *texts, prediction.error]
+            writer.writerow([cell(utf8_name(text)) for text in row])
             broken += bool(prediction.error)
             read += not prediction.error
     return read, broken
-
-
-def _columns(top_k: int) -> list[str]:
-    columns = ["path"]
-    for place in range(1, top_k + 1):
-        suffix = "" if place == 1 else f"_{place}"
-        columns += [f"class{suffix}", f"probability{suffix}"]
-    return columns

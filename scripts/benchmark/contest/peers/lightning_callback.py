@@ -59,7 +59,7 @@ class Images(L.LightningDataModule):
 
     def train_dataloader(self):
         images = datasets.ImageFolder(args.data / "train", self.train_transform)
-        # Dropping the last batch is the contest's: everybody takes the same number of steps.
+        # Dropping the last batch is the benchmark's: everybody takes the same number of steps.
         return torch.utils.data.DataLoader(images, shuffle=True, drop_last=True, **self.options)
 
     def val_dataloader(self):

@@ -61,7 +61,7 @@ def read_args() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="torchvision state dict of a ResNet-18, 10 classes")
     parser.add_argument("--workload", choices=tuple(WORKLOADS), required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder for what the peer writes by itself")
-    parser.add_argument("--report", type=Path, required=True, help="file for what the contest asks")
+    parser.add_argument("--report", type=Path, required=True, help="file for what the benchmark asks")
     parser.add_argument("--optimizer", choices=("sgd", "rmsprop"), default="sgd")
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--lr", type=float, default=1e-2)

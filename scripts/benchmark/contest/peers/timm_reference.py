@@ -32,7 +32,7 @@ options = {
 train_loader = create_loader(
     create_dataset("", root=str(args.data), split="train", is_training=True),
     is_training=True,
-    color_jitter=0.0,  # the contest's: random-resized crop and flip only
+    color_jitter=0.0,  # the benchmark's: random-resized crop and flip only
     **options,
 )
 val_loader = create_loader(create_dataset("", root=str(args.data), split="val"), crop_pct=0.875, **options)
