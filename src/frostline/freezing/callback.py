@@ -29,7 +29,7 @@ END = "end of fit"
 
 
 class FreezingSchedule(pl.Callback):
-    """Makes a LightningModule's network obey a policy throughout a fit, and proves that it did.
+    """Applies a policy to a LightningModule's network throughout a fit, and checks that frozen tensors stay unchanged.
 
     Args:
         policy: what trains when; a policy that is already resolved for the network is used as it is.
@@ -146,7 +146,7 @@ class FreezingSchedule(pl.Callback):
             return
         assert state is not None
         self._clock.load(trainer, state["progress"], checkpoint["loops"]["fit_loop"])
-        self._loaded = checkpoint["optimizer_states"]
+        self._loaded = checkpoint.get("optimizer_states", [])  # a sharded checkpoint has none
         self._audit.load_state_dict(state["audit"])
         self.history = list(state["history"])
         apply_phase(self.network, self.phase)
