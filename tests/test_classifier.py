@@ -140,8 +140,8 @@ def test_a_frozen_backbone_trains_5130_of_11181642_parameters_in_2_of_62_tensors
     assert all(p.grad is None for name, p in parameters.items() if not name.startswith("fc."))
 
 
-def test_must_train_trains_the_head_whatever_the_policy_says() -> None:
-    classifier = resnet(policy=FreezePolicy.static("layer4.1.conv2"), must_train=("fc.*",))
+def test_always_trainable_includes_the_head_whatever_the_policy_says() -> None:
+    classifier = resnet(policy=FreezePolicy.static("layer4.1.conv2"), always_trainable=("fc.*",))
     names = {name for name, p in classifier.network.named_parameters() if p.requires_grad}
     assert names == {"layer4.1.conv2.weight", "fc.weight", "fc.bias"}
 

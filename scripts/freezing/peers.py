@@ -295,29 +295,29 @@ def _between_ranks(who: str) -> tuple[float, str]:
     return distances[where], where
 
 
-def ranks() -> dict[str, Any]:
-    """Two gloo processes with different data: do they still train one network after the backbone was unfrozen?"""
-    (peer, where), (ours, _) = _between_ranks("lightning"), _between_ranks("frostline")
+def _ranks(who: str, title: str, note: str = "") -> dict[str, Any]:
+    (peer, where), (ours, _) = _between_ranks(who), _between_ranks("frostline")
     return {
-        "title": f"Lightning {importlib.metadata.version('lightning')} `BackboneFinetuning`, two ranks (DDP), "
-        "ResNet-18, 8 steps after unfreezing",
-        "without": f"the ranks' weights differ by up to {peer:.3f} (`{where}`); no error, and no warning of it",
+        "title": title,
+        "without": f"the ranks' weights differ by up to {peer:.3f} (`{where}`){note}",
         "frostline": f"{ours}",
         "numbers": {"peer": peer, "where": where, "frostline": ours},
     }
+
+
+def ranks() -> dict[str, Any]:
+    """Two gloo processes with different data: do they still train one network after the backbone was unfrozen?"""
+    version = importlib.metadata.version("lightning")
+    title = f"Lightning {version} `BackboneFinetuning`, two ranks (DDP), ResNet-18, 8 steps after unfreezing"
+    return _ranks("lightning", title, "; no error, and no warning of it")
 
 
 def scheduler_ranks() -> dict[str, Any] | None:
     """The same for finetuning-scheduler; None where it is not installed."""
     if importlib.util.find_spec("finetuning_scheduler") is None:
         return None
-    (peer, where), (ours, _) = _between_ranks("finetuning_scheduler"), _between_ranks("frostline")
-    return {
-        "title": f"finetuning-scheduler {importlib.metadata.version('finetuning-scheduler')}, the same two ranks",
-        "without": f"the ranks' weights differ by up to {peer:.3f} (`{where}`)",
-        "frostline": f"{ours}",
-        "numbers": {"peer": peer, "where": where, "frostline": ours},
-    }
+    version = importlib.metadata.version("finetuning-scheduler")
+    return _ranks("finetuning_scheduler", f"finetuning-scheduler {version}, the same two ranks")
 
 
 def resume() -> dict[str, Any]:
@@ -394,11 +394,9 @@ def main() -> None:
         found[name] = fact
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {fact['title']}\n  without: {fact['without']}\n  frostline: {fact['frostline']}", flush=True)
-    if given.out == FIGURES and DOCS.is_file():
+    if given.out == FIGURES:
         before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-        _, there, after = rest.partition(END)
-        if there:
-            DOCS.write_text(f"{before}{BEGIN}\n{markdown(found)}\n{END}{after}", encoding="utf-8")
+        DOCS.write_text(f"{before}{BEGIN}\n{markdown(found)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,14 @@ import json
 import logging
 import statistics
 import tempfile
-import time
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from lightning import Trainer, seed_everything
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
@@ -46,7 +45,7 @@ PRESETS = (
     *("discriminative", "all_but_batch_norm", "all_but_bias", "surgical"),
 )
 MODES, WITH_MODES = ("frozen", "drift", "recalibrate", "affine", "train"), ("backbone", "to_layer3")
-# The row that tells whether there was anything to transfer.
+# The row that shows whether there was anything to transfer.
 SCRATCH = "none, not pretrained"
 
 
@@ -80,13 +79,6 @@ def rows() -> list[tuple[str, str]]:
     return [(SCRATCH, "frozen"), *chosen]
 
 
-def preset(name: str, batch_norm: str) -> FreezePolicy:
-    """A policy as conf/freeze has it, with the batch-norm mode replaced."""
-    plain = yaml.safe_load((ROOT / "conf" / "freeze" / f"{name}.yaml").read_text(encoding="utf-8"))
-    plain.pop("name")
-    return FreezePolicy.from_dict({**plain, "batch_norm": batch_norm})
-
-
 def classifier(network: torch.nn.Module, data: ImageDataModule, policy: FreezePolicy) -> ImageClassifier:
     """With the optimizer and schedule of conf/optimizer/sgd.yaml and conf/scheduler/onecycle.yaml."""
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.0005)
@@ -109,7 +101,7 @@ def trainer(epochs: int, *, validates: bool) -> Trainer:
 
 
 def pretrain(path: Path, *, images: int, epochs: int, batch: int) -> dict[str, Any]:
-    """Train on Fashion-MNIST, unless the file has it already; returns what the file says of itself."""
+    """Train on Fashion-MNIST, unless the file has it already; returns the file's facts."""
     wanted = {"images": images, "epochs": epochs, "batch": batch, "side": SIDE}
     if path.is_file():
         facts = torch.load(path, weights_only=True)["facts"]
@@ -120,10 +112,9 @@ def pretrain(path: Path, *, images: int, epochs: int, batch: int) -> dict[str, A
     data = ImageDataModule(source=FashionMNIST(train_length=images), image_size=SIDE, batch_size=batch)
     network, _ = build_network(model={"name": "resnet18"}, head={"name": "linear"}, classes=10)
     module, ours = classifier(network, data, FreezePolicy.static("all")), trainer(epochs, validates=False)
-    begun = time.perf_counter()
     ours.fit(module, data)
     accuracy = ours.test(module, data, verbose=False)[0]["test/accuracy"]
-    print(f"pretrained in {time.perf_counter() - begun:.0f} s: {100 * accuracy:.1f} % on Fashion-MNIST's test images")
+    print(f"pretrained: {100 * accuracy:.1f} % on Fashion-MNIST's test images")
     facts = {"wanted": wanted, "test_accuracy": round(accuracy, 4)}
     body = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("fc.")}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +132,7 @@ def transfer(name: str, batch_norm: str, *, seed: int, pretrained: Path, epochs:
     # The same head in every row, whatever was drawn before it.
     torch.manual_seed(seed)
     network.fc.reset_parameters()
-    policy = preset("none" if name == SCRATCH else name, batch_norm)
+    policy = replace(FreezePolicy.preset("none" if name == SCRATCH else name), batch_norm=batch_norm)
     validates = any(phase.until is not None and phase.until.metric for phase in policy.phases)
     module, ours = classifier(network, data, policy), trainer(epochs, validates=validates)
     ours.fit(module, data)
@@ -168,11 +159,9 @@ def study(path: Path, *, seeds: int, pretrained: Path, epochs: int, pretraining:
         for name, mode in rows():
             if (name, mode, seed) in known:
                 continue
-            begun = time.perf_counter()
             run = transfer(name, mode, seed=seed, pretrained=pretrained, epochs=epochs)
             found["runs"].append({"preset": name, "batch_norm": mode, "seed": seed, **run})
-            seconds = time.perf_counter() - begun
-            print(f"seed {seed}  {name:22} {mode:12} {100 * run['accuracy']:5.1f} %  {seconds:4.1f} s", flush=True)
+            print(f"seed {seed}  {name:22} {mode:12} {100 * run['accuracy']:5.1f} %", flush=True)
             path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
@@ -239,15 +228,6 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def put_into(document: Path, begin: str, end: str, text: str) -> None:
-    """Replace what stands between two markers."""
-    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"{document} has no place for it: {begin} … {end}")
-    document.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
@@ -270,8 +250,9 @@ def main() -> None:
     lines = summary(study(path, seeds=seeds, pretrained=given.pretrained, epochs=epochs, pretraining=pretraining))
     print(f"\n{markdown(lines)}\n\n{path}")
     draw(lines, path.with_suffix(".svg"))
-    if given.out == FIGURES and DOCS.is_file():
-        put_into(DOCS, BEGIN, END, markdown(lines))
+    if given.out == FIGURES:
+        before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
+        DOCS.write_text(f"{before}{BEGIN}\n{markdown(lines)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class ImageClassifier(lightning.LightningModule):
         optimizer: builds the optimizer from named parameter groups; a partial of a torch optimizer will do. None is SGD
             with momentum 0.9 at 0.01.
         scheduler: builds the learning-rate schedule, stepped once per optimizer step.
-        must_train: names or globs of what trains whatever the policy says: a head that starts from random weights.
+        always_trainable: selectors of parameters that train under any policy: a head that starts from random weights.
         metrics: further metrics of an evaluation by name, logged as val/NAME and test/NAME: from probabilities
             (batch, classes) and class indices (batch,) to a scalar.
         recipe: plain values from which the network can be built again (`model`, `head`); None for a network that only
@@ -69,7 +69,7 @@ class ImageClassifier(lightning.LightningModule):
         loss: nn.Module | None = None,
         optimizer: OptimizerBuilder | None = None,
         scheduler: SchedulerBuilder | None = None,
-        must_train: Sequence[str] = (),
+        always_trainable: Sequence[str] = (),
         metrics: Mapping[str, Metric] | None = None,
         recipe: Mapping[str, Any] | None = None,
         compute: ComputeOptions = ComputeOptions(),  # noqa: B008 - frozen
@@ -80,8 +80,8 @@ class ImageClassifier(lightning.LightningModule):
         self.network = network
         self.images = dict(images)
         self.policy = policy or FreezePolicy.static("all")
-        self.must_train = tuple(must_train)
-        self.resolved = self.policy.resolve(network, always_trainable=self.must_train)
+        self.always_trainable = tuple(always_trainable)
+        self.resolved = self.policy.resolve(network, always_trainable=self.always_trainable)
         self.loss = loss or CrossEntropy()
         self.recipe = None if recipe is None else dict(recipe)
         self.compute_options = compute
@@ -126,7 +126,7 @@ class ImageClassifier(lightning.LightningModule):
             strict: the network must have all of the checkpoint's tensors, and no others.
             trust_checkpoint: import the classes of your own model or head that the file names, which runs their code.
             arguments: of the constructor; they take the place of the checkpoint's, which has no optimizer, scheduler,
-                `must_train` or `compute`, and no `network` where there was no recipe.
+                `always_trainable` or `compute`, and no `network` where there was no recipe.
 
         Raises:
             FileNotFoundError: no such file.

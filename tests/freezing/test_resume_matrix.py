@@ -17,6 +17,7 @@ import pytest
 import torch
 from freezing.tiny import CLASSES, TinyModule, seeded_net, trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
+from scripts.freezing.resume_matrix import same
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim import lr_scheduler as schedulers
 
@@ -238,33 +239,23 @@ def test_chains_of_interruptions_end_where_the_uninterrupted_run_ends(row, stops
     assert differing(whole, run(row, **again)) == []
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equal to the bit, in nested dictionaries and lists of tensors and numbers."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
-
 def half_precision() -> pl.plugins.MixedPrecision:
     """`16-mixed`, with a scaler that grows every third step, so that its state matters."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
     return pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)
 
 
-@pytest.mark.parametrize("step", [2, 4, 5, 9])
-def test_a_resume_in_half_precision_takes_up_the_scaler_too(step, tmp_path):
-    row = ROWS[1]
-    whole = run(row, plugins=[half_precision()])
-    run(row, InterruptAfter(step, tmp_path / "a.ckpt"), plugins=[half_precision()])
-    assert differing(whole, run(row, plugins=[half_precision()], ckpt_path=tmp_path / "a.ckpt")) == []
-
-
+# The scaler's state is taken up; the moving average's checkpoint has the average for weights, and equal frozen ones.
 @pytest.mark.parametrize("step", [2, 4, 9])
-def test_a_resume_with_a_moving_average(step, tmp_path):
-    """The checkpoint's weights are the average; what is frozen is the same in both."""
-    row = ROWS[0]
-    whole = run(row, EMAWeightAveraging(decay=0.9))
-    run(row, EMAWeightAveraging(decay=0.9), InterruptAfter(step, tmp_path / "a.ckpt"))
-    assert differing(whole, run(row, EMAWeightAveraging(decay=0.9), ckpt_path=tmp_path / "a.ckpt")) == []
+@pytest.mark.parametrize(
+    ("row", "plugins", "callbacks"),
+    [(ROWS[1], [half_precision], []), (ROWS[0], [], [lambda: EMAWeightAveraging(decay=0.9)])],
+    ids=["half precision", "moving average"],
+)
+def test_a_resume_with_further_state_in_the_checkpoint(row, plugins, callbacks, step, tmp_path):
+    def again(*more: Any, **fit: Any) -> Result:
+        return run(row, *(make() for make in callbacks), *more, plugins=[make() for make in plugins], **fit)
+
+    whole = again()
+    again(InterruptAfter(step, tmp_path / "a.ckpt"))
+    assert differing(whole, again(ckpt_path=tmp_path / "a.ckpt")) == []

@@ -98,7 +98,7 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
         network=network,
         images=data.describe(),
         policy=config.freeze.policy(),
-        must_train=_new_head(loaded),
+        always_trainable=_new_head(loaded),
         loss=_loss(config.loss, data),
         optimizer=optimizer_builder(config.optimizer, fused=wants_fused(config)),
         scheduler=scheduler_builder(config.scheduler),

@@ -1,4 +1,4 @@
-"""What trains in which phase of a run: a policy, its application to a network, and the proof that it held.
+"""What trains in which phase of a run: a policy, its application to a network, and its checks.
 
 from frostline.freezing import FreezePolicy, FreezingSchedule
 

@@ -1,4 +1,4 @@
-"""Checks that a fit obeys its policy: fingerprints of frozen tensors, gradients, the optimizer, a checkpoint."""
+"""Checks of a fit: fingerprints of frozen tensors, gradients, the optimizer, a checkpoint."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ log = logging.getLogger("frostline.freezing")
 KIND = "xxh3_128"
 
 
-class FrozenTensorChanged(RuntimeError):  # noqa: N818 - it says what happened
+class FrozenTensorChanged(RuntimeError):  # noqa: N818 - named for what happened
     """A tensor that a phase freezes has changed."""
 
 
-class GradientCheckFailed(RuntimeError):  # noqa: N818 - it says what happened
+class GradientCheckFailed(RuntimeError):  # noqa: N818 - named for what happened
     """The gradients are not what the phase requires."""
 
 
