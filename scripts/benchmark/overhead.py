@@ -166,10 +166,10 @@ def measure(*, blocks: int, steps: int, image_size: int, freeze: str, overrides:
     torch.manual_seed(0)
     memory = Memory(length=total * BATCH, image_size=image_size)
     data = ReadyData(source=Source(memory), image_size=image_size, batch_size=BATCH)
-    classifier, _ = build_classifier(config, data)
+    classifier, weights = build_classifier(config, data)
     turns = Turns(steps=steps)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(config, folder=Path(folder), data=data)
+        trainer = build_trainer(config, folder=Path(folder), data=data, weights=weights)
         trainer.callbacks.append(turns)
         trainer.fit(classifier, datamodule=data)
     kept = {kind: taken[1 : blocks + 1] for kind, taken in turns.blocks.items()}

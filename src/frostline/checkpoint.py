@@ -1,6 +1,7 @@
 """Checkpoints read and checked: complete, finite, and trusted only on request."""
 
 import errno
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,22 @@ def read_checkpoint(path: str | Path, *, key: str = "checkpoint", resumable: boo
         raise (
             FileNotFoundError(errno.ENOENT, message) if isinstance(error, FileNotFoundError) else ValueError(message)
         ) from error
+
+
+def read_description(path: str | Path, *, key: str) -> Mapping[str, Any]:
+    """What a checkpoint that a run is to go on from says besides weights and optimizer; not read again while unchanged.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_checkpoint`.
+    """
+    found = Path(path).stat() if Path(path).is_file() else None
+    return _description(str(path), key, found and (found.st_mtime_ns, found.st_size))
+
+
+@functools.lru_cache(maxsize=1)
+def _description(path: str, key: str, _: object) -> Mapping[str, Any]:
+    checkpoint = read_checkpoint(path, key=key, resumable=True)
+    return {name: part for name, part in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
 
 
 def newest_good(path: Path, *, resumable: bool = False) -> Path | None:

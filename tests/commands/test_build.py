@@ -5,29 +5,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
-from rich.console import Console
 from tests.configs import config
 from torch import nn
 
 from frostline.commands.build import build_classifier, build_data, wants_fused
 from frostline.commands.optimizers import TORCH_OPTIMIZERS, optimizer_builder
-from frostline.commands.trainer import build_trainer, device_options, monitored, native_precision
+from frostline.commands.trainer import device_options, native_precision
 from frostline.config.commands import RUN_GROUPS, TrainConfig
 from frostline.config.data import OwnSource
 from frostline.config.optimizer import OwnOptimizer
 from frostline.config.training import Device
 from frostline.data.datamodule import ImageDataModule
 from frostline.tracking.checkpoints import AtomicCheckpointIO
-from frostline.tracking.first_gradient import FirstGradient
-from frostline.tracking.progress_bar import EpochLines, ThrottledProgressBar
 
 OPTIMIZERS = RUN_GROUPS["optimizer"].by_name
 # The optimizers of torch that are no options, each with its reason.
@@ -47,11 +42,6 @@ def composed(*overrides: str) -> TrainConfig:
 
 def data_of(chosen: TrainConfig) -> ImageDataModule:
     return build_data(chosen.data, chosen.augment, seed=chosen.seed)
-
-
-def trainer_of(folder: Path, *overrides: str) -> lightning.Trainer:
-    chosen = composed(*overrides)
-    return build_trainer(chosen, folder=folder, data=data_of(chosen))
 
 
 # Optimizers
@@ -257,102 +247,6 @@ def test_precision_auto_is_what_the_processor_computes_natively(monkeypatch: pyt
 # The trainer
 
 
-def test_every_key_of_the_trainer_section_arrives(tmp_path: Path) -> None:
-    trainer = trainer_of(
-        tmp_path,
-        "trainer.max_epochs=3",
-        "trainer.max_steps=7",
-        "trainer.precision=bf16-mixed",
-        "trainer.accumulate_grad_batches=2",
-        "trainer.gradient_clip_val=0.5",
-        "trainer.log_every_n_steps=4",
-        "trainer.check_val_every_n_epoch=2",
-        "trainer.limit_train_batches=5",
-        "trainer.limit_val_batches=6",
-        "trainer.limit_test_batches=8",
-    )
-    assert (trainer.max_epochs, trainer.max_steps, trainer.precision) == (3, 7, "bf16-mixed")
-    assert (trainer.accumulate_grad_batches, trainer.log_every_n_steps, trainer.check_val_every_n_epoch) == (2, 4, 2)
-    assert (trainer.gradient_clip_val, trainer.gradient_clip_algorithm) == (0.5, "norm")
-    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
-    assert limits == (5, 6, 8)
-    assert trainer.num_sanity_val_steps == 0
-    assert Path(trainer.default_root_dir) == tmp_path
-
-
-def test_without_limits_everything_is_seen(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path)
-    assert trainer.max_steps == -1
-    assert (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches) == (1.0, 1.0, 1.0)
-    assert trainer.gradient_clip_val is None
-
-
-def test_callbacks_are_those_that_the_config_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def progress_of(*overrides: str) -> list[type]:
-        callbacks = trainer_of(tmp_path, *overrides).callbacks
-        return [type(callback) for callback in callbacks if isinstance(callback, ProgressBar | EpochLines)]
-
-    assert progress_of() == [EpochLines]
-    with monkeypatch.context() as terminal:
-        terminal.setattr("rich._console", Console(force_terminal=True, force_interactive=True))
-        terminal.setattr("sys.stdout.isatty", lambda: True)
-        assert progress_of() == [ThrottledProgressBar]
-        assert progress_of("callbacks.progress_bar=false") == []
-    assert progress_of("callbacks.progress_bar=false") == []
-    kinds = [type(callback) for callback in trainer_of(tmp_path).callbacks]
-    assert not {EarlyStopping, FirstGradient} & set(kinds)
-    asked = ["callbacks.progress_bar=false", "callbacks.first_gradient=true", "callbacks.early_stopping_patience=3"]
-    callbacks = trainer_of(tmp_path, *asked, "callbacks.monitor=val/loss").callbacks
-    [stopping] = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
-    assert (stopping.monitor, stopping.patience, stopping.mode) == ("val/loss", 3, "min")
-    assert any(isinstance(callback, FirstGradient) for callback in callbacks)
-
-
-def test_best_and_last_lie_in_the_run_folder(tmp_path: Path) -> None:
-    best, last = trainer_of(tmp_path).checkpoint_callbacks
-    assert isinstance(best, ModelCheckpoint)
-    assert isinstance(last, ModelCheckpoint)
-    assert (best.filename, best.monitor, best.mode) == ("best", "val/accuracy", "max")
-    assert (last.filename, last.monitor) == ("last", None)
-    assert Path(best.dirpath) == Path(last.dirpath) == tmp_path / "checkpoints"
-
-
-def test_checkpoints_every_n_steps(tmp_path: Path) -> None:
-    _, last = trainer_of(tmp_path, "callbacks.checkpoint_every_n_steps=4").checkpoint_callbacks
-    assert last._every_n_train_steps == 4
-
-
-@pytest.mark.parametrize(
-    ("overrides", "monitor"),
-    [
-        ([], "val/accuracy"),
-        (["callbacks.monitor=val/f1"], "val/f1"),
-        (["data=random", "data.val_length=4"], "val/loss"),
-        (["data=random"], None),
-    ],
-)
-def test_what_chooses_the_best_checkpoint(overrides: list[str], monitor: str | None) -> None:
-    chosen = config("data=synthetic", *overrides)
-    assert monitored(chosen.callbacks, data_of(chosen)) == monitor
-
-
-def test_early_stopping_needs_validation_images() -> None:
-    chosen = config("data=random", "callbacks.early_stopping_patience=2")
-    with pytest.raises(ValueError, match="the data has no validation images to decide by"):
-        monitored(chosen.callbacks, data_of(chosen))
-
-
-def test_without_validation_images_nothing_is_validated(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, "data.val_length=0")
-    assert trainer.limit_val_batches == 0
-    assert [callback.filename for callback in trainer.checkpoint_callbacks] == ["last"]
-
-
-def test_logger_none_logs_nothing(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, "logger=none")
-    assert trainer.loggers == []
-
-
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_an_optimizer_is_fused_where_torch_has_it_so_and_takes_the_same_step(name: str) -> None:
     options = config(f"optimizer={name}").optimizer
@@ -387,22 +281,3 @@ def test_a_fused_optimizer_is_not_taken_where_scaled_gradients_are_clipped(
     trainer = (f"trainer.precision={precision}", f"trainer.gradient_clip_val={'null' if clip is None else clip}")
     assert wants_fused(config(*trainer)) == fused
     assert not wants_fused(config(*trainer, "speed.fused_optimizer=false"))
-
-
-@pytest.mark.parametrize(("asked", "threads"), [(None, 5), (2, 1)])
-def test_a_cpu_run_computes_with_the_cores_that_its_workers_leave(
-    asked: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from frostline.commands.train import leave_cores_to_workers
-
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
-    chosen = config("data.workers=3", f"device.threads={'null' if asked is None else asked}")
-    data = data_of(chosen)
-    trainer = lightning.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        leave_cores_to_workers(chosen, data, trainer)
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)

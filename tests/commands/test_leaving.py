@@ -122,3 +122,19 @@ def test_each_of_frostline_s_programs_ends_so(program: str, words: list[str], pr
 def test_the_installed_command_is_the_program_that_ends_so() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"frostline": "frostline.commands.main:program"}
+
+
+IMPORTS = """
+import gc
+from frostline.commands.leaving import collect_rarely
+
+generations = []
+gc.callbacks.append(lambda phase, info: generations.append(info["generation"]))
+collect_rarely()
+import frostline.commands.build
+assert set(generations) == {0} and len(generations) < 100, generations
+"""
+
+
+def test_imports_are_hardly_searched_for_garbage() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", IMPORTS], check=True)

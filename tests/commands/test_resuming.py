@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from tests.configs import settings, typed
 
-from frostline.commands.resuming import applied, changes, problems, treatment
-from frostline.commands.train import _restored
+from frostline.commands.resuming import applied, changes, problems, restored, treatment
 from frostline.config.commands import RUN_GROUPS, TrainConfig
 from frostline.config.key_text import fields_of
 from frostline.freezing.policy import FreezePolicy
@@ -39,7 +38,8 @@ def checkpoint_of(chosen: TrainConfig, *, step: int = 5) -> dict[str, Any]:
     policy = FreezePolicy.from_dict({k: v for k, v in chosen.freeze.as_dict().items() if k != "name"}).to_dict()
     kept = {"batches_per_epoch": 5, "accumulate_grad_batches": 2}
     described = {"settings": chosen.as_dict(), "policy": policy}
-    return {"frostline": described, "global_step": step, "frostline_resume": kept}
+    timer = {"TimeLimit": {"time_elapsed": {"train": 90.0}}}
+    return {"frostline": described, "global_step": step, "frostline_resume": kept, "callbacks": timer}
 
 
 def met(typed: set[str], *, step: int = 5, **changed: Any) -> list[str]:
@@ -111,6 +111,10 @@ def test_a_run_cannot_be_made_shorter_than_it_is() -> None:
     assert met(set(), step=12, trainer__max_steps=11) == [
         "trainer.max_steps: 11, but a.ckpt is from step 12. Type a larger number."
     ]
+    assert met(set(), trainer__max_time="00:00:01:31") == []
+    assert met(set(), trainer__max_time="00:00:01:30") == [
+        "trainer.max_time: 00:00:01:30, but a.ckpt has trained for 90 seconds. Type a longer time, or null."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +142,8 @@ def test_a_state_that_cannot_be_taken_up_is_reported_with_its_file(error: Except
     loaded: dict[str, Any] = {"epoch": 1}
     trainer = SimpleNamespace(_checkpoint_connector=SimpleNamespace(_loaded_checkpoint=loaded))
     message = r"^a\.ckpt: a run cannot go on from its state.*init_from=a\.ckpt$"
-    with pytest.raises(ValueError, match=message), _restored(trainer, "a.ckpt"):
+    with pytest.raises(ValueError, match=message), restored(trainer, "a.ckpt"):
         raise error
     loaded.clear()  # as Lightning does when all is restored: what comes later is no fault of the file
-    with pytest.raises(type(error)), _restored(trainer, "a.ckpt"):
+    with pytest.raises(type(error)), restored(trainer, "a.ckpt"):
         raise error

@@ -30,6 +30,7 @@ from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.heads import build_head
 from frostline.models.resnet import build_backbone
+from frostline.models.weights import LoadedWeights
 from frostline.schedulers import SCHEDULERS
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -291,7 +292,7 @@ def test_slurms_own_numbers_become_devices_and_nodes(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("group", "option"), options("trainer", "callbacks", "logger"), ids=id_of)
 def test_every_trainer_part_is_built(group: str, option: str, files: dict[str, Path], tmp_path: Path) -> None:
     config = config_of(group, option, files, "data=synthetic")
-    trainer = build_trainer(config, folder=tmp_path, data=data_of(config))
+    trainer = build_trainer(config, folder=tmp_path, data=data_of(config), weights=LoadedWeights(source="none"))
     if option == "wandb":
         trainer.logger.experiment.finish()
     kinds = [type(logger).__name__ for logger in trainer.loggers]
@@ -306,8 +307,8 @@ def test_every_experiment_is_built(option: str, files: dict[str, Path], tmp_path
     if settings["data"]["name"] == "fashion_mnist":
         settings["data"] = default_config("train", ("data=digits",))["data"]
     config: TrainConfig = typed(settings)
-    classifier, _ = build_classifier(config, data_of(config))
-    build_trainer(config, folder=tmp_path, data=data_of(config))
+    classifier, weights = build_classifier(config, data_of(config))
+    build_trainer(config, folder=tmp_path, data=data_of(config), weights=weights)
     assert classifier.network.fc.in_features == 512
 
 

@@ -39,7 +39,7 @@ def test_every_guess_names_what_some_command_has() -> None:
         ("trainer.devices", "device.devices"),
         ("devices", "device.devices"),
         ("ckpt_path", "resume_from"),
-        ("trainer.fast_dev_run", "trainer.max_steps=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1"),
+        ("fast_dev_run", "trainer.fast_dev_run"),
         ("gpus", "device=gpu device.devices=NUMBER"),
         ("num_workers", "data.workers"),
         ("data.num_workers", "data.workers"),

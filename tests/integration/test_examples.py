@@ -12,7 +12,7 @@ from frostline.commands.overrides import Invocation, problems_of
 from tests.integration.conftest import FROSTLINE, Cli, facts, only_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SHORT = ("trainer.max_epochs=1", "callbacks.progress_bar=false", "device=cpu", "model.weights=none")
+SHORT = ("trainer.max_epochs=1", "callbacks.progress_bar=false", "model.weights=none")
 PARTS = {file.parent.name: file.stem for file in sorted(EXAMPLES.glob("*/*.yaml"))}
 # All at once; loggers are a list.
 CHOSEN = [f"{group}={f'[csv,{name}]' if group == 'logger' else name}" for group, name in PARTS.items()]
@@ -20,7 +20,8 @@ CHOSEN = [f"{group}={f'[csv,{name}]' if group == 'logger' else name}" for group,
 
 def test_there_is_a_part_of_each_kind_and_each_file_is_in_the_readme() -> None:
     assert set(PARTS) == {
-        *("model", "head", "data", "augment", "loss", "optimizer", "scheduler", "metrics", "callbacks", "logger")
+        *("model", "head", "data", "augment", "loss", "optimizer", "scheduler", "metrics", "callbacks", "logger"),
+        *("device", "trainer"),
     }
     readme = (EXAMPLES / "README.md").read_text()
     assert [file.name for file in EXAMPLES.glob("*.py") if f"`{file.name}`" not in readme] == []
@@ -39,7 +40,10 @@ def test_all_parts_train_together_and_each_is_used(cli: Cli, tmp_path: Path) -> 
     )
     done = cli(*FROSTLINE, *words)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "device: cpu × 2" in done.stdout
+    assert "gradients are exchanged as bfloat16" in done.stdout
     run = only_run(tmp_path)
+    assert "run_training_batch" in (run / "fit-profile-0.txt").read_text()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = {name: [line[name] for line in lines if name in line] for line in lines for name in line}
     assert all(value > 0 for value in logged["weights/norm"])
@@ -62,6 +66,7 @@ def test_a_part_is_checked_before_there_is_a_run_folder(cli: Cli, tmp_path: Path
         ("callbacks", "defaults: [default, _self_]\nmine: {_target_: focal_loss.FocalLoss}\n"),
         ("logger", "mine: {_target_: json_lines.JsonLines, fille: x}\n"),
         ("metrics", "mine: {_target_: torchmetrics.classification.MulticlassCohenKapa}\n"),
+        ("device", "strategy: {_target_: compressed_gradients.CompressedGradients, static_grap: true}\n"),
     ):
         (tmp_path / "conf" / name).mkdir(parents=True)
         (tmp_path / "conf" / name / "wrong.yaml").write_text(text)
@@ -70,11 +75,12 @@ def test_a_part_is_checked_before_there_is_a_run_folder(cli: Cli, tmp_path: Path
     done = cli(*FROSTLINE, "train", "--config-dir", "conf", *chosen, *SHORT, env={"PYTHONPATH": str(EXAMPLES)})
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "6 problems:",
+        "7 problems:",
         "  augment.size: missing; `GreyPatches` requires it.",
         "  loss.gama: `FocalLoss` takes no such argument. Did you mean `gamma`?",
         "  scheduler: there is no class at `_target_: torch.optim.lr_scheduler.PolynomialLr`. Did you mean "
         "`torch.optim.lr_scheduler.PolynomialLR`?",
+        "  device.strategy.static_grap: `DistributedDataParallel` takes no such argument. Did you mean `static_graph`?",
         "  callbacks.mine: `focal_loss.FocalLoss` is not a subclass of lightning.pytorch.callbacks.callback.Callback.",
         "  metrics.mine: there is no class at `_target_: torchmetrics.classification.MulticlassCohenKapa`. Did you "
         "mean `torchmetrics.classification.MulticlassCohenKappa`?",

@@ -160,12 +160,13 @@ def watched(folder, settings):
     if not counts:
         made = ImageClassifier.__init__
         ImageClassifier.__init__ = lambda self, **given: (made(self, **given), alive.add(self), counts.append(1))[0]
-    original(folder, settings)
-    assert counts, "no classifier was made"
     assert not alive, f"{len(alive)} of {len(counts)} networks are still there after a run"
+    original(folder, settings)
 
 train.train_in = watched
 main("train")
+assert len(counts) == 2
+assert not alive, "the last network is still there"
 """
 
 

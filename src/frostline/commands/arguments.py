@@ -42,8 +42,13 @@ KEYS: Mapping[str, str] = {
     # load_from_checkpoint
     "trust_checkpoint": "trust_checkpoint",
     # Trainer
-    "precision": "trainer.precision",
-    "gradient_clip_val": "trainer.gradient_clip_val",
+    **{
+        name: f"trainer.{name}"
+        for name in (
+            *("precision", "gradient_clip_val", "val_check_interval", "accumulate_grad_batches"),
+            *("limit_train_batches", "limit_val_batches", "limit_test_batches"),
+        )
+    },
 }
 # `name=value` anywhere, and `name:` where a message begins.
 _NAMED = re.compile(

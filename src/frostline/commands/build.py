@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_description
 from frostline.classifier import ImageClassifier
 from frostline.commands.arguments import with_keys
 from frostline.commands.optimizers import optimizer_builder, scheduler_builder
@@ -33,7 +33,12 @@ from frostline.options import CheckpointOptions, ComputeOptions, FeatureCache, O
 
 
 def build_data(
-    source: Source, augment: Augment | None = None, *, seed: int, constructor: Mapping[str, Any] | None = None
+    source: Source,
+    augment: Augment | None = None,
+    *,
+    seed: int,
+    constructor: Mapping[str, Any] | None = None,
+    same_batches: bool = False,
 ) -> ImageDataModule:
     """The datamodule of a config.
 
@@ -63,6 +68,7 @@ def build_data(
         std=source.std,
         loading=Loading(workers=None if source.workers == "auto" else source.workers, timeout=source.loader_timeout),
         seed=seed,
+        same_batches=same_batches,
     )
 
 
@@ -123,17 +129,20 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
 
 def _known_classes(config: RunGroups) -> list[str] | None:
     """The classes of the frostline checkpoint that a run starts from; None where it starts from anything else."""
-    for key in ("resume_from", "init_from"):  # a plain state dict is model.weights' business
-        if path := getattr(config, key, None):
-            images = read_checkpoint(path, key=key)[CHECKPOINT_KEY]["images"]
-            return [str(name) for name in images["classes"]]
+    if isinstance(config, TrainConfig) and config.resume_from is not None:
+        return _classes(read_description(config.resume_from, key="resume_from"))
+    if isinstance(config, TrainConfig) and config.init_from is not None:
+        return _classes(read_checkpoint(config.init_from, key="init_from"))
     weights = Path(config.model.weights)
     if weights.suffix == ".ckpt" and weights.is_file():
         content = read_plain(weights)
         if isinstance(content, dict) and CHECKPOINT_KEY in content:
-            images = read_checkpoint(weights, key="model.weights")[CHECKPOINT_KEY]["images"]
-            return [str(name) for name in images["classes"]]
+            return _classes(read_checkpoint(weights, key="model.weights"))
     return None
+
+
+def _classes(checkpoint: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in checkpoint[CHECKPOINT_KEY]["images"]["classes"]]
 
 
 def _listed(names: Sequence[str]) -> str:

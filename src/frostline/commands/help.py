@@ -75,7 +75,8 @@ def key_rows(fields: Fields, values: Mapping[str, Any], *, prefix: str = "") -> 
     """Key, type, default and help text of each key, those of nested sections after their parent's."""
     for key, field in fields.items():
         nested = nested_section(field.annotation)
-        default = value_text(values[key]) if key in values and not (nested and values[key]) else ""
+        is_section = nested and key in values and values[key] and not isinstance(values[key], str)
+        default = value_text(values[key]) if key in values and not is_section else ""
         yield prefix + key, type_text(field), "(required)" if default == "???" else default, field.description or ""
         if nested is not None:
             inner = values.get(key) if isinstance(values.get(key), Mapping) else {}

@@ -1,11 +1,17 @@
-"""How a process of frostline ends: without taking apart, object by object, what it imported."""
+"""How a process of frostline starts and ends, without work on each of the 400,000 objects that it imports."""
 
 import atexit
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def collect_rarely() -> None:
+    """Let Python look for garbage after 50,000 new objects in place of 700: a sixth of the time that imports take."""
+    gc.set_threshold(50_000, 20, 100)
 
 
 @contextmanager

@@ -6,7 +6,10 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
 from frostline.commands.optimizers import optimizer_builder, scheduler_builder
@@ -24,10 +27,17 @@ KINDS: Mapping[str, type] = {
     "metrics": Metric,
     "callbacks": Callback,
     "logger": Logger,
+    "trainer": Profiler,
+    "device": Strategy,
 }
 # Arguments that frostline gives, and those that it gives where the class takes them and the config does not.
 GIVEN: Mapping[str, tuple[str, ...]] = {"head": ("features", "classes"), "data": ("image_size",)}
-OFFERED: Mapping[str, tuple[str, ...]] = {"logger": ("save_dir",), "metrics": ("num_classes",)}
+OFFERED: Mapping[str, tuple[str, ...]] = {
+    "logger": ("save_dir",),
+    "metrics": ("num_classes",),
+    "trainer": ("dirpath", "filename"),
+    "device": ("timeout", "process_group_backend"),
+}
 
 
 def own_classes(section: Section, key: str = "") -> Iterator[tuple[str, OwnClass]]:
@@ -78,3 +88,7 @@ def _check(key: str, own: OwnClass) -> None:
             found = find_class(own.target, subclass_of=KINDS[group], what=key)
         offered = (name for name in OFFERED.get(group, ()) if name not in arguments)
         check_signature(found, arguments, what=key, given=(*GIVEN.get(group, ()), *offered))
+        if issubclass(found, DDPStrategy):  # which hands what it does not know to torch, in the middle of a start
+            known = {**inspect.signature(DDPStrategy).parameters, **inspect.signature(found).parameters}
+            others = {name: value for name, value in arguments.items() if name not in known}
+            check_signature(DistributedDataParallel, others, what=key, given=("module",))

@@ -11,6 +11,7 @@ from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.run_log import quiet_libraries
 from frostline.config.commands import PlanConfig
 from frostline.config.model import OwnBackbone
+from frostline.data.datamodule import limited
 from frostline.freezing.phase_clock import warmup_warnings
 from frostline.freezing.policy import write_policy
 from frostline.storage.atomic import atomically
@@ -27,9 +28,10 @@ def run(config: PlanConfig) -> None:
     random = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
     classifier, _ = build_classifier(random, data)
     trainer = config.trainer
-    batches = min(data.batches_per_epoch, trainer.limit_train_batches or data.batches_per_epoch)
-    steps_per_epoch = -(-batches // trainer.accumulate_grad_batches)
-    total_steps = min(steps_per_epoch * trainer.max_epochs, trainer.max_steps or 2**62)
+    limit = int(trainer.fast_dev_run) or trainer.overfit_batches or trainer.limit_train_batches
+    steps_per_epoch = -(-limited(data.batches_per_epoch, limit) // trainer.accumulate_grad_batches)
+    epochs = 1 if trainer.fast_dev_run else trainer.max_epochs
+    total_steps = min(steps_per_epoch * epochs, trainer.max_steps or 2**62)
     planned = plan(
         classifier.network,
         classifier.resolved,

@@ -1,6 +1,7 @@
 """Two configs compared: the one in the checkpoint that a run goes on from, and the one that is typed now."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,125 +11,65 @@ from frostline.config.secret_values import hidden
 
 Treatment = Literal["free", "applied", "refused"]
 
-# May change: where and how a run computes, what it shows and writes, where its files are.
-FREE = [
-    "fit",
-    "test",
-    "resume_from",
-    "init_from",
-    "on_policy_change",
-    "output_dir",
-    "device",
-    "logger",
-    "metrics",
-    "model.weights",
-    "data.path",
-    "data.root",
-    "data.decoded_cache",
-    "data.decoded_cache_limit",
-    "data.cache_dir",
-    "data.cache_limit",
-    "data.endpoint_url",
-    "data.timeout",
-    "data.download",
-    "data.max_pixels",
-    "data.workers",
-    "data.loader_timeout",
-    "cache.folder",
-    "cache.limit_gb",
-    "speed.allocator",
-    "speed.frozen_prefix",
-    "speed.feature_cache",
-    "trainer.max_epochs",
-    "trainer.max_steps",
-    "trainer.log_every_n_steps",
-    "trainer.limit_test_batches",
-    "trainer.compile",
-    "trainer.deterministic",
-    "callbacks.progress_bar",
-    "callbacks.checkpoint_every_n_steps",
-    "callbacks.gradient_flow_every_n_steps",
-    "callbacks.first_gradient",
-]
+
+def _keys(group: str, names: str) -> list[str]:
+    """`optimizer.lr` and so on; of no group the keys and groups at the top."""
+    return [f"{group}.{name}".lstrip(".") for name in names.split()]
+
+
+# May change: where and how a run computes, what it shows and writes, where its files are. FreezingSchedule compares the
+# policy, by its content.
+FREE = (
+    *_keys("", "fit test resume_from init_from on_policy_change output_dir device logger metrics freeze"),
+    *_keys("model", "weights"),
+    *_keys(
+        "data",
+        "path root decoded_cache decoded_cache_limit cache_dir cache_limit endpoint_url timeout download max_pixels "
+        "workers loader_timeout",
+    ),
+    *_keys("cache", "folder limit_gb"),
+    *_keys("speed", "allocator frozen_prefix feature_cache"),
+    *_keys(
+        "trainer",
+        "max_epochs max_steps log_every_n_steps limit_test_batches compile deterministic min_epochs "
+        "min_steps max_time profiler benchmark detect_anomaly inference_mode num_sanity_val_steps "
+        "enable_model_summary enable_checkpointing fast_dev_run",
+    ),
+    *_keys("callbacks", "progress_bar checkpoint_every_n_steps gradient_flow_every_n_steps first_gradient"),
+)
 # May change, and the run goes on differently from there: where typed, it is applied and reported.
-OPTIMIZER_VALUES = [
-    "lr",
-    "weight_decay",
-    "momentum",
-    "dampening",
-    "nesterov",
-    "betas",
-    "eps",
-    "alpha",
-    "rho",
-    "lr_decay",
-    "momentum_decay",
-    "beta2_decay",
-    "d",
-    "lambd",
-    "t0",
-    "etas",
-    "step_sizes",
-]
-APPLIED = [
-    *(f"optimizer.{key}" for key in OPTIMIZER_VALUES),
-    *[
-        "scheduler",
-        "augment",
-        "speed.fused_optimizer",
-        "trainer.precision",
-        "trainer.gradient_clip_val",
-        "trainer.channels_last",
-    ],
-    *["trainer.sync_batchnorm", "trainer.limit_val_batches", "trainer.check_val_every_n_epoch"],
-]
-# What the weights, the optimizer's state, the order of images or the best value so far belong to. FreezingSchedule
-# compares the policy, by its content.
-REFUSED = [
-    "seed",
-    "model.name",
-    "model._target_",
-    "head",
-    "loss",
-    "optimizer.name",
-    "optimizer._target_",
-    "optimizer.amsgrad",
-    "optimizer.centered",
-    "optimizer.decoupled_weight_decay",
-    "optimizer.initial_accumulator_value",
-    "optimizer.exclude_from_decay",
-    "data.name",
-    "data._target_",
-    "data.image_size",
-    "data.batch_size",
-    "data.resize",
-    "data.horizontal_flip",
-    "data.sampling",
-    "data.mean",
-    "data.std",
-    "data.val_fraction",
-    "data.test_fraction",
-    "data.split_seed",
-    "data.length",
-    "data.val_length",
-    "data.test_length",
-    "data.train_length",
-    "data.classes",
-    "data.difficulty",
-    "data.seed",
-    "data.dataset",
-    "data.options",
-    "data.window",
-    "data.scaled_decoding",
-    "data.on_bad_image",
-    "data.rare_classes",
-    "cache.views",
-    "trainer.accumulate_grad_batches",
-    "trainer.limit_train_batches",
-    "callbacks.monitor",
-    "callbacks.early_stopping_patience",
-]
-POLICY = ["freeze"]
+APPLIED = (
+    *_keys(
+        "optimizer",
+        "lr weight_decay momentum dampening nesterov betas eps alpha rho lr_decay momentum_decay "
+        "beta2_decay d lambd t0 etas step_sizes",
+    ),
+    *_keys("", "scheduler augment"),
+    *_keys("speed", "fused_optimizer"),
+    *_keys(
+        "trainer",
+        "precision gradient_clip_val channels_last sync_batchnorm limit_val_batches "
+        "check_val_every_n_epoch gradient_clip_algorithm val_check_interval",
+    ),
+)
+# What the weights, the optimizer's state, the order of images or the best value so far belong to.
+REFUSED = (
+    *_keys("", "seed head loss"),
+    *_keys("model", "name _target_"),
+    *_keys(
+        "optimizer",
+        "name _target_ amsgrad centered decoupled_weight_decay initial_accumulator_value exclude_from_decay",
+    ),
+    *_keys(
+        "data",
+        "name _target_ image_size batch_size resize horizontal_flip sampling mean std val_fraction "
+        "test_fraction split_seed length val_length test_length train_length classes difficulty seed "
+        "dataset options window scaled_decoding on_bad_image rare_classes",
+    ),
+    *_keys("cache", "views"),
+    *_keys("trainer", "accumulate_grad_batches limit_train_batches overfit_batches"),
+    *_keys("callbacks", "monitor early_stopping_patience"),
+)
 IDENTITY = ("name", "_target_")
 
 
@@ -151,7 +92,6 @@ def treatment(key: str) -> Treatment | None:
         ("free", FREE),
         ("applied", APPLIED),
         ("refused", REFUSED),
-        ("free", POLICY),
     )
     return next((kind for kind, keys in listed if any(name in keys for name in names)), None)
 
@@ -235,6 +175,35 @@ def _lengths(checkpoint: Mapping[str, Any], config: TrainConfig) -> Iterator[str
                 f"trainer.max_epochs: {trainer.max_epochs}, but {config.resume_from} has done {epochs} epochs. Type a "
                 "larger number."
             )
+
+    timer = checkpoint["callbacks"].get("TimeLimit")
+    if trainer.max_time is not None and timer is not None:
+        parts = zip(trainer.max_time.split(":"), (86400, 3600, 60, 1), strict=True)
+        trained = round(timer["time_elapsed"]["train"])
+        if trained >= sum(int(part) * seconds for part, seconds in parts):
+            yield (
+                f"trainer.max_time: {trainer.max_time}, but {config.resume_from} has trained for {trained} seconds. "
+                "Type a longer time, or null."
+            )
+
+
+@contextmanager
+def restored(trainer: Any, checkpoint: str | None) -> Iterator[None]:
+    """Name the file where its state cannot be taken up.
+
+    Raises:
+        ValueError: what Lightning or a callback made of the state, until all of it was restored.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        if checkpoint is None or not trainer._checkpoint_connector._loaded_checkpoint:
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(
+            f"{checkpoint}: a run cannot go on from its state, which is damaged or of another version "
+            f"({type(error).__name__}: {reason}). To start a new run from its weights: init_from={checkpoint}"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,8 @@ def quiet_libraries() -> None:
         r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
         # An optimizer of the user's own may have none; that of others is logged.
         r".*log_momentum=True, but some optimizers do not have momentum.*",
+        # A resumed run may leave out the limit of the one before it.
+        r".*Please add the following callbacks: \['TimeLimit'\].*",
         # Frozen modules are in eval mode on purpose.
         r".*module\(s\) in eval mode at the start of training.*",
     ):

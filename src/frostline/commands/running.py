@@ -1,6 +1,7 @@
 """From a checked command line to the command: in this process, or as a sweep that Hydra runs; or its config, shown."""
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -19,7 +20,6 @@ from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
 from frostline.commands import config_files, sweep
 from frostline.commands.failures import INTERRUPTIONS, USER_ERROR, close_stdout, fail
-from frostline.commands.imports import quick_imports
 from frostline.commands.overrides import Checked, Invocation, adapted, check, resolved, unswept, without_hydra
 from frostline.commands.quoting import override_text
 from frostline.commands.ranks import global_rank, launched_outside, outside_world
@@ -145,9 +145,8 @@ def _show(composed: DictConfig, flags: argparse.Namespace) -> None:
 
 
 def _run(invocation: Invocation, config: CommandConfig, job: sweep.Job | None) -> None:
-    with quick_imports():
-        # Found by name, as each command pulls in torch.
-        run = importlib.import_module(f"frostline.commands.{invocation.command}").run
+    # Found by name, as each command pulls in torch.
+    run = importlib.import_module(f"frostline.commands.{invocation.command}").run
     try:
         run(sweep.with_own_checkpoint(config, job))
     except BrokenPipeError:  # here, as Hydra would print a traceback
@@ -189,6 +188,7 @@ def _sweep(invocation: Invocation, words: Sequence[str]) -> None:
             if job is None or end.code in INTERRUPTIONS or os.getpid() != process:  # another launcher's process
                 raise
             failed[job] = end.code
+        gc.collect()  # a run's trainer and network refer to each other, and stay, 45 MB and more of each run
 
     _hydra_main(invocation.command, words, run_one)
     if failed:

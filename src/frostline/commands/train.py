@@ -1,19 +1,15 @@
 """frostline train: from a resolved config to a run folder with a trained classifier."""
 
-import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from frostline.commands import ranks, resuming, run_folder
 from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.command_line import command_line, command_to_go_on
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
-from frostline.commands.imports import quick_imports
 from frostline.commands.run_log import end_loggers, explain, explained_elsewhere, log_into, quiet_libraries
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig, TrainConfig
@@ -64,31 +60,15 @@ def _run_in(folder: Path, config: TrainConfig, overrides: list[str], *, outside:
 
 def check_resume(config: TrainConfig, overrides: Sequence[str]) -> None:
     """Read the checkpoint to go on from, and compare its config with this one, before there is a run folder."""
-    with quick_imports():
-        from frostline.checkpoint import read_checkpoint
+    from frostline.checkpoint import read_description
 
     try:
-        checkpoint = read_checkpoint(str(config.resume_from), key="resume_from", resumable=True)
+        checkpoint = read_description(str(config.resume_from), key="resume_from")
     except USER_MISTAKES as error:
         fail([message_of(error)])
     typed = {override.partition("=")[0].lstrip("+~").partition("@")[0] for override in overrides}
     if found := resuming.problems(checkpoint, config, typed=typed):
         fail(found)
-
-
-def take_changes_over(config: TrainConfig, trainer: Any) -> list[resuming.Change]:
-    """What of the config is another than in the checkpoint and holds from now on; the optimizer gets its values."""
-    from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
-    from frostline.commands.build import wants_fused
-    from frostline.resume import ChangedOptimizer
-
-    stored = read_checkpoint(str(config.resume_from), key="resume_from")[CHECKPOINT_KEY]["settings"]
-    changed = resuming.applied(stored, config.as_dict())
-    places = [(change.key.partition("."), change) for change in changed]
-    values = {name: (change.before, change.now) for (group, _, name), change in places if group == "optimizer"}
-    if changed:
-        trainer.callbacks.append(ChangedOptimizer(values=values, fused=wants_fused(config)))
-    return changed
 
 
 def join(folder: Path, own: CommandConfig) -> None:
@@ -105,36 +85,22 @@ def join(folder: Path, own: CommandConfig) -> None:
     train_in(folder, TrainConfig.model_validate(settings))
 
 
-@contextmanager
-def _nothing_left() -> Iterator[None]:
-    """Free what a run has made, at its end: a sweep's runs share a process.
-
-    Trainer and network refer to each other, so that the network of each run stayed, 45 MB and more, until Python looked
-    for garbage by itself. To look through all that was imported takes a quarter of a second, hence not through that.
-    """
-    with quick_imports():
-        import frostline.commands.build  # noqa: F401 - with all that a run imports
-
-        gc.freeze()
-    try:
-        yield
-    finally:
-        gc.collect()
-        gc.unfreeze()
-
-
-@_nothing_left()
 def train_in(folder: Path, config: TrainConfig) -> None:
     """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from frostline.freezing.checks import FrozenTensorChanged, GradientCheckFailed
     from frostline.tracking.checkpoints import Interrupted
+    from frostline.tracking.facts import environment_facts
 
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     if config.speed.allocator:
         keep_freed_memory()
     log_into(folder, rank)
     try:
-        train(folder, config, is_first=rank == 0)
+        if rank == 0:
+            run_folder.write_facts(folder, environment_facts(command=command_line(), seed=config.seed))
+        train(folder, config)
     except Interrupted as interruption:
         log.info("%s", interruption)
         if interruption.checkpoint is not None:
@@ -142,8 +108,9 @@ def train_in(folder: Path, config: TrainConfig) -> None:
         code = 128 + interruption.signum
         end_loggers(code)
         raise SystemExit(code) from None
-    # The policy's own checks fail where a network of the user's writes to what is frozen, or leaves parameters unused.
-    except (*USER_MISTAKES, FrozenTensorChanged, GradientCheckFailed) as error:
+    # The policy's own checks fail where a network of the user's writes to what is frozen, or leaves parameters unused;
+    # Lightning's Trainer where a number of batches does not fit the data.
+    except (*USER_MISTAKES, FrozenTensorChanged, GradientCheckFailed, MisconfigurationException) as error:
         explain(error, folder, rank)
         end_loggers(USER_ERROR)
         raise SystemExit(USER_ERROR) from None
@@ -161,94 +128,29 @@ def train_in(folder: Path, config: TrainConfig) -> None:
     end_loggers(0)
 
 
-def train(folder: Path, config: TrainConfig, *, is_first: bool) -> None:
-    """The story of a run."""
+def train(folder: Path, config: TrainConfig) -> None:
+    """The story of a run: build, fit, test. Callbacks record and print, most of it `RunRecord`."""
     from lightning import seed_everything
+    from lightning.pytorch.utilities import rank_zero_only
 
     from frostline.commands.build import build_classifier, build_data
     from frostline.commands.trainer import build_trainer
-    from frostline.freezing.callback import FreezingSchedule
-    from frostline.tracking.facts import environment_facts
-    from frostline.tracking.report import evaluation_facts, evaluation_text, places_text, plan_text
-    from frostline.tracking.throughput import Throughput, data_advice_for, speed_text
 
     quiet_libraries()
     seed_everything(config.seed, verbose=False)
-    if is_first:
-        run_folder.write_facts(folder, environment_facts(command=command_line(), seed=config.seed))
-    data = build_data(config.data, config.augment, seed=config.seed)
-    if is_first:
-        data.check_images((("train", "val") if config.fit else ()) + (("test",) if config.test else ()))
-    classifier, loaded = build_classifier(config, data)
-    trainer = build_trainer(config, folder=folder, data=data)
-    leave_cores_to_workers(config, data, trainer)
-    if is_first:
-        device = f"device: {trainer.accelerator.name()} × {trainer.world_size}, precision {trainer.precision}"
-        log.info("%s", plan_text(data=data, weights=loaded.summary(), device=device))
-        if loaded.warning:
-            log.warning("WARNING: %s\n", loaded.warning)
-        run_folder.write_facts(folder, {"data": data.facts()})
-        run_folder.write_facts(folder, {"weights": {"source": loaded.source, "warning": loaded.warning}})
-    if config.resume_from is not None:
-        for change in take_changes_over(config, trainer):
-            log.info("resume_from: from here on another value: %s", change)
-    best = ""
+    data = build_data(
+        config.data, config.augment, seed=config.seed, same_batches=config.trainer.overfit_batches is not None
+    )
+    splits = (("train", "val") if config.fit else ()) + (("test",) if config.test else ())
+    rank_zero_only(data.check_images)(splits)  # before the work
+    classifier, weights = build_classifier(config, data)
+    trainer = build_trainer(config, folder=folder, data=data, weights=weights)
     if config.fit:
-        with _restored(trainer, config.resume_from):
+        with resuming.restored(trainer, config.resume_from):
             trainer.fit(classifier, datamodule=data, ckpt_path=config.resume_from, weights_only=True)
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if is_first:
-            [schedule] = [found for found in callbacks_of(trainer) if isinstance(found, FreezingSchedule)]
-            reached = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "best_checkpoint": best or None}
-            run_folder.write_facts(folder, {**reached, "freezing": schedule.verdict()})
-            if features := classifier.feature_facts():
-                run_folder.write_facts(folder, {"features": features})
-            [throughput] = [found for found in callbacks_of(trainer) if isinstance(found, Throughput)]
-            if speed := throughput.facts():
-                advice = data_advice_for(trainer, speed)
-                run_folder.write_facts(folder, {"speed": {**speed, "advice": advice or None}})
-                log.info("%s", speed_text(speed, advice=advice))
     if config.test and data.images("test") is not None:
-        [tested] = trainer.test(classifier, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
-        outcome = evaluation_facts(tested, classifier.confusion, classifier.classes)
-        if is_first:
-            run_folder.write_facts(folder, outcome)
-            log.info("%s", evaluation_text(outcome))
-    if is_first:
-        log.info("%s", places_text(folder, best))
-
-
-@contextmanager
-def _restored(trainer: Any, checkpoint: str | None) -> Iterator[None]:
-    """Name the file where its state cannot be taken up.
-
-    Raises:
-        ValueError: what Lightning or a callback made of the state, until all of it was restored.
-    """
-    try:
-        yield
-    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
-        if checkpoint is None or not trainer._checkpoint_connector._loaded_checkpoint:
-            raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(
-            f"{checkpoint}: a run cannot go on from its state, which is damaged or of another version "
-            f"({type(error).__name__}: {reason}). To start a new run from its weights: init_from={checkpoint}"
-        ) from error
-
-
-def leave_cores_to_workers(config: TrainConfig, data: Any, trainer: Any) -> None:
-    """Compute with as many threads as the loader's workers leave cores, where the config names no number."""
-    import torch
-
-    data.trainer = trainer
-    if config.fit and config.device.threads is None and (threads := data.threads_beside_workers):
-        torch.set_num_threads(threads)
-
-
-def callbacks_of(trainer: Any) -> list[Any]:
-    """All callbacks, those that the module brought among them; Lightning does not declare the attribute."""
-    return list(trainer.callbacks)
+        best = getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+        trainer.test(classifier, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
 
 
 def on_outside_world(config: TrainConfig) -> TrainConfig:

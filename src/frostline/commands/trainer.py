@@ -1,6 +1,7 @@
 """The Trainer of a run: where it computes, and its callbacks, loggers and checkpoints."""
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,24 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from frostline.autograd.gradient_flow import GradientFlow
+from frostline.checkpoint import CHECKPOINT_KEY, read_description
+from frostline.commands.build import wants_fused
 from frostline.commands.own_classes import build_own, own_classes
 from frostline.commands.ranks import launched_outside
+from frostline.commands.resuming import Change, applied
+from frostline.commands.run_record import RunRecord
 from frostline.config.commands import TrainConfig
 from frostline.config.rules import SMALLEST_BF16_ON_CPU
 from frostline.config.secret_values import hidden
-from frostline.config.training import Callbacks, Device
+from frostline.config.training import Device, OwnProfiler, OwnStrategy, TrainerSection
 from frostline.data.datamodule import ImageDataModule
-from frostline.resume import ExactResume
+from frostline.models.weights import LoadedWeights
+from frostline.resume import ChangedOptimizer, ExactResume, TimeLimit
 from frostline.tracking.applied_rates import AppliedRates
 from frostline.tracking.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveOnInterrupt, checkpoint_callbacks
 from frostline.tracking.compile_cost import CompileCost
@@ -31,38 +39,81 @@ from frostline.tracking.loggers import build_loggers
 from frostline.tracking.progress_bar import progress
 from frostline.tracking.throughput import Throughput
 
+# Keys that are arguments of Lightning's Trainer as they are.
+AS_THEY_ARE = (
+    *("max_epochs", "min_epochs", "min_steps", "accumulate_grad_batches", "gradient_clip_val", "sync_batchnorm"),
+    *("deterministic", "benchmark", "inference_mode", "detect_anomaly", "log_every_n_steps", "fast_dev_run"),
+    *("check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps", "limit_test_batches"),
+    *("enable_checkpointing", "enable_model_summary"),
+)
+PROFILERS: Mapping[str, type[Any]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
 
-def build_trainer(config: TrainConfig, *, folder: Path, data: ImageDataModule) -> lightning.Trainer:
+
+def build_trainer(
+    config: TrainConfig, *, folder: Path, data: ImageDataModule, weights: LoadedWeights
+) -> lightning.Trainer:
     """The Trainer of a run, with its checkpoints, loggers and everything else in the run folder."""
     options = config.trainer
-    validates = data.images("val") is not None
-    loggers = build_loggers(config.logger.as_dict(), folder=folder, settings=hidden(config.as_dict()))
-    loggers += [build_own(key, own, save_dir=folder) for key, own in own_classes(config.logger, "logger")]
-    callbacks = _callbacks(config, folder=folder, data=data, logs=bool(loggers))
-    return lightning.Trainer(
+    loggers: list[Logger] = []
+    if not options.fast_dev_run:
+        loggers += build_loggers(config.logger.as_dict(), folder=folder, settings=hidden(config.as_dict()))
+        loggers += [build_own(key, own, save_dir=folder) for key, own in own_classes(config.logger, "logger")]
+    changes = [] if config.resume_from is None else _changes(config, config.resume_from)
+    tests = config.test and data.images("test") is not None
+    record = RunRecord(folder, weights=weights, changes=changes, tests=tests)
+    callbacks = [record, *_callbacks(config, folder=folder, data=data, logs=bool(loggers))]
+    if changes:
+        places = [(change.key.partition("."), change) for change in changes]
+        values = {name: (change.before, change.now) for (group, _, name), change in places if group == "optimizer"}
+        callbacks.append(ChangedOptimizer(values=values, fused=wants_fused(config)))
+    arguments = {name: getattr(options, name) for name in AS_THEY_ARE}
+    trainer = lightning.Trainer(
+        **arguments,
         default_root_dir=folder,
-        max_epochs=options.max_epochs,
         max_steps=options.max_steps or -1,
-        accumulate_grad_batches=options.accumulate_grad_batches,
-        gradient_clip_val=options.gradient_clip_val,
-        gradient_clip_algorithm="norm" if options.gradient_clip_val else None,
-        sync_batchnorm=options.sync_batchnorm,
-        deterministic=options.deterministic,
-        log_every_n_steps=options.log_every_n_steps,
-        check_val_every_n_epoch=options.check_val_every_n_epoch,
-        limit_train_batches=options.limit_train_batches or 1.0,
-        limit_val_batches=(options.limit_val_batches or 1.0) if validates else 0,
-        limit_test_batches=options.limit_test_batches or 1.0,
-        num_sanity_val_steps=0,  # the loaders and the metrics are tested; a pass here would only cost a short run time
+        gradient_clip_algorithm=options.gradient_clip_algorithm if options.gradient_clip_val else None,
+        limit_train_batches=options.overfit_batches or options.limit_train_batches,
+        limit_val_batches=_val_batches(options) if data.images("val") is not None else 0,
+        profiler=_profiler(options.profiler, folder),
         logger=loggers or False,
         callbacks=callbacks,
         enable_progress_bar=any(isinstance(found, ProgressBar) for found in callbacks),
-        enable_model_summary=False,
         use_distributed_sampler=False,  # the datamodule divides the samples itself, without padding
         **device_options(
             config.device, precision=options.precision, run_folder=folder, image_size=config.data.image_size
         ),
     )
+    _leave_cores_to_workers(config, data, trainer)
+    return trainer
+
+
+def _changes(config: TrainConfig, resume_from: str) -> list[Change]:
+    stored = read_description(resume_from, key="resume_from")[CHECKPOINT_KEY]["settings"]
+    return applied(stored, config.as_dict())
+
+
+def _leave_cores_to_workers(config: TrainConfig, data: ImageDataModule, trainer: lightning.Trainer) -> None:
+    """Compute with as many threads as the loader's workers leave cores, where the config names no number."""
+    data.trainer = trainer
+    if config.fit and config.device.threads is None and (threads := data.threads_beside_workers):
+        torch.set_num_threads(threads)
+
+
+def _val_batches(options: TrainerSection) -> int | float | None:
+    return options.overfit_batches or options.limit_val_batches
+
+
+def _profiler(chosen: OwnProfiler | str | None, folder: Path) -> Profiler | None:
+    """The profiler, which writes into the run folder: on the terminal its tables would break up the progress bar."""
+    place = {"dirpath": folder, "filename": "profile"}
+    if isinstance(chosen, OwnProfiler):
+        own: Profiler = build_own("trainer.profiler", chosen, **place)
+        return own
+    return None if chosen is None else PROFILERS[chosen](**place)
 
 
 def device_options(
@@ -86,14 +137,16 @@ def device_options(
     if processes == "all":
         processes = torch.cuda.device_count() if accelerator == "gpu" else 1
     plugins: list[Any] = [AtomicCheckpointIO(run_folder=run_folder)]
-    strategy: str | DDPStrategy = "auto"
+    strategy: str | Strategy = "auto"
+    several: dict[str, Any] = {
+        "process_group_backend": "nccl" if accelerator == "gpu" else "gloo",
+        "timeout": timedelta(seconds=device.timeout),
+    }
     if processes * device.num_nodes > 1:
         plugins.append(_cluster_environment())
-        strategy = DDPStrategy(
-            process_group_backend="nccl" if accelerator == "gpu" else "gloo",
-            timeout=timedelta(seconds=device.timeout),
-            find_unused_parameters=False,
-        )
+        strategy = DDPStrategy(**several, find_unused_parameters=False)
+    if isinstance(device.strategy, OwnStrategy):
+        strategy = build_own("device.strategy", device.strategy, **several)
     return {
         "accelerator": accelerator,
         "devices": processes,
@@ -117,16 +170,19 @@ def native_precision(accelerator: str, *, image_size: int | None = None) -> str:
     return "bf16-mixed" if capable.get("avx512_bf16") or capable.get("amx_bf16") else "32-true"
 
 
-def monitored(callbacks: Callbacks, data: ImageDataModule) -> str | None:
-    """The value that chooses the best checkpoint; None without validation images.
+def monitored(config: TrainConfig, data: ImageDataModule) -> str | None:
+    """The value that chooses the best checkpoint; None without a validation.
 
     Raises:
         ValueError: early stopping is asked for, but there is nothing to validate on.
     """
-    images = data.images("val")
-    if images is None:
+    images, callbacks = data.images("val"), config.callbacks
+    if images is None or _val_batches(config.trainer) == 0:
         if callbacks.early_stopping_patience:
-            raise ValueError("callbacks.early_stopping_patience: the data has no validation images to decide by")
+            reason = (
+                "the data has no validation images" if images is None else "trainer.limit_val_batches=0 leaves none"
+            )
+            raise ValueError(f"callbacks.early_stopping_patience: {reason} to decide by")
         return None
     if callbacks.monitor != "auto":
         return callbacks.monitor
@@ -135,16 +191,25 @@ def monitored(callbacks: Callbacks, data: ImageDataModule) -> str | None:
 
 def _callbacks(config: TrainConfig, *, folder: Path, data: ImageDataModule, logs: bool) -> list[Callback]:
     options = config.callbacks
-    monitor = monitored(options, data)
+    monitor = monitored(config, data)
     checkpoints = folder / "checkpoints"
-    kept = checkpoint_callbacks(checkpoints, monitor=monitor, every_n_steps=options.checkpoint_every_n_steps)
-    callbacks: list[Callback] = [ExactResume(), SaveOnInterrupt(checkpoints / f"{LAST}.ckpt"), *kept.values()]
+    kept = checkpoint_callbacks(
+        checkpoints,
+        monitor=monitor,
+        every_n_steps=options.checkpoint_every_n_steps,
+        within_epochs=config.trainer.val_check_interval is not None,
+    )
+    callbacks: list[Callback] = [ExactResume(), SaveOnInterrupt(checkpoints / f"{LAST}.ckpt")]
+    if config.trainer.enable_checkpointing:
+        callbacks += kept.values()
     callbacks.append(Throughput())
     if monitor is not None and options.early_stopping_patience:
         patience = options.early_stopping_patience
         callbacks.append(
             EarlyStopping(monitor, patience=patience, mode=kept[BEST].mode, check_on_train_epoch_end=False)
         )
+    if config.trainer.max_time is not None:
+        callbacks.append(TimeLimit(config.trainer.max_time))
     if logs:
         callbacks.append(AppliedRates())
     if options.progress_bar:

@@ -14,15 +14,10 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
         ("workers num_workers n_workers dataloader_num_workers", ("data.workers",)),
         ("devices", ("device.devices",)),
         ("gpus gpu num_gpus n_gpu", ("device=gpu device.devices=NUMBER",)),
-        ("strategy", ("device=multi_gpu", "device=auto")),
         ("ckpt_path ckpt resume checkpoint_path resume_from_checkpoint", ("resume_from", "checkpoint")),
         ("checkpoint", ("init_from",)),
         ("pretrained", ("model.weights=imagenet",)),
         ("arch backbone model_name architecture", ("model=resnet50",)),
-        (
-            "fast_dev_run overfit_batches",
-            ("trainer.max_steps=1 trainer.limit_val_batches=1 trainer.limit_test_batches=1",),
-        ),
         ("data_dir data_path dataset_path dataset_dir train_dir root_dir", ("data=image_folder data.path=FOLDER",)),
         ("dataset", ("data=image_folder",)),
         ("wd decay l2", ("optimizer.weight_decay",)),
@@ -32,6 +27,7 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
         ("clip_grad max_grad_norm grad_clip", ("trainer.gradient_clip_val",)),
         ("gradient_accumulation_steps accum_iter accumulate", ("trainer.accumulate_grad_batches",)),
         ("val_interval eval_interval", ("trainer.check_val_every_n_epoch",)),
+        ("enable_progress_bar", ("callbacks.progress_bar",)),
         ("patience early_stopping early_stop", ("callbacks.early_stopping_patience",)),
         ("save_every save_interval every_n_train_steps", ("callbacks.checkpoint_every_n_steps",)),
         ("out_dir outdir save_dir log_dir logdir work_dir default_root_dir", ("output_dir", "output")),
@@ -47,6 +43,24 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
         ("val_split validation_split val_size val_ratio", ("data.val_fraction",)),
     )
     for name in names.split()
+}
+
+# Arguments of Lightning's Trainer that are no keys, and why.
+REFUSED: Mapping[str, str] = {
+    "trainer.logger": "loggers are a group of their own: type logger=csv, logger=[csv,wandb] or logger=none.",
+    "trainer.callbacks": "callbacks are a group of their own: type ++callbacks.NAME._target_=CLASS.",
+    "trainer.plugins": "frostline writes checkpoints atomically and knows the cluster. Type trainer.precision=…, "
+    "trainer.sync_batchnorm=true, or device.strategy for a strategy of your own.",
+    "trainer.barebones": "it would turn off checks of the policy that log. Type logger=none "
+    "trainer.enable_checkpointing=false callbacks.progress_bar=false.",
+    "trainer.limit_predict_batches": "a training predicts nothing. Type frostline predict with the images as inputs.",
+    "trainer.use_distributed_sampler": "processes share out the images without padding, so that each is evaluated "
+    "once; Lightning's sampler would repeat some. Leave it out.",
+    "trainer.reload_dataloaders_every_n_epochs": "batches follow from the seed and the step alone, by which a run is "
+    "resumed exactly; loaders that are made again would change nothing. Leave it out.",
+    "trainer.enable_autolog_hparams": "each logger gets the whole config. Leave it out, or type logger=none.",
+    "trainer.model_registry": "checkpoints stay in the run folder. To upload them, name a callback of your own: "
+    "++callbacks.NAME._target_=CLASS.",
 }
 
 # The keys that words without one are for, in their order.

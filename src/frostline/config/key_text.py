@@ -8,7 +8,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from frostline.config.paths import PATH
-from frostline.config.section import Section
+from frostline.config.section import OwnClass, Section
 
 Fields = dict[str, FieldInfo]
 NAMES = {bool: "true or false", int: "integer", float: "float", str: "text", type(None): "null", dict: "mapping"}
@@ -51,6 +51,11 @@ def nested_section(annotation: Any) -> type[Section] | None:
     return None
 
 
+def has_choices(annotation: Any) -> bool:
+    """Whether a key takes names as well as a section: `OwnProfiler | Literal["simple", …] | None`."""
+    return any(get_origin(part) is Literal for part in get_args(annotation))
+
+
 def _text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     metadata = list(_flat(metadata))
     limits = [f"{sign} {value_text(getattr(item, name))}" for item in metadata for sign, name in _sign(item)]
@@ -67,8 +72,8 @@ def _text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         text = f"list of {_length(metadata)}{_text(parts[0])}"
     elif origin is dict:
         text = f"mapping of {_text(parts[1])}"
-    elif nested_section(annotation):
-        text = "keys of its own"
+    elif section := nested_section(annotation):
+        text = "a class by _target_" if issubclass(section, OwnClass) else "keys of its own"
     else:
         text = NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
     return " and ".join([f"{text} {limits[0]}", *limits[1:]]) if limits else text

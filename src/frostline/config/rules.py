@@ -97,6 +97,8 @@ def _devices(sound: Mapping[str, Any]) -> Iterator[str]:
     gpus, devices = visible_gpus(), device.devices
     if "checkpoint" in sound and (devices != 1 or device.num_nodes != 1):
         yield "device.devices: this command runs on one device. Use device=auto, device=cpu or device=gpu."
+    if "checkpoint" in sound and device.strategy != "auto":
+        yield "device.strategy: this command runs on one device. Leave it out."
     if device.accelerator == "cpu" and devices == "all":
         yield "device.devices: `all` is for GPUs; give a number of CPU processes."
     if device.accelerator == "gpu" and gpus == 0:
@@ -152,11 +154,10 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(optimizer, Rprop) and optimizer.step_sizes[0] >= optimizer.step_sizes[1]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."
     trainer: TrainerSection | None = sound.get("trainer")
-    if trainer is not None and trainer.check_val_every_n_epoch > trainer.max_epochs:
-        yield (
-            f"trainer.check_val_every_n_epoch: {trainer.check_val_every_n_epoch} is more than "
-            f"trainer.max_epochs={trainer.max_epochs}, so that nothing would be validated."
-        )
+    if trainer is not None:
+        yield from _trainer(trainer)
+        if trainer.fast_dev_run and resume_from is not None:
+            yield "trainer.fast_dev_run: tries a run from its start. Leave it or resume_from out."
     callbacks: Callbacks | None = sound.get("callbacks")
     if callbacks is not None and callbacks.gradient_flow_every_n_steps and sound.get("logger") == Loggers():
         yield "callbacks.gradient_flow_every_n_steps: there is no logger to write to. Choose one, as logger=csv."
@@ -170,6 +171,22 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
     loss = sound.get("loss")
     if isinstance(sound.get("data"), Random) and isinstance(loss, CrossEntropy) and loss.class_weights == "balanced":
         yield "loss.class_weights: the random source has soft labels, so there are no classes to count. Use none."
+
+
+def _trainer(trainer: TrainerSection) -> Iterator[str]:
+    every = trainer.check_val_every_n_epoch
+    if every is not None and every > trainer.max_epochs:
+        yield (
+            f"trainer.check_val_every_n_epoch: {every} is more than trainer.max_epochs={trainer.max_epochs}, so that "
+            "nothing would be validated."
+        )
+    if every is None and not isinstance(trainer.val_check_interval, int):
+        yield "trainer.check_val_every_n_epoch: null needs a number of batches: trainer.val_check_interval=100."
+    if trainer.gradient_clip_algorithm == "value" and trainer.gradient_clip_val is None:
+        yield "trainer.gradient_clip_algorithm: nothing is clipped without trainer.gradient_clip_val."
+    limits = (trainer.limit_train_batches, trainer.limit_val_batches)
+    if trainer.overfit_batches is not None and limits != (None, None):
+        yield "trainer.overfit_batches: sets limit_train_batches and limit_val_batches. Leave it or those out."
 
 
 def _speed(sound: Mapping[str, Any]) -> Iterator[str]:

@@ -43,6 +43,14 @@ PRECISION = (
 )
 
 
+class OwnStrategy(OwnClass):
+    """A strategy of your own: a lightning.pytorch.strategies.Strategy.
+
+    Where its constructor takes `process_group_backend` and `timeout`, it gets those of device.accelerator and
+    device.timeout.
+    """
+
+
 class Device(Section):
     """Where a run computes."""
 
@@ -53,6 +61,9 @@ class Device(Section):
         default=1, description="GPUs, or CPU processes, per node; `all` takes every GPU that is visible"
     )
     num_nodes: Positive = Field(default=1, description="machines that take part; more than one needs torchrun or srun")
+    strategy: OwnStrategy | Literal["auto"] = Field(
+        default="auto", description="how processes train together; `auto` is DDP where there are several"
+    )
     threads: Positive | None = Field(
         default=None,
         description="CPU threads per process; null shares the cores among the processes, and leaves one to each of the "
@@ -63,12 +74,33 @@ class Device(Section):
     )
 
 
+class OwnProfiler(OwnClass):
+    """A profiler of your own: a lightning.pytorch.profilers.Profiler.
+
+    Where its constructor takes `dirpath` and `filename`, it writes to profile.txt in the run folder.
+    """
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class TrainerSection(Section):
-    """How long and how to train."""
+    """Arguments of Lightning's Trainer, and what else says how long and how to train."""
 
     max_epochs: Positive = Field(default=4, description="passes over the training images")
+    min_epochs: Positive | None = Field(
+        default=None, description="epochs before which neither early stopping nor max_time ends the run"
+    )
     max_steps: Positive | None = Field(
         default=None, description="optimizer steps after which training ends early; null: no limit"
+    )
+    min_steps: Positive | None = Field(
+        default=None, description="optimizer steps before which neither early stopping nor max_time ends the run"
+    )
+    max_time: Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None = Field(
+        default=None,
+        description="training time, as DD:HH:MM:SS, after which training ends, with the parts before a resume; null: "
+        "no limit",
     )
     precision: Precision = Field(default="auto", description=PRECISION)
     channels_last: bool = Field(
@@ -81,15 +113,66 @@ class TrainerSection(Section):
     )
     accumulate_grad_batches: Positive = Field(default=1, description="batches per optimizer step")
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="largest norm of all gradients together; null: no clipping"
+        default=None, description="largest norm of all gradients together, or largest value; null: no clipping"
+    )
+    gradient_clip_algorithm: Literal["norm", "value"] = Field(
+        default="norm", description="`norm` scales all gradients by one factor, `value` cuts each of their values"
     )
     sync_batchnorm: bool = Field(default=False, description="batch norm over the batches of all processes")
-    deterministic: bool = Field(default=False, description="only deterministic operations, at a price in speed")
+    deterministic: bool | Literal["warn"] = Field(
+        default=False,
+        description="only deterministic operations, at a price in speed; `warn` only names those that are not",
+    )
+    benchmark: bool | None = Field(
+        default=None,
+        description="let cuDNN time its algorithms and take the fastest, with which two runs may differ; null: torch's "
+        "own setting",
+    )
+    inference_mode: bool = Field(
+        default=True,
+        description="evaluate in torch.inference_mode; false takes torch.no_grad, for a network that needs it",
+    )
+    detect_anomaly: bool = Field(
+        default=False, description="stop at a backward operation that gives NaN and show its forward call; slow"
+    )
+    profiler: OwnProfiler | Literal["simple", "advanced", "pytorch"] | None = Field(
+        default=None, description="measure where the time goes, into files of the run folder; null: no profile"
+    )
     log_every_n_steps: Positive = Field(default=10, description="steps between two logged training values")
-    check_val_every_n_epoch: Positive = Field(default=1, description="epochs between two validations")
-    limit_train_batches: Positive | None = Field(default=None, description="batches per training epoch; null: all")
-    limit_val_batches: Positive | None = Field(default=None, description="batches per validation; null: all")
-    limit_test_batches: Positive | None = Field(default=None, description="batches of the test; null: all")
+    check_val_every_n_epoch: Positive | None = Field(
+        default=1, description="epochs between two validations; null: val_check_interval counts through all epochs"
+    )
+    val_check_interval: Positive | Share | None = Field(
+        default=None,
+        description="batches between two validations within an epoch, or a share of its batches (a multiple of "
+        "accumulate_grad_batches); null: at its end",
+    )
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)] = Field(
+        default=0, description="validation batches to try before training; -1: all"
+    )
+    limit_train_batches: Positive | Share | None = Field(
+        default=None, description="batches per training epoch, or a share of them; null: all"
+    )
+    limit_val_batches: Annotated[int, Field(ge=0)] | Share | None = Field(
+        default=None, description="batches per validation, or a share of them; 0: no validation; null: all"
+    )
+    limit_test_batches: Positive | Share | None = Field(
+        default=None, description="batches of the test, or a share of them; null: all"
+    )
+    overfit_batches: Positive | Share | None = Field(
+        default=None,
+        description="train on the same few batches, or share of them, in every epoch; validate on as many; null: off",
+    )
+    fast_dev_run: bool | Positive = Field(
+        default=False,
+        description="try a run: so many batches (true: 1) of training, validation and test, without loggers and "
+        "checkpoints",
+    )
+    enable_checkpointing: bool = Field(
+        default=True,
+        description="write best.ckpt and last.ckpt; false: save on interruption only, and test the last weights",
+    )
+    enable_model_summary: bool = Field(default=False, description="print a table of the network's layers")
 
 
 class OwnCallback(OwnClass):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from frostline.config.commands import GROUP, CommandConfig, Group, TrainConfig
-from frostline.config.guesses import guessed
+from frostline.config.guesses import REFUSED, guessed
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
 from frostline.config.rules import broken_rules
 from frostline.config.secret_values import marked
@@ -173,8 +173,8 @@ def _walk(schema: type[Section], location: tuple[str | int, ...]) -> tuple[type[
 
 def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -> str:
     """Names the nearest key that exists, the options that have such a key, or the keys beside it."""
-    if key in REMOVED:
-        return f"{key}: {REMOVED[key]}"
+    if reason := REMOVED.get(key) or REFUSED.get(key):
+        return f"{key}: {reason}"
     if key in KEYS:
         return f"{key}: is now called {KEYS[key]}."
     known, (parent, _, name) = list(known), key.rpartition(".")

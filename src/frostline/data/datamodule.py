@@ -44,6 +44,13 @@ from frostline.data.transforms import (
 )
 
 
+def limited(batches: int, limit: int | float | None) -> int:
+    """Batches under a limit of Lightning's Trainer: a number of them, or as a float a share."""
+    if limit is None:
+        return batches
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+
+
 class ImageDataModule(SourceSplits, lightning.LightningDataModule):
     """Loaders for training, validation and test over one source.
 
@@ -62,6 +69,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         sampling: `shuffled`, or `balanced`: every class equally often.
         mean: red, green, blue, on the scale [0, 1]; None for the source's own, else ImageNet's.
         std: the same of the standard deviations.
+        same_batches: every epoch takes the batches of the first one, to overfit on a few of them.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         std: Sequence[float] | None = None,
         loading: Loading = Loading(),  # noqa: B008 - frozen
         seed: int = 0,
+        same_batches: bool = False,
     ) -> None:
         super().__init__(source)
         if sampling not in SAMPLING:
@@ -96,6 +105,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         self.std = checked_normalisation(std, getattr(source, "std", IMAGENET_STD), "std")
         self.loading = loading
         self.seed = seed
+        self.same_batches = same_batches
         self._replaced: dict[str, Any] = {}
         self._epochs_without_trainer = 0
 
@@ -120,6 +130,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
             "batch_size": self.batch_size,
             "sampling": self.sampling,
             "training images": 0 if images is None else len(images),
+            **({"same_batches": True} if self.same_batches else {}),
             **({} if chunks is None else chunks.order_key),
         }
 
@@ -128,10 +139,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         """Training batches of one epoch, after the trainer's `limit_train_batches`."""
         images = self._required("train")
         batches = max(1, len(images) // self.batch_size)
-        if self.trainer is None:
-            return batches
-        limit = self.trainer.limit_train_batches
-        return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        return limited(batches, None if self.trainer is None else self.trainer.limit_train_batches)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -240,7 +248,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
     def _order(self, epoch: int) -> torch.Tensor:
         images = self._required("train")
         return epoch_order(
-            epoch,
+            0 if self.same_batches else epoch,
             length=len(images),
             sampling=self.sampling,
             labels=images.labels if self.sampling == "balanced" else None,

@@ -14,7 +14,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from frostline.data.seeding import stable_seed
@@ -43,7 +43,8 @@ class ExactResume(Callback):
 
     Raises:
         ValueError: on loading a checkpoint of a run whose samples came in another order (seed, batch size, data); in a
-            run whose counters of batches and epochs are not those of its `global_step`.
+            run whose counters of batches and epochs are not those of its `global_step`, or that would validate between
+            the batches of one optimizer step.
     """
 
     def __init__(self) -> None:
@@ -173,6 +174,7 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._only_this_rank = False
+        _check_validation_interval(trainer)
         if self._loaded is None:
             return
         kept, self._loaded = self._loaded, None
@@ -251,6 +253,28 @@ class ExactResume(Callback):
         if trainer.is_global_zero and len(states) == kept["world_size"]:
             fresh["metrics"] = summed_metric_states(pl_module, [state.get("metrics", {}) for state in states])
         return fresh
+
+
+class TimeLimit(Timer):
+    """Lightning's Timer, but it ends a run after an optimizer step: no resume trains half a step's batches twice."""
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.fit_loop._should_accumulate():
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+def _check_validation_interval(trainer: lightning.Trainer) -> None:
+    """Raises ValueError where a validation, and its checkpoint, would come between the batches of one step."""
+    every, accumulate, batches = trainer.val_check_batch, trainer.accumulate_grad_batches, trainer.num_training_batches
+    through_epochs = trainer.check_val_every_n_epoch is None
+    if not isinstance(every, int) or not trainer.enable_validation or every % batches == 0:
+        return
+    if every % accumulate or (through_epochs and batches % accumulate):
+        raise ValueError(
+            f"val_check_interval={trainer.val_check_interval}: means {every} of {batches} batches, which must be a "
+            f"multiple of accumulate_grad_batches={accumulate}{' and so must an epoch' * through_epochs}: a run cannot "
+            "be resumed between the batches of one optimizer step."
+        )
 
 
 def _restore_early_stopping(trainer: lightning.Trainer, checkpoint: Mapping[str, Any]) -> None:

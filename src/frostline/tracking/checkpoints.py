@@ -118,11 +118,19 @@ class BestCheckpoint(_RunCheckpoint):
     A run that is resumed in another folder takes the earlier part's `best.ckpt` along.
     """
 
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics or trainer.fit_loop.epoch_loop.val_loop._has_run:
+            super().on_train_epoch_end(trainer, pl_module)  # else the run ends before its first validation
+
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        state = checkpoint.get("callbacks", {}).get(self.state_key)
-        if trainer.state.fn != "fit" or not state or state["best_model_score"] is None:
+        states = checkpoint.get("callbacks", {})
+        if trainer.state.fn != "fit":
+            states.pop(self.state_key, None)  # not needed, and Lightning warns where it is from another folder
+            return
+        state = states.get(self.state_key)
+        if not state or state["best_model_score"] is None:
             return
         if Path(state["dirpath"]) != Path(self.dirpath or ""):
             carried = trainer.is_global_zero and self._carry(state, Path(str(trainer.ckpt_path)))
@@ -190,11 +198,16 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, part)
 
 
-def checkpoint_callbacks(folder: Path, *, monitor: str | None, every_n_steps: int | None) -> dict[str, ModelCheckpoint]:
+def checkpoint_callbacks(
+    folder: Path, *, monitor: str | None, every_n_steps: int | None, within_epochs: bool = False
+) -> dict[str, ModelCheckpoint]:
     """`best.ckpt` by the monitored value (where there is one) and `last.ckpt`, in one folder.
 
-    `every_n_steps`: optimizer steps between two writes of `last.ckpt`; None writes it at the end of each epoch. The
-    last step of a run is always written.
+    Args:
+        every_n_steps: optimizer steps between two writes of `last.ckpt`; None writes it at the end of each epoch. The
+            last step of a run is always written.
+        within_epochs: a run validates in the middle of an epoch, too; `best.ckpt` then holds the weights that were
+            validated, not those at the epoch's end.
     """
     last = LastCheckpoint(
         folder, LAST, every_n_train_steps=every_n_steps, save_on_train_epoch_end=every_n_steps is None
@@ -202,7 +215,9 @@ def checkpoint_callbacks(folder: Path, *, monitor: str | None, every_n_steps: in
     if monitor is None:
         return {LAST: last}
     mode = "min" if monitor.endswith(("loss", "error")) else "max"
-    return {BEST: BestCheckpoint(folder, BEST, monitor=monitor, mode=mode), LAST: last}
+    at_epoch_end = False if within_epochs else None  # None: Lightning's choice
+    best = BestCheckpoint(folder, BEST, monitor=monitor, mode=mode, save_on_train_epoch_end=at_epoch_end)
+    return {BEST: best, LAST: last}
 
 
 class Interrupted(Exception):  # noqa: N818 - the user's request, not an error
