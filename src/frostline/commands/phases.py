@@ -93,25 +93,19 @@ def _with_checkpoint(config: PhaseConfig, stored: Mapping[str, Any], overrides: 
     check_stored(checkpoint, stored)
     merged = settings | deepcopy(stored_settings(type(config), stored))
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~").partition("@")[0]
-        group, _, rest = key.partition(".")
+        *parents, last = override.partition("=")[0].lstrip("+~").partition("@")[0].split(".")
+        group = (*parents, last)[0]
         if group in FIXED:
             raise ValueError(f"{override}: the checkpoint says what the {group} is; leave one of the two out.")
         if group not in stored:
             continue
-        if not rest:
-            merged[group] = settings[group]
-            continue
-        node = merged[group]
-        *parents, last = rest.split(".")
+        source: Any = settings
+        target: Any = merged
         for parent in parents:
-            node = node[parent] if isinstance(node, dict) and parent in node else {}
-        if last not in node:
+            source, target = source[parent], target.get(parent) if isinstance(target, dict) else None
+        if not isinstance(target, dict) or (parents and last not in target):
             raise ValueError(f"{override}: the checkpoint's {group} has no such key; choose an option as {group}=….")
-        value: Any = settings
-        for part in key.split("."):
-            value = value[part]
-        node[last] = value
+        target[last] = source[last]
     refuse_hidden(merged, where=checkpoint)
     if not config.trust_checkpoint:
         typed = [override.partition("=")[0].lstrip("+~") for override in overrides]
