@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.classifier import ImageClassifier
+from frostline.data.spec import DataSpec
 from frostline.losses import CrossEntropy, SumOfDifferences
+from frostline.options import TrainingOptions
 
 WEIGHTS = [0.2, 0.7, 2.1]
-IMAGES = {"classes": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 8, "resize": 1.0}
+SPEC = DataSpec(classes=["a", "b", "c"], mean=[0.5] * 3, std=[0.5] * 3, image_size=8)
 
 
 class Own(nn.Module):
@@ -74,8 +76,8 @@ def run(loss: str, sizes: list[int], accumulated: int, *, rank: int | None = Non
     network.conv1 = nn.Conv2d(3, 4, 3)
     network.pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     network.fc = nn.Linear(16, 3)
-    optimizer = partial(torch.optim.SGD, lr=0.05)
-    classifier = ImageClassifier(network=network, images=IMAGES, loss=build(), optimizer=optimizer)
+    training = TrainingOptions(optimizer=partial(torch.optim.SGD, lr=0.05), loss=build())
+    classifier = ImageClassifier(network=network, data_spec=SPEC, training=training)
     own = list(range(20)) if rank is None else list(range(rank, 20, 2))
     batches = [[own.pop(0) for _ in range(size)] for size in sizes]
     data = TensorDataset(images, targets)

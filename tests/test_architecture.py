@@ -20,51 +20,42 @@ ALLOWED: dict[str, set[str]] = {
     "tables": set(),
     "figures": {"storage"},
     "signatures": {"nearest"},
-    "finite": set(),
-    "step_mean": {"freezing"},
     "modes": set(),
-    "normalisation": set(),
-    "clipping": set(),
-    "evaluation": {"finite", "metrics"},
+    "numeric_checks": {"freezing", "modes"},
+    "optimizer_step": {"freezing"},
     "losses": set(),
-    "metrics": set(),
+    "metrics": {"numeric_checks"},
     "schedulers": set(),
     "prefix": {"data", "storage"},
     "data": {"nearest", "signatures", "storage"},
-    "models": {"finite", "signatures", "storage"},
+    "models": {"numeric_checks", "signatures", "storage"},
     "optim": {"freezing"},
-    "options": {"freezing", "optim"},
-    "autograd": {"figures", "finite", "freezing", "models", "modes", "storage", "tables"},
+    "options": {"freezing", "optim", "schedulers"},
+    "autograd": {"figures", "freezing", "models", "modes", "numeric_checks", "storage", "tables"},
     "resume": {"data"},
     "fast_path": {"data", "feature_limits", "freezing", "options", "prefix", "storage"},
     "feature_limits": {"data", "freezing"},
-    "batch_of_one": {"freezing", "modes"},
-    "checkpoint": {"finite", "models", "renamed"},
-    "loading": {"checkpoint", "freezing", "losses", "models", "options"},
+    "checkpoint": {"data", "models", "numeric_checks", "renamed"},
+    "loading": {"checkpoint", "data", "freezing", "losses", "models", "options"},
     "classifier": {
-        "batch_of_one",
         "checkpoint",
-        "clipping",
-        "evaluation",
+        "data",
         "fast_path",
-        "finite",
         "freezing",
         "loading",
         "losses",
+        "metrics",
         "modes",
-        "normalisation",
-        "optim",
+        "numeric_checks",
+        "optimizer_step",
         "options",
         "prefix",
-        "schedulers",
-        "step_mean",
     },
     "tracking": {"figures", "freezing", "autograd", "data", "metrics", "models", "modes", "storage", "tables"},
     "config": {"freezing", "nearest", "renamed", "storage"},
     "commands": {
         "figures",
         "config",
-        "batch_of_one",
         "autograd",
         "checkpoint",
         "classifier",
@@ -73,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "losses",
         "metrics",
         "models",
+        "numeric_checks",
         "optim",
         "options",
         "resume",
@@ -190,7 +182,7 @@ def test_the_prefix_needs_torch_and_files_only(file: Path) -> None:
     assert libraries(file) <= {"torch", "numpy", "filelock", "xxhash"}
 
 
-@pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures", "modes", "normalisation", "options"])
+@pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures"])
 def test_the_small_modules_need_torch_only(name: str) -> None:
     assert libraries(SOURCE / f"{name}.py") <= {"torch"}
 
@@ -237,7 +229,7 @@ def test_a_classifier_is_complete_once_it_is_constructed() -> None:
     ]
     assert [argument.arg for argument in init.args.args] == ["self"]
     own = {node.attr for node in ast.walk(init) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
-    assert {"network", "policy", "settings", "compute_options"} <= own
+    assert {"network", "data_spec", "resolved", "loss", "compute_options"} <= own
     set_from_outside = [
         f"{named(file)}:{node.lineno} {ast.unparse(node)}"
         for file in FILES

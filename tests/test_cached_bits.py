@@ -4,6 +4,7 @@ Uncached, with an empty cache and with a full one, in the memory format of a run
 """
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +19,7 @@ from frostline.data.loading import Loading
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.freezing.policy import BatchNormMode, FreezePolicy
-from frostline.options import ComputeOptions, FeatureCache
+from frostline.options import ComputeOptions, FeatureCache, TrainingOptions
 from tests.quiet import quiet_trainer
 
 pytestmark = [
@@ -52,7 +53,10 @@ def trained(
         image_size=32, batch_size=4, augment=Augmentation(name="none"), loading=Loading(workers=workers),
     )  # fmt: skip
     compute = ComputeOptions(channels_last=True, feature_cache=cache)
-    classifier = ImageClassifier(network=network, images=data.describe(), policy=policy, compute=compute)
+    training = TrainingOptions(optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9))
+    classifier = ImageClassifier(
+        network=network, data_spec=data.spec, policy=policy, training=training, compute=compute
+    )
     trainer = quiet_trainer(
         max_epochs=2, devices=1, precision=precision, use_distributed_sampler=False, num_sanity_val_steps=0
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frostline.checkpoint import PARTS, PARTS_OF_A_RUN, check_trust, read_checkpoint, reading_only
-from frostline.classifier import load_classifier
+from frostline.classifier import ImageClassifier
 from frostline.resume.callback import KEY
 
 
@@ -97,7 +97,7 @@ def test_a_recipe_that_does_not_fit_ends_in_one_message(tmp_path: Path, head: di
     content = whole()
     content["frostline"]["recipe"]["head"] = head
     with pytest.raises(ValueError, match=r"head|cannot be built from what it says of it"):
-        load_classifier(saved(tmp_path / "a.ckpt", content))
+        ImageClassifier.load_from_checkpoint(saved(tmp_path / "a.ckpt", content))
 
 
 # Nothing that a checkpoint names is obeyed.
@@ -113,9 +113,9 @@ def test_a_class_that_a_checkpoint_names_is_not_imported(
         content = whole()
         content["frostline"]["recipe"][part] = {"_target_": target}
         with pytest.raises(ValueError, match=rf"import {target} \({part}\._target_\).*trust_checkpoint=True"):
-            load_classifier(saved(tmp_path / "a.ckpt", content))
+            ImageClassifier.load_from_checkpoint(saved(tmp_path / "a.ckpt", content))
     with pytest.raises((SystemExit, ValueError), match=r"ran|cannot import|no class|not a subclass|named by"):
-        load_classifier(tmp_path / "a.ckpt", trust_checkpoint=True)
+        ImageClassifier.load_from_checkpoint(tmp_path / "a.ckpt", trust_checkpoint=True)
 
 
 @pytest.mark.parametrize("place", ["head", "model", "data", "optimizer"])
@@ -148,7 +148,7 @@ def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:
     content = whole()
     content["frostline"]["recipe"]["model"]["weights"] = "DEFAULT"
     with pytest.raises(ValueError, match=r"weights: goes to"):
-        load_classifier(saved(tmp_path / "a.ckpt", content))
+        ImageClassifier.load_from_checkpoint(saved(tmp_path / "a.ckpt", content))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_policy_that_is_none_is_refused_with_the_file(tmp_path: Path) -> None:
     content = whole()
     content["frostline"]["policy"] = {"phases": []}
     with pytest.raises(ValueError, match=r"^.*a\.ckpt: its classifier cannot be built"):
-        load_classifier(saved(tmp_path / "a.ckpt", content))
+        ImageClassifier.load_from_checkpoint(saved(tmp_path / "a.ckpt", content))
 
 
 KEPT = {

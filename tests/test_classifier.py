@@ -14,24 +14,25 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.checkpoint import read_checkpoint
-from frostline.classifier import ImageClassifier, load_classifier
+from frostline.classifier import ImageClassifier
 from frostline.commands.optimizers import optimizer_builder
 from frostline.config.commands import RUN_GROUPS
 from frostline.config.optimizer import OwnOptimizer
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise
+from frostline.data.spec import DataSpec
 from frostline.freezing.callback import FreezingSchedule
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import CrossEntropy, SumOfDifferences
 from frostline.models.network import build_network
-from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
+from frostline.options import CheckpointOptions, ComputeOptions, TrainingOptions
 from frostline.schedulers import constant
 from tests.configs import config
 from tests.quiet import quiet_trainer
 
 CLASSES = [f"class {index}" for index in range(10)]
-IMAGES = {"classes": CLASSES, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "image_size": 32, "resize": 1.0}
-WITHOUT_BIASES = OptimizerOptions(exclude_from_decay=["bias"])
+SPEC = DataSpec(classes=CLASSES, mean=[0.5, 0.4, 0.3], std=[0.2, 0.25, 0.5], image_size=32)
+SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 RECIPE = {"model": {"name": "resnet18"}, "head": {"name": "linear", "dropout": 0.0}}
 
 pytestmark = [
@@ -40,19 +41,32 @@ pytestmark = [
 ]
 
 
-def resnet(**options: Any) -> ImageClassifier:
+def resnet(**training: Any) -> ImageClassifier:
+    """A ResNet-18 that trains its head."""
     torch.manual_seed(0)
     network, _ = build_network(**RECIPE, classes=10)
-    return ImageClassifier(network=network, images=IMAGES, recipe=RECIPE, **options)
+    return ImageClassifier(
+        network=network,
+        data_spec=SPEC,
+        policy=FreezePolicy.static("head"),
+        training=TrainingOptions(**{"optimizer": SGD, **training}),
+        checkpoint=CheckpointOptions(recipe=RECIPE, settings={"seed": 3, "data": {"name": "digits"}}),
+    )
 
 
-def small(**options: Any) -> ImageClassifier:
+def small(*, policy: FreezePolicy | None = None, channels_last: bool = False, **training: Any) -> ImageClassifier:
     """A classifier of a network of a few weights."""
     network = nn.Sequential()
     network.conv1 = nn.Conv2d(3, 4, 3)
     network.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     network.fc = nn.Linear(4, 10)
-    return ImageClassifier(network=network, images=IMAGES, **options)
+    return ImageClassifier(
+        network=network,
+        data_spec=SPEC,
+        policy=policy,
+        training=TrainingOptions(**{"optimizer": SGD, **training}),
+        compute=ComputeOptions(channels_last=channels_last),
+    )
 
 
 def fit(
@@ -70,8 +84,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageClassifier, 
     """A ResNet-18 after one step with only its head in training, and its checkpoint."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the marks above hold within tests only
-        settings = {"seed": 3, "data": {"name": "digits"}}
-        classifier = resnet(policy=FreezePolicy.static("head"), checkpoint_options=CheckpointOptions(settings=settings))
+        classifier = resnet()
         trainer = fit(classifier, torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))
         path = tmp_path_factory.mktemp("classifier") / "last.ckpt"
         trainer.save_checkpoint(path)
@@ -96,7 +109,7 @@ def test_normalisation_by_hand() -> None:
 def test_channels_last_changes_the_layout_and_not_the_values() -> None:
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
     before = small().normalised(images)
-    classifier = small(compute=ComputeOptions(channels_last=True))
+    classifier = small(channels_last=True)
     after = classifier.normalised(images)
     assert classifier.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert after.is_contiguous(memory_format=torch.channels_last)
@@ -104,7 +117,7 @@ def test_channels_last_changes_the_layout_and_not_the_values() -> None:
 
 
 def test_probabilities_sum_to_one_and_restore_every_mode() -> None:
-    classifier = resnet(policy=FreezePolicy.static("head"))
+    classifier = resnet()
     classifier.train()
     modes = {name: module.training for name, module in classifier.named_modules()}
     assert {modes["network.bn1"], modes["network.fc"]} == {False, True}
@@ -131,7 +144,7 @@ def moved(classifier: ImageClassifier, **options: Any) -> list[str]:
 
 
 def test_a_frozen_backbone_trains_5130_of_11181642_parameters_in_2_of_62_tensors() -> None:
-    classifier = resnet(policy=FreezePolicy.static("head"))
+    classifier = resnet()
     parameters = dict(classifier.network.named_parameters())
     training = {name: p.numel() for name, p in parameters.items() if p.requires_grad}
     assert training == {"fc.weight": 5120, "fc.bias": 10}
@@ -140,14 +153,17 @@ def test_a_frozen_backbone_trains_5130_of_11181642_parameters_in_2_of_62_tensors
     assert all(p.grad is None for name, p in parameters.items() if not name.startswith("fc."))
 
 
-def test_always_trainable_includes_the_head_whatever_the_policy_says() -> None:
-    classifier = resnet(policy=FreezePolicy.static("layer4.1.conv2"), always_trainable=("fc.*",))
-    names = {name for name, p in classifier.network.named_parameters() if p.requires_grad}
-    assert names == {"layer4.1.conv2.weight", "fc.weight", "fc.bias"}
+def test_a_resolved_policy_is_used_as_it_is() -> None:
+    network = small().network
+    resolved = FreezePolicy.static("conv1.weight").resolve(network, always_trainable=["fc.*"])
+    classifier = ImageClassifier(network=network, data_spec=SPEC, policy=resolved)
+    assert (classifier.resolved, classifier.policy) == (resolved, resolved.policy)
+    names = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert names == {"conv1.weight", "fc.weight", "fc.bias"}
 
 
 def test_the_optimizer_holds_only_what_ever_trains() -> None:
-    classifier = resnet(policy=FreezePolicy.static("head"))
+    classifier = resnet()
     trainer = fit(classifier, torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4]))
     [optimizer] = trainer.optimizers
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
@@ -177,7 +193,7 @@ def test_a_checkpoint_with_a_group_of_frozen_parameters_resumes_with_and_without
 
 def test_exclude_from_decay_reaches_the_parameter_groups() -> None:
     sgd = partial(torch.optim.SGD, lr=0.01, weight_decay=0.1)
-    classifier = small(optimizer=sgd, optimizer_options=WITHOUT_BIASES)
+    classifier = small(optimizer=sgd, exclude_from_decay=["bias"])
     trainer = fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4))
     decay = {id(p): group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert {name: decay[id(p)] for name, p in classifier.network.named_parameters()} == {
@@ -216,22 +232,26 @@ BUILDERS: dict[str, tuple[Any, tuple[float, float]]] = {
         optimizer_builder(own_optimizer(weight_decay=0.0)),
         (0.2, 0.0),
     ),
-    "None": (None, (0.01, 0.0)),
 }
 
 
 @pytest.mark.parametrize(("builder", "wanted"), BUILDERS.values(), ids=BUILDERS)
-@pytest.mark.parametrize("options", [OptimizerOptions(), WITHOUT_BIASES], ids=["", "without biases"])
+@pytest.mark.parametrize("excluded", [[], ["bias"]], ids=["", "without biases"])
 def test_an_optimizer_trains_with_its_own_rate_and_decay(
-    builder: Any, wanted: tuple[float, float], options: OptimizerOptions
+    builder: Any, wanted: tuple[float, float], excluded: list[Any]
 ) -> None:
-    classifier = small(optimizer=builder, optimizer_options=options)
+    classifier = small(optimizer=builder, exclude_from_decay=excluded)
     trainer = fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4))
     found = {
         (group["lr"], group["weight_decay"], group["name"].endswith("no_decay"))
         for group in trainer.optimizers[0].param_groups
     }
-    assert found == {(*wanted, False)} | ({(wanted[0], 0.0, True)} if options == WITHOUT_BIASES else set())
+    assert found == {(*wanted, False)} | ({(wanted[0], 0.0, True)} if excluded else set())
+
+
+def test_no_learning_rate_is_invented() -> None:
+    with pytest.raises(ValueError, match=r"^optimizer: none is given.*TrainingOptions\(optimizer=partial\("):
+        fit(small(optimizer=None), torch.rand(4, 3, 8, 8), torch.arange(4))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +268,7 @@ def test_an_optimizer_trains_with_its_own_rate_and_decay(
     ids=["infinite", "flat", "sparse", "groups"],
 )
 def test_an_optimizer_that_cannot_keep_its_promise_is_refused(builder: Any, message: str) -> None:
-    classifier = small(optimizer=builder, optimizer_options=WITHOUT_BIASES)
+    classifier = small(optimizer=builder, exclude_from_decay=["bias"])
     with pytest.raises(ValueError, match=message):
         classifier.build_optimizer()
 
@@ -307,7 +327,7 @@ def test_the_checkpoint_is_plain_and_has_torchvisions_keys(trained: tuple[ImageC
     content = torch.load(path, weights_only=True)
     assert list(content["state_dict"]) == list(torchvision.models.resnet18(num_classes=10).state_dict())
     described = content["frostline"]
-    assert described["images"] == IMAGES
+    assert described["images"] == SPEC.as_dict()
     assert described["recipe"] == RECIPE
     assert described["settings"] == {"seed": 3, "data": {"name": "digits"}}
     assert FreezePolicy.from_dict(described["policy"]) == FreezePolicy.static("head")
@@ -322,10 +342,9 @@ def test_its_weights_load_into_plain_torchvision(trained: tuple[ImageClassifier,
         assert torch.equal(plain.eval()(images), classifier.network(images))
 
 
-def test_load_classifier_gives_the_same_logits(trained: tuple[ImageClassifier, Path]) -> None:
+def test_a_loaded_classifier_gives_the_same_logits(trained: tuple[ImageClassifier, Path]) -> None:
     classifier, path = trained
-    loaded = load_classifier(path)
-    assert not any(module.training for module in loaded.modules())
+    loaded = ImageClassifier.load_from_checkpoint(path).eval()
     assert loaded.classes == CLASSES
     assert loaded.settings == classifier.settings
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -339,9 +358,11 @@ class Subclass(ImageClassifier):
 
 def test_load_from_checkpoint_gives_a_classifier_that_trains_on(trained: tuple[ImageClassifier, Path]) -> None:
     classifier, path = trained
-    loaded = Subclass.load_from_checkpoint(str(path), optimizer=partial(torch.optim.SGD, lr=0.5))
+    training = TrainingOptions(optimizer=partial(torch.optim.SGD, lr=0.5))
+    loaded = Subclass.load_from_checkpoint(str(path), training=training)
     assert isinstance(loaded, Subclass)
-    assert (loaded.policy, loaded.recipe, loaded.classes) == (classifier.policy, classifier.recipe, CLASSES)
+    assert (loaded.policy, loaded.data_spec, loaded.settings) == (classifier.policy, SPEC, classifier.settings)
+    assert loaded.checkpoint_options.recipe == RECIPE
     assert {"fc": loaded.network.fc.training, "bn1": loaded.network.bn1.training} == {"fc": True, "bn1": False}
     assert all(map(torch.equal, loaded.network.state_dict().values(), classifier.network.state_dict().values()))
     assert moved(loaded) == ["fc.weight", "fc.bias"]
@@ -428,28 +449,28 @@ def test_a_file_of_other_bytes_is_refused_in_one_message(tmp_path: Path, content
     with pytest.raises(
         ValueError, match=rf"^{path}: cannot be read as a checkpoint; it is corrupt or another program's"
     ):
-        load_classifier(path)
+        ImageClassifier.load_from_checkpoint(path)
 
 
 def test_a_cut_off_checkpoint_is_refused(trained: tuple[ImageClassifier, Path], tmp_path: Path) -> None:
     path = tmp_path / "cut.ckpt"
     path.write_bytes(trained[1].read_bytes()[:1_000_000])
     with pytest.raises(ValueError, match="corrupt or another program's"):
-        load_classifier(path)
+        ImageClassifier.load_from_checkpoint(path)
 
 
 def test_a_plain_state_dict_is_refused_with_the_argument_to_use_it(tmp_path: Path) -> None:
     path = tmp_path / "plain.pth"
     torch.save(torchvision.models.resnet18().state_dict(), path)
     with pytest.raises(ValueError, match=rf"is not a frostline checkpoint.* weights={path}"):
-        load_classifier(path)
+        ImageClassifier.load_from_checkpoint(path)
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "newer.ckpt"
     torch.save({"state_dict": {}, "frostline": {"format": 2}}, path)
     with pytest.raises(ValueError, match="has checkpoint format 2; this frostline reads format 1"):
-        load_classifier(path)
+        ImageClassifier.load_from_checkpoint(path)
 
 
 def test_the_network_of_a_checkpoint_without_a_recipe_is_given(tmp_path: Path) -> None:
@@ -457,7 +478,7 @@ def test_the_network_of_a_checkpoint_without_a_recipe_is_given(tmp_path: Path) -
     path = tmp_path / "by_hand.ckpt"
     fit(classifier, torch.rand(4, 3, 8, 8), torch.arange(4)).save_checkpoint(path)
     with pytest.raises(ValueError, match=r"made from a network built by hand.*load_from_checkpoint\(path, network=…"):
-        load_classifier(path)
+        ImageClassifier.load_from_checkpoint(path)
     loaded = ImageClassifier.load_from_checkpoint(path, network=small().network)
     assert loaded.network.fc.weight.equal(classifier.network.fc.weight)
 
@@ -466,7 +487,9 @@ def test_the_verdict_of_a_fit_outlives_a_test(tmp_path: Path) -> None:
     source = RandomNoise(length=4, test_length=4, classes=3, image_size=32)
     data = ImageDataModule(source=source, image_size=32, batch_size=4)
     network, _ = build_network(model={"name": "resnet18"}, head={"name": "linear"}, classes=3)
-    module = ImageClassifier(network=network, images=data.describe(), policy=FreezePolicy.static("head"))
+    training = TrainingOptions(optimizer=SGD)
+    policy = FreezePolicy.static("head")
+    module = ImageClassifier(network=network, data_spec=data.spec, policy=policy, training=training)
     trainer = quiet_trainer(max_steps=1, use_distributed_sampler=False, limit_val_batches=0, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
@@ -506,7 +529,7 @@ def test_a_fused_optimizer_whose_gradients_are_scaled_is_refused_with_the_argume
 
 @pytest.mark.parametrize("part", ["weights", "statistics", "optimizer"])
 def test_no_checkpoint_is_written_with_a_value_that_is_not_finite(part: str, tmp_path: Path) -> None:
-    classifier = resnet(policy=FreezePolicy.static("head"))
+    classifier = resnet()
     trainer = fit(classifier, torch.rand(4, 3, 32, 32), torch.arange(4))
     trainer.save_checkpoint(tmp_path / "good.ckpt")
     holder = {
@@ -529,14 +552,14 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_not_loaded(
     content["state_dict"]["fc.bias"][3] = torch.nan
     path = tmp_path / "nan.ckpt"
     torch.save(content, path)
-    for load in (load_classifier, read_checkpoint):
+    for load in (ImageClassifier.load_from_checkpoint, read_checkpoint):
         with pytest.raises(ValueError, match=r"nan\.ckpt: holds NaN or infinity in fc\.bias\."):
             load(path)
     with pytest.raises(ValueError, match=r"^weights: `.*nan\.ckpt`: holds NaN or infinity in fc\.bias\."):
         build_network(**RECIPE, classes=10, weights=str(path))
     trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
     images = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4)), batch_size=4)
-    classifier = resnet(policy=FreezePolicy.static("head"))
+    classifier = resnet()
     with pytest.raises(ValueError, match=r"nan\.ckpt: holds NaN or infinity in state_dict\.fc\.bias\."):
         trainer.fit(classifier, images, ckpt_path=path, weights_only=True)
 
@@ -568,12 +591,12 @@ def test_an_image_that_is_not_finite_is_named_by_an_evaluation(split: str, value
 )
 def test_a_loaded_checkpoint_has_the_training_loss_for_any_batch_size(loss: nn.Module, tmp_path: Path) -> None:
     images, labels = torch.rand(8, 3, 32, 32), torch.tensor([0, 0, 0, 1, 5, 9, 9, 2])
-    classifier = resnet(policy=FreezePolicy.static("head"), loss=loss)
+    classifier = resnet(loss=loss)
     trainer = fit(classifier, images, labels)
     data = TensorDataset(images, labels)
     [wanted] = trainer.test(classifier, DataLoader(data, batch_size=8), verbose=False)
     trainer.save_checkpoint(tmp_path / "c.ckpt")
-    loaded = load_classifier(tmp_path / "c.ckpt")
+    loaded = ImageClassifier.load_from_checkpoint(tmp_path / "c.ckpt")
     tester = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     [found] = tester.test(loaded, DataLoader(data, batch_size=3), verbose=False)
     assert found["test/loss"] == pytest.approx(wanted["test/loss"], rel=1e-5)

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.feature_limits import why_not_stored
 from frostline.freezing.policy import FreezePolicy, Phase, Until
-from frostline.options import ComputeOptions, FeatureCache
+from frostline.options import ComputeOptions, FeatureCache, TrainingOptions
 from frostline.resume import ExactResume
 from tests.quiet import quiet_trainer
 
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*"),
 ]
 IMAGES, VAL, TEST = 20, 10, 6
+SGD = TrainingOptions(optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9))
 NONE = Augmentation(name="none")
 GRADUAL = FreezePolicy(
     phases=(
@@ -67,8 +69,9 @@ def classifier_of(data: ImageDataModule, *, cache: FeatureCache | None = None, *
         "network": network(),
         "policy": FreezePolicy.static("2.*"),
         "compute": ComputeOptions(feature_cache=cache),
+        "training": SGD,
     }
-    return ImageClassifier(images=data.describe(), **{**defaults, **options})
+    return ImageClassifier(data_spec=data.spec, **{**defaults, **options})
 
 
 class Run:
@@ -152,7 +155,8 @@ def test_each_image_passes_the_frozen_part_once(cache: FeatureCache) -> None:
 def test_a_later_run_with_another_optimizer_computes_nothing(cache: FeatureCache) -> None:
     Run(cache=cache, epochs=8)
     data = datamodule()
-    classifier = classifier_of(data, cache=cache, optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.1))
+    adamw = TrainingOptions(optimizer=partial(torch.optim.AdamW, lr=0.1))
+    classifier = classifier_of(data, cache=cache, training=adamw)
     Counted.passed = 0
     trainer = quiet_trainer(max_epochs=2, devices=1, use_distributed_sampler=False, num_sanity_val_steps=0)
     trainer.fit(classifier, datamodule=data)

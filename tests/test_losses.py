@@ -40,10 +40,6 @@ def test_class_weights_weigh_samples_by_their_class() -> None:
     assert loss.item() == pytest.approx((1 * LOG2 + 3 * 2 * LOG2) / (1 + 3))
 
 
-def test_class_weights_are_in_no_checkpoint() -> None:
-    assert CrossEntropy(class_weights=[1.0, 2.0]).state_dict() == {}
-
-
 def test_sum_of_differences_and_its_gradient_of_ones() -> None:
     prediction = torch.tensor([[1.0, -2.0, 4.0], [0.5, 0.0, 1.5]], requires_grad=True)
     labels = torch.tensor([[0.25, 0.25, 0.5], [1.0, 1.0, 1.0]])

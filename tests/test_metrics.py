@@ -15,7 +15,7 @@ def logits_for(classes: list[int], *, of: int) -> Tensor:
 
 
 def evaluated(logits: Tensor, labels: Tensor, *, batches: int = 1) -> tuple[dict[str, float], Tensor | None]:
-    evaluation = Evaluation(logits.shape[1])
+    evaluation = Evaluation(logits.shape[1], {})
     for some, of in zip(logits.chunk(batches), labels.chunk(batches), strict=True):
         evaluation.update(some, of, torch.nn.functional.cross_entropy(some, of))
     return evaluation.compute()
@@ -33,7 +33,7 @@ def test_accuracy_f1_and_count_by_hand() -> None:
 
 
 def test_the_loss_is_the_mean_over_images() -> None:
-    evaluation = Evaluation(3)
+    evaluation = Evaluation(3, {})
     evaluation.update(torch.zeros(3, 3), torch.tensor([0, 1, 2]), torch.tensor(1.0))
     evaluation.update(torch.zeros(1, 3), torch.tensor([0]), torch.tensor(5.0))
     assert evaluation.compute()[0]["loss"] == pytest.approx((3 * 1 + 1 * 5) / 4)
@@ -78,7 +78,7 @@ def test_certainty_itself_has_a_bin() -> None:
 
 
 def test_very_many_classes_have_no_confusion_matrix_and_are_counted_all_the_same() -> None:
-    evaluation = Evaluation(5000)
+    evaluation = Evaluation(5000, {})
     evaluation.update(torch.randn(3, 5000), torch.tensor([1, 2, 4999]), torch.tensor(1.0))
     scalars, confusion = evaluation.compute()
     assert confusion is None
@@ -99,7 +99,7 @@ def test_two_halves_add_up_to_one_pass() -> None:
 
 
 def test_soft_labels_count_for_their_largest_share() -> None:
-    evaluation = Evaluation(3)
+    evaluation = Evaluation(3, {})
     labels = torch.tensor([[0.1, 0.7, 0.2], [0.4, 0.3, 0.3]])
     evaluation.update(logits_for([1, 2], of=3), labels, torch.tensor(0.0))
     scalars, confusion = evaluation.compute()
@@ -108,7 +108,7 @@ def test_soft_labels_count_for_their_largest_share() -> None:
 
 
 def test_reset_forgets_all_batches() -> None:
-    evaluation = Evaluation(3)
+    evaluation = Evaluation(3, {})
     evaluation.update(logits_for([0, 0], of=3), torch.tensor([1, 1]), torch.tensor(9.0))
     evaluation.reset()
     evaluation.update(logits_for([2], of=3), torch.tensor([2]), torch.tensor(1.0))

@@ -59,7 +59,7 @@ def test_two_processes_train_as_one(
 
 def test_the_matrix_tells_a_mean_of_means_apart(whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the class, weighted losses and an epoch's last window differ by far more than rounding."""
-    from frostline.step_mean import StepMean
+    from frostline.optimizer_step import StepMean
 
     monkeypatch.setattr(StepMean, "correction", lambda *_, **__: None)
     with warnings.catch_warnings():

@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def train(*, images: int, classes: int, workers: int, epochs: int) -> Point:
     from frostline.data.transforms import Augmentation
     from frostline.freezing.policy import FreezePolicy
     from frostline.models.network import build_network
-    from frostline.options import ComputeOptions, FeatureCache
+    from frostline.options import ComputeOptions, FeatureCache, TrainingOptions
 
     class Fill(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
@@ -107,7 +108,11 @@ def train(*, images: int, classes: int, workers: int, epochs: int) -> Point:
         network, _ = build_network(model={"name": "resnet18"}, head={"name": "linear"}, classes=classes)
         compute = ComputeOptions(feature_cache=FeatureCache(folder=folder))
         classifier = ImageClassifier(
-            network=network, images=data.describe(), policy=FreezePolicy.static("head"), compute=compute
+            network=network,
+            data_spec=data.spec,
+            policy=FreezePolicy.static("head"),
+            training=TrainingOptions(optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9)),
+            compute=compute,
         )
         trainer = pl.Trainer(
             max_epochs=epochs, max_steps=limit, accelerator="cpu", devices=1, precision="bf16-mixed", logger=False,

@@ -42,7 +42,7 @@ from frostline.data.streaming import Streaming
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation
 from frostline.freezing.policy import FreezePolicy
-from frostline.options import ComputeOptions, FeatureCache
+from frostline.options import ComputeOptions, FeatureCache, TrainingOptions
 from frostline.resume import ExactResume
 from frostline.tracking.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 
@@ -193,8 +193,8 @@ def fit(case: Case, home: Path, folder: Path, *, place: str | None = None, resum
     )  # fmt: skip
     cache = FeatureCache(folder=home / "features" / folder.name) if case.cached else None
     model = ImageClassifier(
-        network=network(len(data.classes)), images=data.describe(), policy=POLICY,
-        optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.01),
+        network=network(len(data.classes)), data_spec=data.spec, policy=POLICY,
+        training=TrainingOptions(optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.01)),
         compute=ComputeOptions(feature_cache=cache),
     )  # fmt: skip
     kept = checkpoint_callbacks(folder, monitor="val/loss", every_n_steps=1)

@@ -26,7 +26,7 @@ from lightning import Trainer, seed_everything
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
-from frostline import FreezePolicy, ImageClassifier, ImageDataModule, build_network
+from frostline import FreezePolicy, ImageClassifier, ImageDataModule, TrainingOptions, build_network
 from frostline.data.fashion_mnist import FashionMNIST
 from frostline.data.source import ArrayImages
 from frostline.figures import MUTED, save_figure, styled
@@ -82,7 +82,8 @@ def rows() -> list[tuple[str, str]]:
 def classifier(network: torch.nn.Module, data: ImageDataModule, policy: FreezePolicy) -> ImageClassifier:
     """With the optimizer and schedule of conf/optimizer/sgd.yaml and conf/scheduler/onecycle.yaml."""
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.0005)
-    return ImageClassifier(network=network, images=data.describe(), policy=policy, optimizer=sgd, scheduler=onecycle())
+    training = TrainingOptions(optimizer=sgd, scheduler=onecycle())
+    return ImageClassifier(network=network, data_spec=data.spec, policy=policy, training=training)
 
 
 def trainer(epochs: int, *, validates: bool) -> Trainer:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from frostline.autograd.gradient_flow import GradientFlow as GradientFlow
     from frostline.classifier import ImageClassifier as ImageClassifier
-    from frostline.classifier import load_classifier as load_classifier
     from frostline.data.csv_table import CsvTable as CsvTable
     from frostline.data.datamodule import ImageDataModule as ImageDataModule
     from frostline.data.digits import Digits as Digits
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from frostline.data.source import ArrayImages as ArrayImages
     from frostline.data.source import ImageSource as ImageSource
     from frostline.data.source import LabelledImages as LabelledImages
+    from frostline.data.spec import DataSpec as DataSpec
     from frostline.data.streaming import Streaming as Streaming
     from frostline.data.synthetic import Synthetic as Synthetic
     from frostline.data.torchvision_source import TorchvisionSource as TorchvisionSource
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from frostline.options import CheckpointOptions as CheckpointOptions
     from frostline.options import ComputeOptions as ComputeOptions
     from frostline.options import FeatureCache as FeatureCache
-    from frostline.options import OptimizerOptions as OptimizerOptions
+    from frostline.options import TrainingOptions as TrainingOptions
     from frostline.resume import ExactResume as ExactResume
 
 # Imported on first use: `import frostline` alone imports neither torch nor Lightning.
 _MODULES = {
     "autograd.gradient_flow": ("GradientFlow",),
-    "classifier": ("ImageClassifier", "load_classifier"),
+    "classifier": ("ImageClassifier",),
     "data.csv_table": ("CsvTable",),
     "data.datamodule": ("ImageDataModule",),
     "data.loading": ("Loading",),
@@ -44,13 +44,14 @@ _MODULES = {
     "data.image_folder": ("ImageFolder",),
     "data.random_noise": ("RandomNoise",),
     "data.source": ("ArrayImages", "ImageSource", "LabelledImages"),
+    "data.spec": ("DataSpec",),
     "data.streaming": ("Streaming",),
     "data.synthetic": ("Synthetic",),
     "data.torchvision_source": ("TorchvisionSource",),
     "data.transforms": ("Augmentation",),
     "freezing": ("FreezePolicy", "FreezingSchedule", "Phase", "Until"),
     "models.network": ("build_network",),
-    "options": ("CheckpointOptions", "ComputeOptions", "FeatureCache", "OptimizerOptions"),
+    "options": ("CheckpointOptions", "ComputeOptions", "FeatureCache", "TrainingOptions"),
     "resume": ("ExactResume",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

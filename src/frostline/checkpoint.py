@@ -2,23 +2,21 @@
 
 import errno
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from frostline.finite import check_finite
+from frostline.data.spec import DataSpec
 from frostline.models.saved_file import is_plain, read_plain
+from frostline.numeric_checks import check_finite
 from frostline.renamed import with_current_names
 
 CHECKPOINT_KEY = "frostline"
 CHECKPOINT_FORMAT = 1
 # Modules whose classes a checkpoint may name: their imports and constructors write and contact nothing.
-OWN_MODULES = ("frostline", "torch.nn", "torch.optim", "torchvision.models")
-# Pixels on a side, resized: more than Pillow opens (179 million pixels), so that no larger ones can be meant.
-LARGEST_SIDE = 2**14
+OWN_MODULES = ("frostline", "torch.nn", "torch.optim", "torchmetrics.classification", "torchvision.models")
 
 # Each part of a checkpoint, by its path, and its type.
 PARTS: Mapping[str, type | tuple[type, ...]] = {
@@ -150,7 +148,7 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
         purpose = "for a run to go on from" if resumable else "that a checkpoint has"
         raise ValueError(f"{path}: lacks parts {purpose}, or has others in their place: {', '.join(lacking)}")
     described = checkpoint[CHECKPOINT_KEY]
-    if wrong := [*_wrong_images(described["images"]), *_wrong_loss(described.get("loss"), described["images"])]:
+    if wrong := [*_wrong_spec(described["images"]), *_wrong_loss(described.get("loss"), described["images"])]:
         raise ValueError(f"{path}: corrupt or made by another program: {'; '.join(wrong)}")
     described["settings"] = with_current_names(described["settings"])
     check_finite(str(path), checkpoint["state_dict"])
@@ -189,23 +187,11 @@ def _lacking_state(checkpoint: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{RESUME_KEY}.{name}"
 
 
-def _wrong_images(images: Mapping[str, Any]) -> Iterator[str]:
-    """Impossible values in a checkpoint's description of its images."""
-    classes, size, resize = images["classes"], images["image_size"], images["resize"]
-    if not classes or not all(isinstance(name, str) for name in classes):
-        yield "frostline.images.classes must be names"
-    for name in ("mean", "std"):
-        if not (len(images[name]) == 3 and all(map(_is_number, images[name]))):
-            yield f"frostline.images.{name} must be 3 finite numbers, not {_short(images[name])}"
-        elif name == "std" and min(images[name]) <= 0:
-            yield f"frostline.images.std must be greater than 0, not {_short(images[name])}"
-    if not (_is_number(size) and _is_number(resize) and size >= 1 and 0 < size * resize <= LARGEST_SIDE):
-        yield (
-            f"frostline.images.image_size {_short(size)} and resize {_short(resize)} must be greater than 0, and "
-            f"their product at most {LARGEST_SIDE}"
-        )
-    if not isinstance(images.get("scaled_decoding", False), bool):
-        yield "frostline.images.scaled_decoding must be true or false"
+def _wrong_spec(images: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        DataSpec.from_dict(images)
+    except ValueError as error:
+        yield f"frostline.images.{error}"
 
 
 def _wrong_loss(loss: Any, images: Mapping[str, Any]) -> Iterator[str]:
@@ -214,15 +200,6 @@ def _wrong_loss(loss: Any, images: Mapping[str, Any]) -> Iterator[str]:
     weights = loss.get("class_weights") if isinstance(loss, Mapping) else None
     if isinstance(weights, list) and len(weights) != len(images["classes"]):
         yield f"frostline.loss.class_weights has {len(weights)} values for {len(images['classes'])} classes"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _part(content: Any, path: str) -> Any:

@@ -1,7 +1,6 @@
 """ImageClassifier: the LightningModule that trains a network under a freezing policy."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,28 +10,25 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from frostline.batch_of_one import check_batches, explained
 from frostline.checkpoint import CHECKPOINT_KEY, drop_frozen_group
-from frostline.clipping import clip_in_mixed_precision
-from frostline.evaluation import Evaluations
+from frostline.data.spec import DataSpec, Normalisation
 from frostline.fast_path import FastPath
-from frostline.finite import check_finite, check_loss, check_state
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.callback import FreezingSchedule
 from frostline.freezing.lightning_internals import run_length
 from frostline.freezing.policy import FreezePolicy
+from frostline.freezing.resolved import ResolvedPolicy
 from frostline.loading import description, from_checkpoint, module_state, network_state
 from frostline.losses import CrossEntropy, mean_over_images, total_weight
+from frostline.metrics import Evaluation
 from frostline.modes import eval_mode
-from frostline.normalisation import Normalisation
-from frostline.optim import OptimizerBuilder, checked_optimizer
-from frostline.options import CheckpointOptions, ComputeOptions, OptimizerOptions
+from frostline.numeric_checks import check_batches, check_finite, check_loss, check_state, one_value_explained
+from frostline.optimizer_step import StepMean, clip_in_mixed_precision
+from frostline.options import CheckpointOptions, ComputeOptions, TrainingOptions
 from frostline.prefix.mixed_batch import Batch, MixedBatch
-from frostline.schedulers import SchedulerBuilder, constant
-from frostline.step_mean import StepMean
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,64 +40,47 @@ class ImageClassifier(lightning.LightningModule):
     Args:
         network: its parameters keep their names in the checkpoint, so that a torchvision network's weights load into
             plain torchvision.
-        images: what `ImageDataModule.describe()` says of the images: classes, mean, std, image_size, resize.
-        policy: what of the network trains when; None trains all of it.
-        loss: maps logits and labels to a scalar; None is the cross-entropy.
-        optimizer: builds the optimizer from named parameter groups; a partial of a torch optimizer will do. None is SGD
-            with momentum 0.9 at 0.01.
-        scheduler: builds the learning-rate schedule, stepped once per optimizer step.
-        always_trainable: selectors of parameters that train under any policy: a head that starts from random weights.
-        metrics: further metrics of an evaluation by name, logged as val/NAME and test/NAME: from probabilities
-            (batch, classes) and class indices (batch,) to a scalar.
-        recipe: plain values from which the network can be built again (`model`, `head`); None for a network that only
-            you can build, to be given again to `load_from_checkpoint`.
+        data_spec: `ImageDataModule.spec`: the classes, and how an image becomes the network's input.
+        policy: what of the network trains when; None trains all of it. One that is resolved for the network says
+            besides what trains whatever the policy says: `policy.resolve(network, always_trainable=["fc.*"])`.
+        training: optimizer, schedule, loss, metrics.
         compute: how the network is run: memory format, torch.compile, frozen layers without a graph, feature cache.
-        optimizer_options: what the optimizer's groups hold and what weight decay leaves out.
-        checkpoint_options: what checkpoints record, and what becomes of one with another policy.
+        checkpoint: what checkpoints record, and what becomes of one with another policy.
     """
 
     def __init__(
         self,
         *,
         network: nn.Module,
-        images: Mapping[str, Any],
-        policy: FreezePolicy | None = None,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerBuilder | None = None,
-        scheduler: SchedulerBuilder | None = None,
-        always_trainable: Sequence[str] = (),
-        metrics: Mapping[str, Metric] | None = None,
-        recipe: Mapping[str, Any] | None = None,
-        compute: ComputeOptions = ComputeOptions(),  # noqa: B008 - frozen
-        optimizer_options: OptimizerOptions = OptimizerOptions(),  # noqa: B008
-        checkpoint_options: CheckpointOptions = CheckpointOptions(),  # noqa: B008
+        data_spec: DataSpec,
+        policy: FreezePolicy | ResolvedPolicy | None = None,
+        training: TrainingOptions = TrainingOptions(),  # noqa: B008 - frozen
+        compute: ComputeOptions = ComputeOptions(),  # noqa: B008
+        checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.network = network
-        self.images = dict(images)
-        self.policy = policy or FreezePolicy.static("all")
-        self.always_trainable = tuple(always_trainable)
-        self.resolved = self.policy.resolve(network, always_trainable=self.always_trainable)
-        self.loss = loss or CrossEntropy()
-        self.recipe = None if recipe is None else dict(recipe)
-        self.compute_options = compute
-        self.optimizer_options = optimizer_options
-        self.settings = dict(checkpoint_options.settings)
-        self._build_optimizer = optimizer or partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-        self._build_scheduler = scheduler or constant()
-        classes = len(self.classes)
+        self.data_spec = data_spec
+        policy = policy or FreezePolicy.static("all")
+        self.resolved = policy if isinstance(policy, ResolvedPolicy) else policy.resolve(network)
+        self.training_options, self.compute_options, self.checkpoint_options = training, compute, checkpoint
+        self.loss = training.loss or CrossEntropy()
+        classes = len(data_spec.classes)
         self.train_accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.train_loss = MeanMetric()
         self._step_mean = StepMean()
-        self.evaluations = Evaluations(classes, metrics)
+        self.evaluations = nn.ModuleDict({split: Evaluation(classes, training.metrics) for split in ("val", "test")})
         self.confusion: Tensor | None = None
-        self.normalised = Normalisation(images["mean"], images["std"], channels_last=compute.channels_last)
+        self.normalised = Normalisation(data_spec, channels_last=compute.channels_last)
         apply_phase(network, self.resolved.phases[0])
-        compute.prepare(network)
+        if compute.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if compute.compile:
+            network.compile()
         self._schedule = FreezingSchedule(
             policy=self.resolved,
             attribute="network",
-            on_mismatch=checkpoint_options.on_policy_change,
+            on_mismatch=checkpoint.on_policy_change,
             inputs=self._network_inputs,
         )
         self._fast_path = FastPath(
@@ -125,8 +104,8 @@ class ImageClassifier(lightning.LightningModule):
             map_location: the device; None for the CPU.
             strict: the network must have all of the checkpoint's tensors, and no others.
             trust_checkpoint: import the classes of your own model or head that the file names, which runs their code.
-            arguments: of the constructor; they take the place of the checkpoint's, which has no optimizer, scheduler,
-                `always_trainable` or `compute`, and no `network` where there was no recipe.
+            arguments: of the constructor; they take the place of the checkpoint's, which has no optimizer, schedule,
+                metrics or `compute`, and no `network` where there was no recipe.
 
         Raises:
             FileNotFoundError: no such file.
@@ -140,7 +119,17 @@ class ImageClassifier(lightning.LightningModule):
     @property
     def classes(self) -> list[str]:
         """The class names; a logit's index is its class."""
-        return list(self.images["classes"])
+        return list(self.data_spec.classes)
+
+    @property
+    def policy(self) -> FreezePolicy:
+        """What trains when."""
+        return self.resolved.policy
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The plain values of the run that checkpoints record."""
+        return dict(self.checkpoint_options.settings)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, 3, height, width), uint8 or floats in [0, 1]."""
@@ -161,17 +150,13 @@ class ImageClassifier(lightning.LightningModule):
         return self._fast_path.facts()
 
     def build_optimizer(self) -> Optimizer:
-        """The optimizer over all that ever trains, in fixed named groups, with the builder's own values.
-
-        Raises:
-            ValueError: it takes no groups, a rate is not finite, or weight decay reaches what is excluded from it.
-        """
-        return checked_optimizer(self._build_optimizer, self.optimizer_options.groups(self.network, self.resolved))
+        """The optimizer over all that ever trains; see `TrainingOptions.build_optimizer`."""
+        return self.training_options.build_optimizer(self.network, self.resolved)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer and its schedule per step."""
         optimizer = self.build_optimizer()
-        scheduler = self._build_scheduler(optimizer, *run_length(self.trainer))
+        scheduler = self.training_options.scheduler(optimizer, *run_length(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -180,13 +165,13 @@ class ImageClassifier(lightning.LightningModule):
         Raises:
             ValueError: names the batch norms, and what to change.
         """
-        side, trainer = self.images["image_size"], self.trainer
+        side, trainer = self.data_spec.image_size, self.trainer
         image = self.normalised(torch.zeros(1, 3, side, side, device=self.device))
         check_batches(trainer.train_dataloader, image, self.network, self.resolved, processes=trainer.world_size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's loss; stops at the first one that is not finite, before it reaches the weights."""
-        with explained(processes=self.trainer.world_size):
+        with one_value_explained(processes=self.trainer.world_size):
             logits, labels, loss = self._loss("train", batch, batch_idx)
         weight = total_weight(self.loss, labels)
         scaled = self._step_mean.scaled(loss, weight, trainer=self.trainer, batch_idx=batch_idx)
@@ -253,9 +238,10 @@ class ImageClassifier(lightning.LightningModule):
             FloatingPointError: a weight, a statistic or the optimizer's state is NaN or infinite; nothing is written.
         """
         check_state(checkpoint, step=self.global_step, epoch=self.current_epoch)
-        described = description(recipe=self.recipe, images=self.images, loss=self.loss, policy=self.policy)
         checkpoint["state_dict"] = network_state(checkpoint["state_dict"])
-        checkpoint[CHECKPOINT_KEY] = {**described, "settings": self.settings}
+        checkpoint[CHECKPOINT_KEY] = description(
+            spec=self.data_spec, policy=self.policy, loss=self.loss, options=self.checkpoint_options
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Undo the renaming, for Lightning.
@@ -286,17 +272,15 @@ class ImageClassifier(lightning.LightningModule):
     def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> None:
         logits, labels, loss = self._loss(split, batch, batch_idx)
         weight = total_weight(self.loss, labels)
-        self.evaluations.of(split).update(logits, labels, *mean_over_images(loss, weight, len(labels)))
+        self._evaluation(split).update(logits, labels, *mean_over_images(loss, weight, len(labels)))
+
+    def _evaluation(self, split: str) -> Evaluation:
+        evaluation = self.evaluations[split]
+        assert isinstance(evaluation, Evaluation)
+        return evaluation
 
     def _finish(self, split: str) -> None:
-        scalars, self.confusion = self.evaluations.results(split, trainer=self.trainer)
+        scalars, self.confusion = self._evaluation(split).results(split, trainer=self.trainer)
         for name, value in scalars.items():
             # The values are the same on every process already.
             self.log(f"{split}/{name}", value, prog_bar=name == "accuracy", rank_zero_only=False, sync_dist=False)
-
-
-def load_classifier(
-    path: str | Path, *, device: str | torch.device = "cpu", trust_checkpoint: bool = False
-) -> ImageClassifier:
-    """`ImageClassifier.load_from_checkpoint`, on a device and in eval mode."""
-    return ImageClassifier.load_from_checkpoint(path, device, trust_checkpoint=trust_checkpoint).eval()

@@ -232,11 +232,12 @@ class FastPath(pl.Callback):
             dtype=str(features.dtype).removeprefix("torch."),
             strides=features.stride()[1:],
         )
+        described = data.spec.as_dict()
         about = {
             "prefix": digest,
             "before": next(iter(self.model.after.modules), "the end"),
             "images": dataset.images.identity,
-            **{key: data.describe()[key] for key in ("image_size", "resize", "mean", "std")},
+            **{key: described[key] for key in ("image_size", "resize", "mean", "std")},
             "augment": repr(data.augment) if dataset.views > 1 else "none",
             "views": dataset.views,
             "batch": self.model.batch,

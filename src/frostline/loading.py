@@ -1,16 +1,18 @@
 """Between a classifier and its checkpoint: names of tensors, and a classifier built from a file alone."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_trust, read_checkpoint
+from frostline.data.spec import DataSpec
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.network import build_network
-from frostline.options import CheckpointOptions
+from frostline.options import CheckpointOptions, TrainingOptions
 
 T = TypeVar("T")
 PREFIX = "network."  # of the network's names in the classifier
@@ -21,16 +23,15 @@ def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
 
 
-def description(
-    *, recipe: Mapping[str, Any] | None, images: Mapping[str, Any], loss: nn.Module, policy: FreezePolicy
-) -> dict[str, Any]:
+def description(*, spec: DataSpec, policy: FreezePolicy, loss: nn.Module, options: CheckpointOptions) -> dict[str, Any]:
     """Plain values from which `from_checkpoint` builds the classifier again."""
     return {
         "format": CHECKPOINT_FORMAT,
-        "recipe": recipe,
-        "images": images,
+        "recipe": None if options.recipe is None else dict(options.recipe),
+        "images": spec.as_dict(),
         "loss": getattr(loss, "recipe", None),
         "policy": policy.to_dict(),
+        "settings": dict(options.settings),
     }
 
 
@@ -52,7 +53,8 @@ def from_checkpoint(
 
     Args:
         build: `ImageClassifier`, or a subclass that takes the same arguments.
-        arguments: these take the place of the checkpoint's; with a `network`, its recipe is not read.
+        arguments: these take the place of the checkpoint's, also a loss within `training`, and recipe and settings
+            within `checkpoint`; with a `network`, its recipe is not read.
         strict: the network must have all of the checkpoint's tensors, and no others.
         trust_checkpoint: import the classes of your own model or head that the file names, which runs their code.
 
@@ -63,7 +65,9 @@ def from_checkpoint(
     """
     checkpoint = read_checkpoint(path)
     described = checkpoint[CHECKPOINT_KEY]
-    recipe, images = described["recipe"], arguments.get("images", described["images"])
+    recipe, spec = described["recipe"], arguments.get("data_spec") or DataSpec.from_dict(described["images"])
+    training = arguments.get("training", TrainingOptions())
+    options = arguments.get("checkpoint", CheckpointOptions())
     if recipe is None and "network" not in arguments:
         raise ValueError(
             f"{path}: this checkpoint was made from a network built by hand. Build it, and load its weights with "
@@ -75,18 +79,21 @@ def from_checkpoint(
         network = (
             arguments["network"]
             if "network" in arguments
-            else build_network(model=recipe["model"], head=recipe["head"], classes=len(images["classes"]))[0]
+            else build_network(model=recipe["model"], head=recipe["head"], classes=len(spec.classes))[0]
         )
         network.load_state_dict(checkpoint["state_dict"], strict=strict)
+        if training.loss is None and described.get("loss"):
+            training = replace(training, loss=build_loss(**described["loss"]))
         stored = {
             "network": network,
-            "images": images,
-            "policy": FreezePolicy.from_dict(described["policy"]),
-            "loss": build_loss(**described["loss"]) if described.get("loss") else None,
-            "recipe": recipe,
-            "checkpoint_options": CheckpointOptions(settings=described["settings"]),
+            "data_spec": spec,
+            "policy": arguments.get("policy") or FreezePolicy.from_dict(described["policy"]),
+            "training": training,
+            "checkpoint": replace(
+                options, recipe=options.recipe or recipe, settings=options.settings or described["settings"]
+            ),
         }
-        return build(**{**stored, **arguments})
+        return build(**{**arguments, **stored})
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{path}: its classifier cannot be built from what it says of it ({reason})") from error

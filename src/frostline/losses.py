@@ -9,36 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class CrossEntropy(nn.Module):
-    """Cross-entropy, the mean over the batch.
+class CrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy, the mean over the batch; labels are class indices (batch,), or shares of each (batch, classes).
 
     Args:
         label_smoothing: share of each label spread evenly over all classes (Szegedy et al., 2016).
         class_weights: one weight per class, by which its samples count; None counts all alike.
     """
 
-    class_weights: Tensor | None
-
     def __init__(self, *, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None) -> None:
-        super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and less than 1.")
         if class_weights is not None and not all(0 <= weight < math.inf for weight in class_weights):
             raise ValueError(f"class_weights={list(class_weights)} must be finite and not negative.")
-        self.label_smoothing = label_smoothing
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        # Not persistent: the checkpoint's state dict holds the network's tensors and nothing else.
-        self.register_buffer("class_weights", weights, persistent=False)
+        super().__init__(weights, label_smoothing=label_smoothing)
 
     @property
     def recipe(self) -> dict[str, Any]:
         """The arguments of `build_loss` that give this loss: plain values, for checkpoints."""
-        weights = None if self.class_weights is None else self.class_weights.tolist()
+        weights = None if self.weight is None else self.weight.tolist()
         return {"name": "cross_entropy", "label_smoothing": self.label_smoothing, "class_weights": weights}
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Labels are class indices (batch,), or shares of each class (batch, classes)."""
-        return F.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=self.label_smoothing)
 
 
 class SumOfDifferences(nn.Module):
@@ -59,9 +50,7 @@ def total_weight(loss: nn.Module, labels: Tensor) -> Tensor | int | None:
     for a loss that is a sum."""
     if getattr(loss, "reduction", "mean") == "sum":
         return None
-    weights = loss.class_weights if isinstance(loss, CrossEntropy) else None
-    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
-        weights = loss.weight
+    weights = loss.weight if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else None
     # torch divides by the images where labels are shares of classes.
     return len(labels) if weights is None or labels.ndim == 2 else weights[labels].sum()
 

@@ -1,16 +1,20 @@
 """Metrics of a classifier, as torchmetrics objects whose states add up over batches and processes.
 
-Averages of per-process values would count a sample of a small share for more than one of a large share; states that
-add up count each sample once.
+Every image counts once, on any number of processes: an average of per-process values would count a sample of a small
+share for more than one of a large share.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import lightning
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+
+from frostline.numeric_checks import diverged
 
 # A confusion matrix takes 8 bytes for each pair of classes, twice in each split: 32 MB here, 3.2 GB at 10,000 classes.
 MOST_CONFUSED = 1000
@@ -75,10 +79,9 @@ class Evaluation(torch.nn.Module):
         own: further metrics by name, from probabilities (batch, classes) and class indices (batch,) to a scalar.
     """
 
-    def __init__(self, classes: int, own: Mapping[str, Metric] | None = None) -> None:
+    def __init__(self, classes: int, own: Mapping[str, Metric]) -> None:
         super().__init__()
         self.metrics = evaluation_metrics(classes)
-        own = own or {}
         if taken := {*self.metrics, "loss", "count", "confusion", "accuracy_top5"} & own.keys():
             raise ValueError(f"metrics: {', '.join(sorted(taken))} is a name of frostline's own; choose another one")
         self.metrics.add_metrics({name: metric.clone() for name, metric in own.items()})
@@ -103,9 +106,38 @@ class Evaluation(torch.nn.Module):
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.metrics.reset()
-        self.loss.reset()
-        self.count.reset()
+        for metric in (self.metrics, self.loss, self.count):
+            metric.reset()
+
+    def results(self, split: str, *, trainer: lightning.Trainer) -> tuple[dict[str, float], Tensor | None]:
+        """The metrics by name, and the confusion matrix (see `compute`) of a complete evaluation; resets them.
+
+        Raises:
+            RuntimeError: an image was left out or counted twice.
+            FloatingPointError: the loss is NaN or infinite.
+        """
+        scalars, confusion = self.compute()
+        self.reset()
+        _check_count(split, int(scalars.pop("count")), trainer=trainer)
+        if not math.isfinite(scalars["loss"]):
+            what = f"The {split} loss became {scalars['loss']}"
+            raise diverged(what, step=trainer.global_step, epoch=trainer.current_epoch)
+        return scalars, confusion
+
+
+def _check_count(split: str, count: int, *, trainer: lightning.Trainer) -> None:
+    """Whether as many images were counted as the split has."""
+    loader = trainer.val_dataloaders if split == "val" else trainer.test_dataloaders
+    limit = trainer.limit_val_batches if split == "val" else trainer.limit_test_batches
+    dataset = getattr(loader, "dataset", None)
+    # An int is a number of batches, and 1 == 1.0.
+    if trainer.sanity_checking or isinstance(limit, int) or limit != 1.0 or dataset is None:
+        return
+    if count != len(dataset):
+        raise RuntimeError(
+            f"{count} images were counted in the {split} evaluation, but there are {len(dataset)}. Build the "
+            "Trainer with use_distributed_sampler=False and take the loaders from ImageDataModule"
+        )
 
 
 def per_class(confusion: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:

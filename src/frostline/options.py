@@ -1,15 +1,52 @@
-"""Options of an `ImageClassifier`: how it computes, what its optimizer holds, what its checkpoints record."""
+"""Options of an `ImageClassifier`: how it learns, how it computes, what its checkpoints record."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from frostline.freezing.resolved import ResolvedPolicy
-from frostline.optim import DecayExclusion, parameter_groups
+from frostline.optim import DecayExclusion, OptimizerBuilder, checked_optimizer, parameter_groups
+from frostline.schedulers import SchedulerBuilder, constant
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingOptions:
+    """How a classifier learns, and by what it is measured.
+
+    Attributes:
+        optimizer: builds the optimizer from named parameter groups; a class of torch.optim, or a partial of one, will
+            do. No rate is invented: None trains nothing.
+        exclude_from_decay: what weight decay leaves out: `bias`, `norm` (normalisation layers).
+        scheduler: builds the learning-rate schedule, stepped once per optimizer step.
+        loss: maps logits and labels to a scalar; None: the cross-entropy, or the loss of the checkpoint that is loaded.
+        metrics: further metrics of an evaluation by name, logged as val/NAME and test/NAME: from probabilities
+            (batch, classes) and class indices (batch,) to a scalar.
+    """
+
+    optimizer: OptimizerBuilder | None = None
+    exclude_from_decay: Collection[DecayExclusion] = ()
+    scheduler: SchedulerBuilder = field(default_factory=constant)
+    loss: nn.Module | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    def build_optimizer(self, network: nn.Module, resolved: ResolvedPolicy) -> Optimizer:
+        """The optimizer over all that ever trains, in fixed named groups, with the builder's own values.
+
+        Raises:
+            ValueError: there is no builder, or `optim.checked_optimizer` refuses what it builds.
+        """
+        if self.optimizer is None:
+            raise ValueError(
+                "optimizer: none is given, and frostline invents no learning rate. Give "
+                "training=TrainingOptions(optimizer=partial(torch.optim.SGD, lr=…))"
+            )
+        groups = parameter_groups(network, resolved=resolved, exclude_from_decay=self.exclude_from_decay)
+        return checked_optimizer(self.optimizer, groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,38 +87,19 @@ class ComputeOptions:
         if self.feature_cache is not None and not self.frozen_prefix:
             raise ValueError("feature_cache: needs frozen_prefix=True")
 
-    def prepare(self, network: nn.Module) -> None:
-        """Give a network this memory format and compile it, in place."""
-        if self.channels_last:
-            network.to(memory_format=torch.channels_last)
-        if self.compile:
-            network.compile()
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
-    """The parameter groups that the optimizer is built from.
-
-    Attributes:
-        exclude_from_decay: what weight decay leaves out: `bias`, `norm` (normalisation layers).
-    """
-
-    exclude_from_decay: Collection[DecayExclusion] = ()
-
-    def groups(self, network: nn.Module, resolved: ResolvedPolicy) -> list[dict[str, Any]]:
-        """The groups of a network under a policy; see `parameter_groups`."""
-        return parameter_groups(network, resolved=resolved, exclude_from_decay=self.exclude_from_decay)
-
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
     """What checkpoints record besides the weights, and how one of another freezing policy is resumed.
 
     Attributes:
+        recipe: plain values from which the network can be built again (`model`, `head`); None for a network that only
+            you can build, to be given again to `load_from_checkpoint`.
         settings: plain values of the run, such as its config; stored as they are.
         on_policy_change: `refuse` a checkpoint of another policy, or `restart` at the policy's first phase with the
             checkpoint's weights, step and epoch.
     """
 
+    recipe: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     on_policy_change: Literal["refuse", "restart"] = "refuse"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from frostline.batch_of_one import refusal
 from frostline.commands.arguments import KEYS, with_keys
 from frostline.commands.failures import message_of
 from frostline.commands.help import default_config
@@ -17,9 +16,9 @@ from frostline.data import decoded_cache, time_limit
 from frostline.data.image_folder import ImageFolder
 from frostline.data.order import per_rank
 from frostline.data.streaming import Streaming
-from frostline.finite import diverged
 from frostline.losses import CrossEntropy
 from frostline.models.weights import find_weights
+from frostline.numeric_checks import diverged, one_value_error
 from frostline.options import ComputeOptions, FeatureCache
 from frostline.prefix import store
 from frostline.schedulers import cosine
@@ -38,12 +37,16 @@ def raised(error: Exception) -> Callable[[], Any]:
 
 BOTH: dict[str, tuple[Callable[[], Any], str, str]] = {
     "batch_size": (
-        raised(refusal(["bn1"], processes=2)),
+        raised(one_value_error(["bn1"], processes=2)),
         "batch_size: a batch norm that trains",
         "data.batch_size: a batch norm that trains",
     ),
-    "in the text": (raised(refusal([], processes=2)), " Use batch_size=4 or more", " Use data.batch_size=4 or more"),
-    "quoted": (raised(refusal([], processes=1)), "(batch_norm='frozen' in", "(freeze.batch_norm=frozen in"),
+    "in the text": (
+        raised(one_value_error([], processes=2)),
+        " Use batch_size=4 or more",
+        " Use data.batch_size=4 or more",
+    ),
+    "quoted": (raised(one_value_error([], processes=1)), "(batch_norm='frozen' in", "(freeze.batch_norm=frozen in"),
     "missing file": (
         lambda: find_weights("gone.pth"),
         "weights: there is no file `gone.pth`",

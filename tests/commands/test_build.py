@@ -138,12 +138,12 @@ def test_a_classifier_is_built_from_a_config() -> None:
     assert [module.out_features for module in classifier.network.fc if isinstance(module, nn.Linear)] == [256, 10]
     training = {name.partition(".")[0] for name, p in classifier.network.named_parameters() if p.requires_grad}
     assert training == {"layer4", "fc"}
-    assert classifier.optimizer_options.exclude_from_decay == ["bias"]
+    assert classifier.training_options.exclude_from_decay == ["bias"]
     assert {group["lr"] for group in classifier.build_optimizer().param_groups} == {0.001}
     assert classifier.settings == settings.as_dict()
     assert classifier.compute_options.channels_last
-    assert classifier.images["image_size"] == 16
-    assert classifier.recipe == {
+    assert classifier.data_spec.image_size == 16
+    assert classifier.checkpoint_options.recipe == {
         "model": {"name": "resnet18"},
         "head": {"name": "mlp", "hidden": [256], "dropout": 0.2},
     }
@@ -175,7 +175,7 @@ def test_balanced_class_weights_come_from_the_data() -> None:
     settings = composed("loss.class_weights=balanced", "data.length=20")
     data = data_of(settings)
     classifier, _ = build_classifier(settings, data)
-    assert torch.equal(classifier.loss.class_weights, data.class_weights())
+    assert torch.equal(classifier.loss.weight, data.class_weights())
 
 
 # Devices

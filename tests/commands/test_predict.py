@@ -10,6 +10,7 @@ from tests.configs import config
 
 from frostline.commands import predict
 from frostline.commands.failures import USER_ERROR
+from frostline.data.spec import DataSpec
 
 
 @pytest.fixture
@@ -17,10 +18,10 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     classifier = SimpleNamespace(
         classes=["cat", "dog"],
-        images={"classes": ["cat", "dog"], "image_size": 8, "resize": 1.0},
+        data_spec=DataSpec(classes=["cat", "dog"], mean=[0.5] * 3, std=[0.5] * 3, image_size=8),
         probabilities=lambda images: torch.tensor([[0.25, 0.75]]).expand(len(images), 2),
     )
-    monkeypatch.setattr(predict, "load_classifier", lambda *arguments, **options: classifier)
+    monkeypatch.setattr(predict.ImageClassifier, "load_from_checkpoint", lambda *_, **__: classifier)
     return tmp_path
 
 

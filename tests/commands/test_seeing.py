@@ -10,6 +10,7 @@ from torch import nn
 
 from frostline.classifier import ImageClassifier
 from frostline.commands.main import main
+from frostline.data.spec import DataSpec
 
 SMALL = (
     "data=random", "data.length=4", "data.image_size=32", "data.classes=10", "data.batch_size=2", "model.weights=none",
@@ -133,8 +134,8 @@ def test_the_phase_of_a_checkpoint_is_the_one_it_was_written_in():
     from frostline.commands.phases import _phase_of
 
     assert _phase_of({}) == 0
-    images = {"classes": ["a", "b"], "mean": [0.0] * 3, "std": [1.0] * 3, "image_size": 8, "resize": 8}
-    schedule, _ = ImageClassifier(network=nn.Linear(2, 2), images=images).configure_callbacks()
+    spec = DataSpec(classes=["a", "b"], mean=[0.0] * 3, std=[1.0] * 3, image_size=8)
+    schedule, _ = ImageClassifier(network=nn.Linear(2, 2), data_spec=spec).configure_callbacks()
     key = schedule.state_key
     assert _phase_of({"callbacks": {key: {"progress": {"index": 2}}}}) == 2
 

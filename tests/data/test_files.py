@@ -14,13 +14,17 @@ from frostline.data.image_file import UnreadableImage
 from frostline.data.image_folder import ImageFolder
 from frostline.data.prediction_files import ImageFiles, find_images
 from frostline.data.source import ImageSource
-from frostline.data.transforms import evaluation_transform
+from frostline.data.spec import DataSpec
 
 
 def image(path, value=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (12, 10), (value, value, value)).save(path)
     return path
+
+
+def spec(image_size):
+    return DataSpec(classes=["a"], mean=[0.5] * 3, std=[0.5] * 3, image_size=image_size)
 
 
 def folder(root, counts, endings=("jpg",)):
@@ -233,7 +237,7 @@ class TestPrediction:
     def test_a_broken_file_gets_its_own_row_with_the_reason(self, tmp_path):
         good, bad = image(tmp_path / "good.png", 9), tmp_path / "bad.png"
         bad.touch()
-        files = ImageFiles([good, bad], transform=evaluation_transform(image_size=8))
+        files = ImageFiles([good, bad], spec=spec(8))
         tensor, path, reason = files[0]
         assert (path, reason) == (str(good), "")
         assert torch.equal(tensor, torch.full((3, 8, 8), 9, dtype=torch.uint8))
@@ -246,7 +250,7 @@ def test_photographs_come_out_as_they_went_in(tmp_path):
     ramp = np.linspace(0, 255, 64, dtype=np.uint8)
     picture = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(128)), -1)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    tensor, _, _ = ImageFiles([tmp_path / "a.png"], transform=evaluation_transform(image_size=32))[0]
+    tensor, _, _ = ImageFiles([tmp_path / "a.png"], spec=spec(32))[0]
     small = picture.reshape(32, 2, 32, 2, 3).mean((1, 3)).transpose(2, 0, 1)
     assert np.abs(tensor.numpy().astype(float) - small)[:, 1:-1, 1:-1].max() <= 2
 

@@ -10,10 +10,9 @@ from frostline.data.decoding import decode_image, decoded_size, reduction
 from frostline.data.image_file import UnreadableImage
 from frostline.data.image_folder import ImageFolder
 from frostline.data.prediction_files import ImageFiles
+from frostline.data.spec import DataSpec
 from frostline.data.transforms import (
     Augmentation,
-    eval_shorter_side,
-    eval_transform,
     evaluation_transform,
     shorter_side,
 )
@@ -185,17 +184,17 @@ class TestOneRuleEverywhere:
     @pytest.mark.parametrize("scaled", [True, False])
     def test_prediction_sees_what_the_validation_saw(self, folder, scaled):
         data = self.data(folder, scaled_decoding=scaled)
-        described = data.describe()
-        assert described["scaled_decoding"] is scaled
+        assert data.spec.scaled_decoding is scaled
         images, _ = next(iter(data.val_dataloader()))
         path = data.images("val").paths[0]
-        files = ImageFiles([path], transform=eval_transform(described), shorter_side=eval_shorter_side(described))
+        files = ImageFiles([path], spec=data.spec)
         assert torch.equal(files[0][0], images[0])
-        whole = eval_transform(described)(decode_image(path))
+        whole = evaluation_transform(image_size=64)(decode_image(path))
         assert torch.equal(whole, images[0]) is not scaled
 
     def test_a_checkpoint_from_before_reads_whole_images(self):
-        assert eval_shorter_side({"image_size": 64, "resize": 1.0}) is None
+        before = {"classes": ["a"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 64, "resize": 1.0}
+        assert ImageFiles([], spec=DataSpec.from_dict(before)).shorter_side is None
 
     def test_training_decodes_as_its_augmentation_needs(self, folder):
         sizes = {}

@@ -10,7 +10,6 @@ from frostline.data.transforms import (
     AUGMENTATIONS,
     Augmentation,
     checked_normalisation,
-    eval_transform,
     evaluation_transform,
     middle,
     mix_batch,
@@ -97,16 +96,6 @@ def test_small_square_images_are_enlarged_whole():
     image = torch.arange(4, dtype=torch.uint8).reshape(1, 2, 2).expand(3, 2, 2) * 60
     out = evaluation_transform(image_size=8)(image)
     assert [out[0, 0, 0], out[0, 0, -1], out[0, -1, 0], out[0, -1, -1]] == [0, 60, 120, 180]
-
-
-def test_the_transform_is_rebuilt_from_a_description():
-    description = {"image_size": 24, "resize": 1.5, "classes": ["a"]}
-    assert torch.equal(eval_transform(description)(NOISE), evaluation_transform(image_size=24, resize=1.5)(NOISE))
-
-
-def test_a_description_that_lacks_a_key():
-    with pytest.raises(ValueError, match="lacks resize"):
-        eval_transform({"image_size": 3})
 
 
 def test_unknown_augmentation_lists_the_choices():

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from frostline.classifier import ImageClassifier
+from frostline.data.spec import DataSpec
 from frostline.freezing import FreezePolicy, FreezingSchedule
+from frostline.options import TrainingOptions
 
 HEAD = FreezePolicy.static("head")
 
@@ -83,8 +86,9 @@ def test_a_resolved_policy_is_used_as_it_is():
 
 
 def test_a_classifier_resolves_its_policy_once():
-    images = {"classes": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 8, "resize": 1.0}
-    classifier = ImageClassifier(network=seeded_net(), images=images, policy=HEAD)
+    spec = DataSpec(classes=["a", "b", "c"], mean=[0.5] * 3, std=[0.5] * 3, image_size=8)
+    training = TrainingOptions(optimizer=partial(torch.optim.SGD, lr=0.01))
+    classifier = ImageClassifier(network=seeded_net(), data_spec=spec, policy=HEAD, training=training)
     trainer([], max_epochs=1, use_distributed_sampler=False).fit(classifier, loader(1), loader(1))
     [schedule] = [entry for entry in classifier.configure_callbacks() if isinstance(entry, FreezingSchedule)]
     assert schedule.resolved is classifier.resolved

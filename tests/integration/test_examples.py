@@ -56,6 +56,37 @@ def test_all_parts_train_together_and_each_is_used(cli: Cli, tmp_path: Path) -> 
     assert checkpoint["optimizer_states"][0]["state"] == {}
     [schedule] = checkpoint["lr_schedulers"]
     assert schedule["_last_lr"][0] == pytest.approx(0.0005 * (1 - 4 / 100) ** 2)
+    found = evaluated(cli, run, "--config-dir", str(EXAMPLES), "trust_checkpoint=true")
+    assert found == pytest.approx(facts(run)["results"], abs=1e-6)
+
+
+def evaluated(cli: Cli, run: Path, *words: str, notes: str = "") -> dict[str, float]:
+    """The results of a run's best checkpoint by `frostline evaluate`, which prints these lines before them."""
+    checkpoint = f"checkpoint={run}/checkpoints/best.ckpt"
+    done = cli(*FROSTLINE, "evaluate", *words, checkpoint, "device=cpu", "output=found.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{notes}data: ")
+    results: dict[str, float] = json.loads((run.parents[1] / "found.json").read_text())["results"]
+    return results
+
+
+def test_an_evaluation_has_the_runs_own_loss_where_the_checkpoint_is_trusted(cli: Cli, tmp_path: Path) -> None:
+    words = ("train", "--config-dir", str(EXAMPLES), "loss=focal", "metrics=kappa", "data=digits", "freeze=backbone")
+    done = cli(*FROSTLINE, *words, *SHORT, "trainer.limit_train_batches=2", "data.image_size=32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = only_run(tmp_path)
+    wanted = facts(run)["results"]
+    assert evaluated(cli, run, "--config-dir", str(EXAMPLES), "trust_checkpoint=true") == pytest.approx(wanted)
+    note = (
+        "note: focal_loss.FocalLoss (loss._target_) of the checkpoint is left out; `loss` is the cross-entropy; "
+        "trust_checkpoint=true takes it\n"
+    )
+    found = evaluated(cli, run, notes=note)
+    assert found.pop("test/loss") > 1.05 * wanted.pop("test/loss")
+    assert found == pytest.approx(wanted)  # torchmetrics' kappa among them
+    done = cli(*FROSTLINE, "evaluate", f"checkpoint={run}/checkpoints/best.ckpt", "trust_checkpoint=true")
+    assert done.returncode == 2
+    assert "loss: cannot import `focal_loss`" in done.stderr
 
 
 def test_a_part_is_checked_before_there_is_a_run_folder(cli: Cli, tmp_path: Path) -> None:

@@ -32,13 +32,13 @@ def test_what_is_not_faster_never_pays_back() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # inductor's own, which differ from release to release
 def test_a_compiled_run_says_what_it_cost_and_is_not_changed_by_the_look(caplog: pytest.LogCaptureFixture) -> None:
-    from tests.test_fast_path import ImageClassifier, datamodule, network
+    from tests.test_fast_path import classifier_of, datamodule
 
     states = []
     for watch in ([CompileCost()], []):
         torch.compiler.reset()
         data = datamodule()
-        classifier = ImageClassifier(network=network(), images=data.describe())
+        classifier = classifier_of(data, policy=None)
         classifier.network.compile()
         trainer = quiet_trainer(max_epochs=2, devices=1, callbacks=watch, use_distributed_sampler=False)
         torch.manual_seed(0)

@@ -4,23 +4,17 @@ import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from frostline.data.spec import DataSpec
 from frostline.storage.names import cell_text, file_name
 from frostline.tracking.predictions import Prediction, predict_files, write_predictions
 
-IMAGES: dict[str, Any] = {
-    "classes": ["dark", "grey", "bright"],
-    "mean": [0.0] * 3,
-    "std": [1.0] * 3,
-    "image_size": 8,
-    "resize": 1.0,
-}
+SPEC = DataSpec(classes=["dark", "grey", "bright"], mean=[0.0] * 3, std=[1.0] * 3, image_size=8)
 
 
 def by_brightness(images: Tensor) -> Tensor:
@@ -43,7 +37,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_every_file_gets_its_prediction_in_order(paths: list[Path], batch_size: int) -> None:
-    predictions = list(predict_files(by_brightness, paths, images=IMAGES, batch_size=batch_size))
+    predictions = list(predict_files(by_brightness, paths, spec=SPEC, batch_size=batch_size))
     assert [prediction.path for prediction in predictions] == paths
     tops = [[(name, round(p, 4)) for name, p in prediction.top] for prediction in predictions]
     assert tops == [
@@ -60,12 +54,12 @@ def test_a_batch_of_broken_files_asks_the_network_nothing(paths: list[Path]) -> 
     def never(_: Tensor) -> Tensor:
         raise AssertionError("asked")
 
-    [prediction] = predict_files(never, paths[1:2], images=IMAGES)
+    [prediction] = predict_files(never, paths[1:2], spec=SPEC)
     assert prediction.error
 
 
 def test_top_k_beyond_the_classes_is_all_classes(paths: list[Path]) -> None:
-    [prediction] = predict_files(by_brightness, paths[:1], images=IMAGES, top_k=10)
+    [prediction] = predict_files(by_brightness, paths[:1], spec=SPEC, top_k=10)
     assert len(prediction.top) == 3
 
 
@@ -76,7 +70,7 @@ def written(output: Path) -> list[list[str]]:
 
 def test_the_csv_has_a_row_for_each_image_and_the_reason_for_a_broken_one(paths: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "new" / "predictions.csv"
-    predictions = predict_files(by_brightness, paths, images=IMAGES, top_k=2)
+    predictions = predict_files(by_brightness, paths, spec=SPEC, top_k=2)
     assert write_predictions(predictions, output, top_k=2) == (3, 2)
     header, *rows = written(output)
     assert header == ["path", "class", "probability", "class_2", "probability_2", "error"]
@@ -122,6 +116,5 @@ def test_names_are_no_formulas_and_are_utf8_that_can_be_read_back(tmp_path: Path
 
 def test_an_output_that_is_not_finite_is_an_error_of_its_row(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    images = {"classes": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 8, "resize": 1.0}
-    [found] = predict_files(lambda batch: torch.full((len(batch), 2), torch.nan), [tmp_path / "a.png"], images=images)
+    [found] = predict_files(lambda batch: torch.full((len(batch), 3), torch.nan), [tmp_path / "a.png"], spec=SPEC)
     assert (found.top, found.error) == ((), "the network's output is NaN or infinite")

@@ -11,9 +11,9 @@ from torch import nn
 
 from frostline.autograd.diagnose import findings_of
 from frostline.autograd.flow import Flow, Measurement, Moments, by_stage
-from frostline.finite import diverged
 from frostline.freezing.selectors import bare
 from frostline.modes import restored
+from frostline.numeric_checks import diverged
 
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 

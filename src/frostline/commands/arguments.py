@@ -17,7 +17,7 @@ KEYS: Mapping[str, str] = {
     "Loading.timeout": "data.loader_timeout",
     # build_network
     "weights": "model.weights",
-    # the optimizer and its OptimizerOptions
+    # the optimizer, TrainingOptions
     "lr": "optimizer.lr",
     "weight_decay": "optimizer.weight_decay",
     "fused": "optimizer.fused",

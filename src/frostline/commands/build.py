@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torchmetrics import Metric
 
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_description
 from frostline.classifier import ImageClassifier
@@ -20,7 +21,7 @@ from frostline.config.data import Data, Source
 from frostline.config.paths import absolute
 from frostline.config.secret_values import hidden
 from frostline.config.speed import Cache
-from frostline.config.training import CrossEntropy, Loss, OwnLoss
+from frostline.config.training import CrossEntropy, Loss, Metrics, OwnLoss
 from frostline.data.build import build_source, source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
@@ -29,7 +30,7 @@ from frostline.losses import build_loss
 from frostline.models.network import build_network
 from frostline.models.saved_file import read_plain
 from frostline.models.weights import LoadedWeights
-from frostline.options import CheckpointOptions, ComputeOptions, FeatureCache, OptimizerOptions
+from frostline.options import CheckpointOptions, ComputeOptions, FeatureCache, TrainingOptions
 
 
 def build_data(
@@ -82,7 +83,7 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
     init_from, resume_from = (training.init_from, training.resume_from) if training else (None, None)
     known = _known_classes(config)
     same = known is None or data.take_order(known)
-    others = "" if known is None or same else f"{_listed(known)} in the checkpoint, {_listed(data.classes)} in the data"
+    others = "" if known is None or same else f"{listed(known)} in the checkpoint, {listed(data.classes)} in the data"
     if others and resume_from:
         raise ValueError(
             f"resume_from: the classes are others: {others}. Name the data of the checkpoint, or start a new run from "
@@ -102,29 +103,38 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
         loaded = replace(loaded, warning=f"the head starts from RANDOM weights, as its classes are others: {others}")
     classifier = ImageClassifier(
         network=network,
-        images=data.describe(),
-        policy=config.freeze.policy(),
-        always_trainable=_new_head(loaded),
-        loss=_loss(config.loss, data),
-        optimizer=optimizer_builder(config.optimizer, fused=wants_fused(config)),
-        scheduler=scheduler_builder(config.scheduler),
-        metrics={
-            name: build_own(f"metrics.{name}", own, num_classes=len(data.classes))
-            for name, own in (config.metrics.model_extra or {}).items()
-        },
-        recipe=hidden(recipe),
+        data_spec=data.spec,
+        policy=config.freeze.policy().resolve(network, always_trainable=_new_head(loaded)),
+        training=TrainingOptions(
+            optimizer=optimizer_builder(config.optimizer, fused=wants_fused(config)),
+            exclude_from_decay=config.optimizer.exclude_from_decay,
+            scheduler=scheduler_builder(config.scheduler),
+            loss=_loss(config.loss, data),
+            metrics=own_metrics(config.metrics, classes=len(data.classes)),
+        ),
         compute=ComputeOptions(
             channels_last=config.trainer.channels_last,
             compile=config.trainer.compile,
             frozen_prefix=config.speed.frozen_prefix,
             feature_cache=feature_cache(config.cache) if config.speed.feature_cache else None,
         ),
-        optimizer_options=OptimizerOptions(exclude_from_decay=config.optimizer.exclude_from_decay),
-        checkpoint_options=CheckpointOptions(
-            settings=hidden(config.as_dict()), on_policy_change=training.on_policy_change if training else "refuse"
+        checkpoint=CheckpointOptions(
+            recipe=hidden(recipe),
+            settings=hidden(config.as_dict()),
+            on_policy_change=training.on_policy_change if training else "refuse",
         ),
     )
     return classifier, loaded
+
+
+def own_metrics(metrics: Metrics, *, classes: int) -> dict[str, Metric]:
+    """The metrics of the user's own, by name.
+
+    Raises:
+        ValueError: there is no such class, it is no metric, or it does not take these keys.
+    """
+    sections = (metrics.model_extra or {}).items()
+    return {name: build_own(f"metrics.{name}", own, num_classes=classes) for name, own in sections}
 
 
 def _known_classes(config: RunGroups) -> list[str] | None:
@@ -145,8 +155,8 @@ def _classes(checkpoint: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in checkpoint[CHECKPOINT_KEY]["images"]["classes"]]
 
 
-def _listed(names: Sequence[str]) -> str:
-    """The names, up to 20 of them."""
+def listed(names: Sequence[str]) -> str:
+    """How many names, and up to 20 of them."""
     return f"{len(names)} ({', '.join(names[:20])}{', …' if len(names) > 20 else ''})"
 
 

@@ -8,18 +8,22 @@ from typing import Any
 
 import lightning
 
-from frostline.classifier import load_classifier
-from frostline.commands.build import build_data
+from frostline.checkpoint import CHECKPOINT_KEY, classes_named, read_checkpoint
+from frostline.classifier import ImageClassifier
+from frostline.commands.build import build_data, listed, own_metrics
 from frostline.commands.failures import explained
-from frostline.commands.phases import check_stored, unobeyed
+from frostline.commands.own_classes import build_own
+from frostline.commands.phases import check_stored, unobeyed, without_keys
 from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import device_options
 from frostline.config.commands import EvaluateConfig, stored_settings
 from frostline.config.data import Decoded, Source
 from frostline.config.secret_values import refuse_hidden
+from frostline.config.training import Metrics, OwnLoss
 from frostline.data.build import source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import SPLITS
+from frostline.options import TrainingOptions
 from frostline.storage.atomic import write_text
 from frostline.tracking.report import evaluation_facts, evaluation_text
 
@@ -32,20 +36,21 @@ DIVISION = (*FRACTIONS, "rare_classes", "on_bad_image")
 def run(config: EvaluateConfig) -> None:
     """Print the metrics of a checkpoint on one split, and write them to `output` where one is given."""
     quiet_libraries()
-    classifier = load_classifier(config.checkpoint, trust_checkpoint=config.trust_checkpoint)
+    classifier = _classifier(config)
     trained_on, split = classifier.settings, config.split
     whole = {} if config.data is None else _as_a_whole(config.data, trained_on.get("data") or {}, split)
     source = config.data or _trained_on(config, trained_on)
-    images = {key: classifier.images[key] for key in ("image_size", "resize", "mean", "std")}
+    described = classifier.data_spec.as_dict()
+    images = {key: described[key] for key in ("image_size", "resize", "mean", "std")}
     if isinstance(source, Decoded):
-        images["scaled_decoding"] = classifier.images.get("scaled_decoding", False)
+        images["scaled_decoding"] = described["scaled_decoding"]
     if config.batch_size is not None:
         images["batch_size"] = config.batch_size
     data = build_data(source.model_copy(update=images), seed=trained_on.get("seed", 0), constructor=whole)
     if not data.take_order(classifier.classes):
         raise ValueError(
-            f"data: its classes are not the checkpoint's. The data has {len(data.classes)} ({_listed(data.classes)}), "
-            f"the checkpoint {len(classifier.classes)} ({_listed(classifier.classes)})"
+            f"data: its classes are not the checkpoint's. The data has {listed(data.classes)}, the checkpoint "
+            f"{listed(classifier.classes)}"
         )
     if data.images(split) is None:
         others = [other for other in SPLITS if other != split and data.source.dataset(other) is not None]
@@ -72,6 +77,33 @@ def run(config: EvaluateConfig) -> None:
         facts = {"checkpoint": config.checkpoint, "split": split, **outcome}
         write_text(output, json.dumps(facts, indent=2) + "\n")
         print(f"written to {output.resolve()}")
+
+
+def _classifier(config: EvaluateConfig) -> ImageClassifier:
+    """The checkpoint's classifier, with the loss and the metrics of the user's own that its run had; those of other
+    packages only where the checkpoint is trusted.
+
+    Raises:
+        ValueError: the checkpoint is corrupt, or names classes that are not to be had.
+    """
+    described = read_checkpoint(config.checkpoint)[CHECKPOINT_KEY]
+    sections = {key: described["settings"][key] for key in ("loss", "metrics") if key in described["settings"]}
+    check_stored(config.checkpoint, sections)
+    if not config.trust_checkpoint and (foreign := list(classes_named(sections))):
+        for key, target in foreign:
+            instead = "; `loss` is the cross-entropy" if key.startswith("loss.") else ""
+            print(f"note: {target} ({key}) of the checkpoint is left out{instead}; trust_checkpoint=true takes it")
+        left_out = {key.removesuffix("._target_") for key, _ in foreign}
+        sections = without_keys(sections, left_out)
+    refuse_hidden(sections, where=config.checkpoint)
+    loss, classes = sections.get("loss") or {}, len(described["images"]["classes"])
+    training = TrainingOptions(
+        loss=build_own("loss", OwnLoss.model_validate(loss)) if "_target_" in loss else None,
+        metrics=own_metrics(Metrics.model_validate(sections.get("metrics") or {}), classes=classes),
+    )
+    return ImageClassifier.load_from_checkpoint(
+        config.checkpoint, trust_checkpoint=config.trust_checkpoint, training=training
+    )
 
 
 def _trained_on(config: EvaluateConfig, stored: Mapping[str, Any]) -> Source:
@@ -131,7 +163,3 @@ def _counts(data: ImageDataModule, split: str) -> str:
     rest = ", ".join(f"{count:,} {other}" for other, count in counts.items() if other != split)
     apart = f"; not evaluated: {rest}" if rest else ""
     return f"data: {counts[split]:,} {split} images of {sum(counts.values()):,}{apart}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")

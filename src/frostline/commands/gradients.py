@@ -8,7 +8,6 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
-from frostline import batch_of_one
 from frostline.autograd.diagnose import findings_of, gradient_table
 from frostline.autograd.flow import Flow, by_stage
 from frostline.autograd.gradient_flow import measure_gradients
@@ -19,6 +18,7 @@ from frostline.commands.run_log import quiet_libraries
 from frostline.config.commands import GradientsConfig
 from frostline.figures import save_figure
 from frostline.freezing.selectors import in_stage, stages_of
+from frostline.numeric_checks import one_value_explained
 from frostline.storage.atomic import atomically
 from frostline.storage.names import cell
 
@@ -35,7 +35,7 @@ def run(config: GradientsConfig) -> None:
         (classifier.normalised(images.to(classifier.device)), labels.to(classifier.device))
         for images, labels in islice(setup.data.train_dataloader(), config.batches)
     )
-    with batch_of_one.explained(processes=1):
+    with one_value_explained(processes=1):
         flows = measure_gradients(network, batches, classifier.loss, setup.optimizer())
     stages = by_stage(network, flows)
     console = Console(highlight=False, markup=False)

@@ -109,7 +109,7 @@ def _with_checkpoint(config: PhaseConfig, stored: Mapping[str, Any], overrides: 
     refuse_hidden(merged, where=checkpoint)
     if not config.trust_checkpoint:
         typed = [override.partition("=")[0].lstrip("+~") for override in overrides]
-        merged["data"] |= unobeyed(checkpoint, _without_keys(merged, typed))
+        merged["data"] |= unobeyed(checkpoint, without_keys(merged, typed))
     merged["model"] = {**merged["model"], "weights": checkpoint}
     merged["device"] = settings["device"]
     return type(config).model_validate(merged)
@@ -141,9 +141,9 @@ def unobeyed(checkpoint: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     return quiet
 
 
-def _without_keys(sections: Mapping[str, Any], keys: Collection[str], place: str = "") -> dict[str, Any]:
+def without_keys(sections: Mapping[str, Any], keys: Collection[str], place: str = "") -> dict[str, Any]:
     return {
-        key: _without_keys(value, keys, f"{place}{key}.") if isinstance(value, dict) else value
+        key: without_keys(value, keys, f"{place}{key}.") if isinstance(value, dict) else value
         for key, value in sections.items()
         if place + key not in keys
     }

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from frostline.classifier import load_classifier
+from frostline.classifier import ImageClassifier
 from frostline.commands.failures import explained
 from frostline.commands.trainer import device_options
 from frostline.config.commands import PredictConfig
@@ -17,10 +17,9 @@ from frostline.tracking.predictions import predict_files, write_predictions
 def run(config: PredictConfig) -> None:
     """Write a CSV with a row for each image; an image that cannot be read has the reason in its row."""
     accelerator = device_options(config.device)["accelerator"]
-    classifier = load_classifier(
-        config.checkpoint,
-        device="cuda" if accelerator == "gpu" else "cpu",
-        trust_checkpoint=config.trust_checkpoint,
+    device = "cuda" if accelerator == "gpu" else "cpu"
+    classifier = ImageClassifier.load_from_checkpoint(
+        config.checkpoint, device, trust_checkpoint=config.trust_checkpoint
     )
     inputs = config.inputs
     left_out = LeftOut()
@@ -29,7 +28,7 @@ def run(config: PredictConfig) -> None:
     if output.is_file() and any(os.path.realpath(path) == os.path.realpath(output) for path in paths):
         raise ValueError(f"output: `{output}` is one of the images, which it would replace. Name another file.")
     predictions = predict_files(
-        classifier.probabilities, paths, images=classifier.images, top_k=top_k, batch_size=config.batch_size
+        classifier.probabilities, paths, spec=classifier.data_spec, top_k=top_k, batch_size=config.batch_size
     )
     read, broken = write_predictions(predictions, output, top_k=top_k)
     unreadable = f"; {broken} could not be read (see the column error)" if broken else ""

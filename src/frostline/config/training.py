@@ -29,7 +29,7 @@ class SumOfDifferences(Section):
 class OwnLoss(OwnClass):
     """A loss of your own: a torch.nn.Module, called with logits (batch, classes) and labels; the mean over the batch.
 
-    With `reduction = "sum"` it is a sum. It is not in the checkpoint: an evaluation reports the cross-entropy.
+    With `reduction = "sum"` it is a sum. `frostline evaluate` reports it with trust_checkpoint=true.
     """
 
 

@@ -31,6 +31,7 @@ from frostline.data.order import (
     position_after,
 )
 from frostline.data.source import ImageSource, LabelledImages, ScalableImages
+from frostline.data.spec import DataSpec
 from frostline.data.splits import SourceSplits
 from frostline.data.transforms import (
     IMAGENET_MEAN,
@@ -109,16 +110,17 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         self._replaced: dict[str, Any] = {}
         self._epochs_without_trainer = 0
 
-    def describe(self) -> dict[str, Any]:
-        """What an image classifier must carry to be used: plain values, enough for `transforms.eval_transform`."""
-        return {
-            "classes": self.classes,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "image_size": self.image_size,
-            "resize": self.resize,
-            "scaled_decoding": bool(getattr(self.source, "scaled_decoding", False)),
-        }
+    @property
+    def spec(self) -> DataSpec:
+        """What a classifier has to know of this data."""
+        return DataSpec(
+            classes=self.classes,
+            mean=self.mean,
+            std=self.std,
+            image_size=self.image_size,
+            resize=self.resize,
+            scaled_decoding=bool(getattr(self.source, "scaled_decoding", False)),
+        )
 
     @property
     def order_key(self) -> dict[str, int | str]:

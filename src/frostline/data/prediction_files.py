@@ -11,29 +11,23 @@ from torch.utils.data import Dataset
 from frostline.data.decoding import MAX_PIXELS, decode_image
 from frostline.data.folders import AGAIN, Identity, LeftOut, Walk, identity
 from frostline.data.image_file import EXTENSIONS, UnreadableImage
-from frostline.data.transforms import Transform
+from frostline.data.spec import DataSpec
+from frostline.data.transforms import evaluation_transform, shorter_side
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor | None, str, str]]):
     """Unlabelled files for prediction: `(image, path, reason)`; a broken one has None for image, and a reason.
 
     Args:
-        shorter_side: pixels of the shorter side that the transform makes use of, to decode larger JPEGs at reduced
-            size; None decodes them whole.
+        spec: of the data that the classifier was trained on: an image is decoded and resized as in its evaluation.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        *,
-        transform: Transform,
-        max_pixels: int = MAX_PIXELS,
-        shorter_side: int | None = None,
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], *, spec: DataSpec, max_pixels: int = MAX_PIXELS) -> None:
         self.paths = [str(path) for path in paths]
-        self.transform = transform
+        size, resize = spec.image_size, spec.resize
+        self.transform = evaluation_transform(image_size=size, resize=resize)
         self.max_pixels = max_pixels
-        self.shorter_side = shorter_side
+        self.shorter_side = shorter_side(image_size=size, resize=resize) if spec.scaled_decoding else None
 
     def __len__(self) -> int:
         return len(self.paths)

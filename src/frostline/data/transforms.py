@@ -4,7 +4,7 @@ uint8 stays uint8: a batch crosses to the device as bytes, and is normalised the
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,28 +139,6 @@ def middle(image: torch.Tensor) -> torch.Tensor:
     most = LONGEST * min(height, width)
     top, left = (max(0, side - most) // 2 for side in (height, width))
     return image[..., top : top + most, left : left + most] if top or left else image
-
-
-def eval_transform(description: Mapping[str, Any]) -> Transform:
-    """The evaluation transform that `ImageDataModule.describe` describes: for images after training.
-
-    Raises:
-        ValueError: the description lacks a key.
-    """
-    missing = [key for key in ("image_size", "resize") if key not in description]
-    if missing:
-        raise ValueError(f"The description of the data lacks {', '.join(missing)}; it has {', '.join(description)}.")
-    return evaluation_transform(image_size=int(description["image_size"]), resize=float(description["resize"]))
-
-
-def eval_shorter_side(description: Mapping[str, Any]) -> int | None:
-    """What `decode_image` takes as `shorter_side` to read files as the described evaluation does.
-
-    None, for whole images, where the classifier was trained on such, or on no files at all.
-    """
-    if not description.get("scaled_decoding", False):
-        return None
-    return shorter_side(image_size=int(description["image_size"]), resize=float(description["resize"]))
 
 
 def mix_batch(

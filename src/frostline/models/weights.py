@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from frostline.finite import check_finite
 from frostline.models.saved_file import prefix_of, read_plain, unwrapped
+from frostline.numeric_checks import check_finite
 from frostline.storage.atomic import atomically
 
 # How long `auto` waits for an answer before it uses random weights.

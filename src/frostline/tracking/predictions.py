@@ -1,17 +1,16 @@
 """Predictions for image files: the most probable classes, or why an image could not be read."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from frostline.data.prediction_files import ImageFiles
-from frostline.data.transforms import eval_shorter_side, eval_transform
+from frostline.data.spec import DataSpec
 from frostline.storage.atomic import atomically
 from frostline.storage.names import cell, utf8_name
 
@@ -30,7 +29,7 @@ def predict_files(
     probabilities: Callable[[Tensor], Tensor],
     paths: Sequence[Path],
     *,
-    images: Mapping[str, Any],
+    spec: DataSpec,
     top_k: int = 5,
     batch_size: int = 32,
 ) -> Iterator[Prediction]:
@@ -38,10 +37,10 @@ def predict_files(
 
     Args:
         probabilities: maps uint8 images (batch, 3, height, width) to (batch, classes) on the CPU.
-        images: `ImageDataModule.describe()` of the data that the classifier was trained on.
+        spec: of the data that the classifier was trained on.
     """
-    files = ImageFiles(paths, transform=eval_transform(images), shorter_side=eval_shorter_side(images))
-    classes = images["classes"]
+    files = ImageFiles(paths, spec=spec)
+    classes = spec.classes
     top_k = min(top_k, len(classes))
     for items in DataLoader(files, batch_size=batch_size, collate_fn=list):
         read = [image for image, _, _ in items if image is not None]

@@ -1,4 +1,4 @@
-"""One mean over all images of an optimizer step, however many processes and accumulated batches share them.
+"""The gradients of an optimizer step: of one mean over all its images, and clipped.
 
 Lightning divides the loss of each batch by the number of accumulated batches, and DDP averages over the processes: a
 mean of means, which counts a batch of light classes for as much as one of heavy ones, and an epoch's last, shorter
@@ -9,7 +9,10 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
+from torch.optim import Optimizer
 
 from frostline.freezing.lightning_internals import accumulates
 
@@ -80,3 +83,25 @@ def _is_logged(trainer: Any) -> bool:
     every = trainer.log_every_n_steps
     due = bool(trainer.loggers and every) and (trainer.global_step + 1) % every == 0
     return due and trainer.world_size > 1 and not accumulates(trainer)
+
+
+def clip_in_mixed_precision(
+    precision: MixedPrecision, optimizer: Optimizer, value: int | float, algorithm: str | None
+) -> None:
+    """Clip the gradients of an optimizer, as Lightning does.
+
+    Lightning refuses fused optimizers here, as they unscale gradients in their step. In bf16-mixed there is no scaler.
+
+    Args:
+        value: the largest norm, or the largest absolute value.
+        algorithm: `norm` or `value`; None is `norm`.
+
+    Raises:
+        ValueError: a fused optimizer in 16-mixed, whose gradients are still scaled.
+    """
+    if precision.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        raise ValueError(
+            "gradient_clip_val: in 16-mixed a fused optimizer cannot be clipped. Use fused=False or "
+            "precision='bf16-mixed'"
+        )
+    Precision.clip_gradients(precision, optimizer, value, GradClipAlgorithmType(algorithm or "norm"))

@@ -1,4 +1,4 @@
-"""Batch norms in training on a batch of one: one message with the key, before the first step where it can be known."""
+"""NaN, infinity and batch norms of one value: found wherever they lie, and one message about each."""
 
 from functools import partial
 from typing import Any
@@ -8,13 +8,57 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
-from frostline.batch_of_one import single_valued, smallest_batch
 from frostline.classifier import ImageClassifier
 from frostline.data.order import ResumableBatchSampler
+from frostline.data.spec import DataSpec
 from frostline.freezing.policy import FreezePolicy
+from frostline.numeric_checks import check_finite, diverged, not_finite, single_valued, smallest_batch
+from frostline.options import TrainingOptions
 from tests.quiet import quiet_trainer
 
-IMAGES = {"classes": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 8, "resize": 1.0}
+SPEC = DataSpec(classes=["a", "b"], mean=[0.5] * 3, std=[0.5] * 3, image_size=8)
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("state", "names"),
+    [
+        ({}, []),
+        ({"fc.weight": torch.ones(2), "count": torch.tensor(3), "name": "nan", "rate": 0.1}, []),
+        ({"fc.weight": torch.tensor([1.0, NAN]), "fc.bias": torch.tensor([INF])}, ["fc.weight", "fc.bias"]),
+        (
+            {"optimizer_states": [{"state": {0: {"exp_avg": torch.tensor(-INF)}}}]},
+            ["optimizer_states.0.state.0.exp_avg"],
+        ),
+        ({"half": torch.tensor([6e4, INF], dtype=torch.float16), "none": None, "empty": torch.ones(0)}, ["half"]),
+        ({"brain": (torch.tensor(NAN, dtype=torch.bfloat16),)}, ["brain.0"]),
+    ],
+    ids=["empty", "finite", "weights", "optimizer", "half", "bfloat16"],
+)
+def test_not_finite_names_every_tensor(state: dict[str, Any], names: list[str]) -> None:
+    assert not_finite(state) == names
+
+
+def test_a_file_is_refused_with_its_name_and_its_tensors() -> None:
+    state = {f"layer{index}": torch.tensor(NAN) for index in range(5)}
+    with pytest.raises(ValueError, match=r"^best\.ckpt: holds NaN or infinity in layer0, layer1, layer2 and 2 more\."):
+        check_finite("best.ckpt", state)
+
+
+def test_the_message_says_whether_the_images_or_the_training_are_to_blame() -> None:
+    images = torch.zeros(4, 3, 2, 2)
+    text = "The loss became nan at step 7 (epoch 1). "
+    advice = "The last checkpoint, if any, is from before. A smaller learning rate (lr=…), gradient_clip_val=1 or "
+    assert str(diverged("The loss became nan", step=7, epoch=1, images=images)).startswith(text + advice)
+    assert str(diverged("The loss became nan", step=7, epoch=1)).startswith(text + advice)
+    images[1, 0, 0, 0], images[3] = NAN, INF
+    expected = text + "Images of the batch that hold NaN or infinity: 2. Correct them or leave them out"
+    assert str(diverged("The loss became nan", step=7, epoch=1, images=images)) == expected
+    bytes_ = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
+    assert advice in str(diverged("The loss became nan", step=7, epoch=1, images=bytes_))
+
+
+# A batch of one image
 
 
 def network() -> nn.Sequential:
@@ -75,7 +119,8 @@ def test_the_smallest_batch() -> None:
 
 
 def fit(loader: DataLoader[Any]) -> ImageClassifier:
-    classifier = ImageClassifier(network=network(), images=IMAGES)
+    training = TrainingOptions(optimizer=partial(torch.optim.SGD, lr=0.01))
+    classifier = ImageClassifier(network=network(), data_spec=SPEC, training=training)
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(classifier, loader)
     return classifier
