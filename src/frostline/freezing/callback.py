@@ -83,7 +83,8 @@ class FreezingSchedule(pl.Callback):
     @property
     def resolved(self) -> ResolvedPolicy:
         """The policy read against the network; known from `setup` on."""
-        assert self._resolved is not None, "the policy is resolved when a fit is set up"
+        if self._resolved is None:  # FastPath asks, and catches this
+            raise RuntimeError("The policy is resolved when a fit is set up.")
         return self._resolved
 
     @property
