@@ -10,13 +10,8 @@ from tests.configs import config, settings
 
 from frostline.commands import run_folder
 from frostline.commands.config_files import group_options
-from frostline.commands.overrides import (
-    Invocation,
-    adapted,
-    check,
-    problems_of,
-    unswept,
-)
+from frostline.commands.overrides import Invocation, check, problems_of
+from frostline.commands.words import adapted, unswept
 
 
 @pytest.fixture(autouse=True)
@@ -44,17 +39,78 @@ def test_a_sound_command_line_has_no_problems() -> None:
     assert problems("hydra.run.dir=/tmp/somewhere", "experiment=frozen_head") == []
 
 
-def test_a_mistyped_key_names_the_key_that_was_meant_with_type_and_default() -> None:
-    assert problems("optimizer.momentm=0.95") == [
-        "optimizer.momentm: unknown key. Did you mean optimizer.momentum (float ≥ 0, default 0.9)?"
-    ]
+MOMENTUM = "unknown key. Did you mean optimizer.momentum (float ≥ 0, default 0.9)?"
+LOGGERS = "The choices are: csv, none, tensorboard, wandb."
+CHECKPOINT = "checkpoint: missing; type checkpoint=VALUE (path of a frostline checkpoint)."
 
 
-def test_a_plus_key_that_no_one_reads_is_a_mistake() -> None:
-    assert problems("+optimizer.momentum2=1", "+something=1") == [
-        "something: unknown key. See --help for all keys.",
-        "optimizer.momentum2: unknown key. Did you mean optimizer.momentum (float ≥ 0, default 0.9)?",
-    ]
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        # keys
+        ("optimizer.momentm=0.95", [f"optimizer.momentm: {MOMENTUM}"]),
+        (
+            "+optimizer.momentum2=1 +something=1",
+            ["something: unknown key. See --help for all keys.", f"optimizer.momentum2: {MOMENTUM}"],
+        ),
+        ("Optimizer.LR=1", ["Optimizer.LR: unknown key. Did you mean optimizer.lr?"]),
+        (
+            "optimizer=adamw optimizer.momentum=0.9",
+            ["optimizer.momentum: unknown key here; it belongs to optimizer=sgd, optimizer=rmsprop."],
+        ),
+        (
+            "logger=wandb logger.wandb.projct=x",
+            ["logger.wandb.projct: unknown key. Did you mean logger.wandb.project?"],
+        ),
+        (
+            "logger.wandb.project=x",
+            ["logger.wandb.project: logger=wandb is not chosen. Several at once: logger=[csv,wandb]."],
+        ),
+        ("hydra.rn.dir=x", ["Could not override 'hydra.rn.dir'."]),
+        # options
+        (
+            "scheduler=cosin",
+            [
+                "scheduler=cosin: unknown option. Did you mean scheduler=cosine? "
+                "The choices are: constant, cosine, onecycle, step."
+            ],
+        ),
+        (
+            "logger=[csv,wnadb]",
+            [f"logger=wnadb: unknown option. Did you mean logger=wandb? {LOGGERS}"],
+        ),
+        ("~scheduler", ["~scheduler: cannot be left out; choose one of constant, cosine, onecycle, step."]),
+        ("~experiment", []),
+        (
+            "+experiment=frozen_head",
+            ["+experiment: this group has an option already; write experiment=… without +."],
+        ),
+        # rules between keys
+        (
+            "device=cpu_ddp data.batch_size=33 optimizer.nesterov=true optimizer.momentum=0",
+            [
+                "data.batch_size: 33 images cannot be shared evenly by 2 processes (the size is global). Use 32 or 34.",
+                "optimizer.nesterov: needs optimizer.momentum > 0.",
+            ],
+        ),
+        # missing values
+        ("data=image_folder", ["data.path: is required: type data.path=FOLDER"]),
+        ("data=csv", ["data.path: is required: type data.path=FILE"]),
+        # words that are no overrides
+        ("freeze", ["freeze: cannot be read. Write KEY=VALUE, with quotes around special characters."]),
+        ("optimizer.lr 0.1", ["optimizer.lr: a key and its value are one word. Type optimizer.lr=0.1"]),
+        ("seed = 3", ["seed: a key and its value are one word. Type seed=3"]),
+        ("++freeze.train={head:1}", ["freeze.train: takes no `{head:1}`; --help has its type."]),
+    ],
+)
+def test_a_mistake_is_answered_with_what_was_meant(words: str, found: list[str]) -> None:
+    assert problems(*words.split()) == found
+
+
+def test_every_missing_key_of_a_command_is_named() -> None:
+    assert problems(command="evaluate") == [CHECKPOINT]
+    assert [problem.partition(":")[0] for problem in problems(command="predict")] == ["checkpoint", "inputs"]
+    assert [problem.partition(":")[0] for problem in problems("data=digits", command="pack")] == ["output"]
 
 
 @pytest.mark.parametrize("override", ["optimzer.lr=1", "optimzer=adam", "sed=1"])
@@ -62,22 +118,6 @@ def test_a_mistyped_group_or_top_key_is_suggested(override: str) -> None:
     meant = {"optimzer.lr": "optimizer.lr", "optimzer": "optimizer", "sed": "seed"}[override.partition("=")[0]]
     [problem] = problems(override)
     assert f"unknown key. Did you mean {meant}" in problem
-
-
-def test_an_unknown_option_lists_the_options() -> None:
-    assert problems("scheduler=cosin") == [
-        "scheduler=cosin: unknown option. Did you mean scheduler=cosine? "
-        "The choices are: constant, cosine, onecycle, step."
-    ]
-    assert problems("logger=[csv,wnadb]") == [
-        "logger=wnadb: unknown option. Did you mean logger=wandb? The choices are: csv, none, tensorboard, wandb."
-    ]
-
-
-def test_a_key_of_another_option_says_to_which_it_belongs() -> None:
-    assert problems("optimizer=adamw", "optimizer.momentum=0.9") == [
-        "optimizer.momentum: unknown key here; it belongs to optimizer=sgd, optimizer=rmsprop."
-    ]
 
 
 def test_all_problems_come_in_one_report() -> None:
@@ -92,26 +132,10 @@ def test_all_problems_come_in_one_report() -> None:
     ]
 
 
-def test_rules_between_keys_are_in_the_report() -> None:
-    assert problems("device=cpu_ddp", "data.batch_size=33", "optimizer.nesterov=true", "optimizer.momentum=0") == [
-        "data.batch_size: 33 images cannot be shared evenly by 2 processes (the size is global). Use 32 or 34.",
-        "optimizer.nesterov: needs optimizer.momentum > 0.",
-    ]
-
-
-def test_a_word_that_is_no_override_is_named() -> None:
-    [problem] = problems("freeze")
-    assert problem == "freeze: cannot be read. Write KEY=VALUE, with quotes around special characters."
-
-
 def test_an_interpolation_of_nothing_is_named() -> None:
     [problem] = problems("optimizer.lr=${sed}")
     assert "'sed' not found" in problem
     assert "\n" not in problem
-
-
-def test_a_key_of_hydras_that_does_not_exist_is_named_without_the_advice_to_force_it_in() -> None:
-    assert problems("hydra.rn.dir=x") == ["Could not override 'hydra.rn.dir'."]
 
 
 @pytest.mark.parametrize(
@@ -162,17 +186,6 @@ def test_a_group_set_to_null_lists_its_options(group: str) -> None:
     assert problem.startswith(f"{group}=null: takes the name of an option, or is left out. The choices are: ")
 
 
-def test_a_group_that_a_run_needs_cannot_be_removed() -> None:
-    assert problems("~scheduler") == ["~scheduler: cannot be left out; choose one of constant, cosine, onecycle, step."]
-    assert problems("~experiment") == []
-
-
-def test_a_plus_before_a_group_is_named() -> None:
-    assert problems("+experiment=frozen_head") == [
-        "+experiment: this group has an option already; write experiment=… without +."
-    ]
-
-
 def test_a_removed_key_has_its_default() -> None:
     assert problems("~seed") == []
     assert "seed" not in settings("~seed")
@@ -197,18 +210,6 @@ def test_hydras_own_options_are_left_to_hydra() -> None:
 # Nested keys
 
 
-def test_a_mistyped_nested_key_is_suggested() -> None:
-    assert problems("logger=wandb", "logger.wandb.projct=x") == [
-        "logger.wandb.projct: unknown key. Did you mean logger.wandb.project?"
-    ]
-
-
-def test_a_key_of_a_logger_that_is_not_chosen_says_how_to_choose_it() -> None:
-    assert problems("logger.wandb.project=x") == [
-        "logger.wandb.project: logger=wandb is not chosen. Several at once: logger=[csv,wandb]."
-    ]
-
-
 def test_mistakes_inside_phases_name_the_phase() -> None:
     found = problems(
         "freeze=gradual_unfreezing",
@@ -221,24 +222,6 @@ def test_mistakes_inside_phases_name_the_phase() -> None:
     ]
     assert "Did you mean freeze.phases[0].until.epochs (integer ≥ 1 or null)?" in found[0]
     assert found[2] == "freeze.phases[1].trian: unknown key. Did you mean freeze.phases[1].train (list of text)?"
-
-
-# Required keys
-
-
-def test_a_missing_data_path_says_what_to_type() -> None:
-    assert problems("data=image_folder") == ["data.path: is required: type data.path=FOLDER"]
-    assert problems("data=csv") == ["data.path: is required: type data.path=FILE"]
-
-
-def test_a_missing_checkpoint_says_what_to_type() -> None:
-    assert problems(command="evaluate") == [
-        "checkpoint: missing; type checkpoint=VALUE (path of a frostline checkpoint)."
-    ]
-
-
-def test_every_missing_key_is_named() -> None:
-    assert [problem.partition(":")[0] for problem in problems(command="predict")] == ["checkpoint", "inputs"]
 
 
 # Sweeps
@@ -366,6 +349,25 @@ def test_a_file_that_cannot_be_read_is_named(group: str, text: str, message: str
     folder = written(tmp_path, **{f"{group}__mine": text})
     [problem] = problems(f"{group}=mine", config_dir=folder)
     assert problem.startswith(message.format(file=folder / group / "mine.yaml", folder=folder, group=group)), problem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defaults:\n  - override /freeze: head\n", "freeze=head: is now called freeze=backbone. The choices are: "),
+        ("freeze: {name: head}\n", "freeze.name=head: is now called freeze.name=backbone. "),
+        ("trainer: {gradient_clip_norm: 1}\n", "trainer.gradient_clip_norm: is now called trainer.gradient_clip_val."),
+        ("defaults:\n  - override /freeze: nun\n", "freeze=nun: unknown option. Did you mean freeze=none? "),
+        ("defaults:\n  - override /freez: none\n", "In 'experiment/mine': Could not override 'freez'."),
+        ("trainer: [1, 2]\n", "{file}: trainer takes keys with values (KEY: VALUE), not a list."),
+        ("- a\n- b\n", "{file}: holds no keys with values (KEY: VALUE), but one list."),
+        ("data: digits\n", "data: takes the name of an option, or keys as data.KEY=VALUE, not `digits`."),
+    ],
+)
+def test_a_mistake_in_an_own_experiment_is_answered(text: str, message: str, tmp_path: Path) -> None:
+    folder = written(tmp_path, experiment__mine=f"# @package _global_\n{text}", experiment__other="- another\n")
+    [problem] = problems("experiment=mine", config_dir=folder)
+    assert problem.startswith(message.format(file=folder / "experiment/mine.yaml")), problem
 
 
 def test_an_experiment_without_its_first_line_would_be_read_by_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from frostline.commands.arguments import with_keys
 from frostline.commands.config_files import group_options
 from frostline.commands.failures import USER_MISTAKES
 from frostline.commands.help import default_config
-from frostline.commands.overrides import Invocation, adapted, problems_of
+from frostline.commands.overrides import Invocation, problems_of
+from frostline.commands.words import adapted
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of, value_text
 from frostline.config.section import Section

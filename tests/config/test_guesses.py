@@ -66,6 +66,7 @@ def test_words_without_a_key_say_what_to_type(tmp_path: Path) -> None:
     assert problems("predict", "last.ckpt", str(photos)) == [
         f"last.ckpt {photos}: values need their keys. Type checkpoint=last.ckpt 'inputs=\"{photos}\"'"
     ]
+    assert problems("predict", str(photos)) == [f"{photos}: values need their keys. Type 'inputs=\"{photos}\"'"]
     assert problems("train", str(tmp_path)) == [
         f"{tmp_path}: values need their keys. Type data=image_folder data.path={tmp_path}"
     ]

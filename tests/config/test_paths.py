@@ -159,6 +159,7 @@ def test_every_door_through_the_program(home: Path) -> None:
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
 def test_a_run_folder_that_hydra_cannot_make_is_named_before_it_tries(key: str, home: Path) -> None:
     given = {
+        "": rf"^{key}: takes the path of a folder, not an empty text\.$",
         "${gone.key}": rf"^{key}: Interpolation key 'gone.key' not found$",
         r"a\${b": r"^The run folder `a\${b` cannot have \${ in its name \(RUN_ID, output_dir\)\.$",
     }

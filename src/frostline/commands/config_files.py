@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar, get_origin
 
 from hydra import initialize_config_module
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
-from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,7 +23,7 @@ from frostline.config.section import MISSING
 PACKAGED = Path(str(files("frostline.conf")))
 
 
-class ConfigFiles(ConfigSource):
+class ConfigFiles(FileConfigSource):
     """The YAML files of a folder."""
 
     @staticmethod
@@ -31,36 +31,13 @@ class ConfigFiles(ConfigSource):
         return "frostline"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        file = self._file(config_path)
-        if not file.is_file():
-            raise ConfigLoadError(f"Config not found: {file}")
-        text = file.read_text(encoding="utf-8")
-        config = OmegaConf.create(text)
-        if isinstance(config, DictConfig):
-            keys = OmegaConf.to_container(config)
+        found = super().load_config(config_path)
+        if isinstance(found.config, DictConfig):
+            keys = OmegaConf.to_container(found.config)
             assert isinstance(keys, dict)
             place = Path(config_path).with_suffix("").as_posix()
-            config = OmegaConf.create(with_defaults(place, {str(key): value for key, value in keys.items()}))
-        header = self._get_header_dict(text)
-        return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header=header)
-
-    def is_group(self, config_path: str) -> bool:
-        return (Path(self.path) / config_path).is_dir()
-
-    def is_config(self, config_path: str) -> bool:
-        return self._file(config_path).is_file()
-
-    def available(self) -> bool:
-        return Path(self.path).is_dir()
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> "list[str]":
-        names: list[str] = []
-        for entry in sorted((Path(self.path) / config_path).iterdir()):
-            self._list_add_result(names, str(Path(config_path) / entry.name), entry.name, results_filter)
-        return names
-
-    def _file(self, config_path: str) -> Path:
-        return Path(self.path) / str(self._normalize_file_name(config_path))
+            found.config = OmegaConf.create(with_defaults(place, {str(key): value for key, value in keys.items()}))
+        return found
 
 
 def with_defaults(place: str, node: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ looked at on its own, and what is wrong is left out of the composition that look
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,15 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from frostline.commands.config_files import composing, group_options
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
+from frostline.commands.words import apart, key_of, option_problem, without_keys
 from frostline.config import secret_values
 from frostline.config.commands import COMMANDS, CommandConfig
-from frostline.config.guesses import WITHOUT_KEY
-from frostline.config.key_text import fields_of, value_text
+from frostline.config.key_text import fields_of
 from frostline.config.validation import ConfigError, unknown_choice, unknown_key, validate, with_type
 from frostline.storage.yaml_file import alias_problem, read_mapping
 
 # A sweep of more jobs than this is checked up to here; composing one takes some 50 ms.
 MOST_JOBS = 64
-# Groups of which several options may be chosen.
-LISTS = ("logger",)
 # The groups of all commands; a user's own ones may set keys of any.
 GROUPS = {group for kind in COMMANDS.values() for group in (*kind.groups(), *kind.selectors)}
 
@@ -67,6 +66,8 @@ class Checked:
             folder = str(OmegaConf.select(self.composed, key))
         except OmegaConfBaseException as error:
             raise ValueError(_in_short(error)) from None
+        if not folder:
+            raise ValueError(f"{key}: takes the path of a folder, not an empty text.")
         if "${" in folder:  # Hydra would read it again
             raise ValueError(f"The run folder `{folder}` cannot have ${{ in its name (RUN_ID, output_dir).")
         return folder
@@ -93,14 +94,16 @@ def check(invocation: Invocation) -> Checked:
     own_files = sorted(folder.rglob("*.yaml")) if folder is not None else []
     if endless := [problem for file in own_files if (problem := alias_problem(file)) is not None]:
         raise ConfigError(endless)
-    if asked := _without_keys(invocation):
+    if asked := without_keys(invocation.command, invocation.overrides):
         raise ConfigError([asked])
     read = [(text, parsed(text)) for text in invocation.overrides]
-    problems = [unreadable(text) for text, override in read if override is None or not _key(override)]
+    problems = apart(kind, invocation.overrides) or [
+        unreadable(text) for text, override in read if override is None or not key_of(override)
+    ]
     own_groups, groups = _groups_of(kind), group_options(folder)
     usable: list[Override] = []
-    for override in (override for _, override in read if override is not None and _key(override)):
-        group = _key(override).split("@")[0]
+    for override in (override for _, override in read if override is not None and key_of(override)):
+        group = key_of(override).split("@")[0]
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP:  # Hydra knows what it stands for
             continue
         if group not in groups or group.startswith("hydra/"):  # of which Hydra itself has more options
@@ -108,7 +111,7 @@ def check(invocation: Invocation) -> Checked:
         elif group in GROUPS - {*own_groups}:
             listed = ", ".join(own_groups) or "none"
             problems.append(f"{group}: {invocation.command} has no such group. Its groups are: {listed}.")
-        elif problem := _option_problem(override, groups[group], kind):
+        elif problem := option_problem(override, groups[group], kind):
             problems.append(problem)
         else:
             usable.append(override)
@@ -116,7 +119,8 @@ def check(invocation: Invocation) -> Checked:
         try:
             checked = [_checked(invocation, job) for job in _jobs(usable)]
         except Exception as error:  # Hydra lets through whatever reading a file raises
-            problems += _explained(invocation, usable, groups)
+            named = {problem.partition(":")[0] for problem in problems}
+            problems += [p for p in _explained(invocation, usable, groups) if p.partition(":")[0] not in named]
             if not problems:
                 raise error
     if problems:
@@ -124,21 +128,10 @@ def check(invocation: Invocation) -> Checked:
     return checked[0]
 
 
-def _without_keys(invocation: Invocation) -> str | None:
-    """What to type for `frostline predict CHECKPOINT FOLDER`."""
-    bare = [word for word in invocation.overrides if word and "=" not in word and not word.startswith("~")]
-    keys = WITHOUT_KEY[invocation.command][: len(bare)]
-    if not bare or len(keys) < len(bare) or not any(Path(word).expanduser().exists() for word in bare):
-        return None
-    typed = [(key.split(), word) for key, word in zip(keys, bare, strict=True)]
-    asked = shell_text(*(part for key, word in typed for part in (*key[:-1], override_text(key[-1], word))))
-    return f"{' '.join(bare)}: values need their keys. Type {asked}"
-
-
 def _explained(invocation: Invocation, overrides: list[Override], groups: Mapping[str, list[str]]) -> list[str]:
     """What is wrong with a command line of which each word can be read."""
     kind = invocation.kind
-    values = [override for override in overrides if _key(override).split("@")[0] not in groups]
+    values = [override for override in overrides if key_of(override).split("@")[0] not in groups]
     usable = [override for override in overrides if override not in values]
     try:
         # A sweep's first options stand for all of them: which keys exist is asked of one config.
@@ -148,10 +141,10 @@ def _explained(invocation: Invocation, overrides: list[Override], groups: Mappin
     known, problems = [*_keys(defaults), *(group for group in groups if group in _groups_of(kind))], []
     for override in values:
         added = override.is_add() or override.is_force_add() or override.is_delete()
-        if added or override.is_hydra_override() or _key(override) in known:
+        if added or override.is_hydra_override() or key_of(override) in known:
             usable.append(override)
         else:
-            problems.append(_unknown(_key(override), known, kind, defaults, groups))
+            problems.append(_unknown(key_of(override), known, kind, defaults, groups))
     for job in _jobs(usable):
         try:
             _checked(invocation, job, defaults)
@@ -176,57 +169,6 @@ def _checked(invocation: Invocation, job: list[str], defaults: Mapping[str, Any]
 
 def _groups_of(kind: type[CommandConfig]) -> tuple[str, ...]:
     return (*kind.groups(), *kind.selectors)
-
-
-def unswept(texts: Sequence[str]) -> list[str]:
-    """What to type in place of several values where nothing is swept."""
-    found = []
-    for text in texts:
-        override = parsed(text)
-        if override is not None and override.is_sweep_override():
-            key, value = _key(override), text.partition("=")[2]
-            listed = f" as a list {shell_text(f'{key}=[{value}]')}," if override.is_choice_sweep() else ""
-            quoted = shell_text(override_text(key, value))
-            found.append(
-                f"{key}: several values are for a sweep, with -m. To have them{listed} as a text type {quoted}"
-            )
-    return found
-
-
-def _key(override: Override) -> str:
-    return str(override.get_key_element()).lstrip("+~")
-
-
-def _option_problem(override: Override, options: list[str], kind: type[CommandConfig]) -> str | None:
-    key, groups = _key(override), kind.groups()
-    if override.is_delete():
-        return f"~{key}: cannot be left out; choose one of {', '.join(options)}." if key in groups else None
-    if override.is_add() and key in (*groups, *kind.selectors):
-        return f"+{key}: this group has an option already; write {key}=… without +."
-    if override.value() is None:
-        return f"{key}=null: takes the name of an option, or is left out. The choices are: {', '.join(options)}."
-    if isinstance(override.value(), list) and key in groups and key not in LISTS:
-        swept = ",".join(map(str, override.value()))
-        return f"{key}: takes one option. To try several one after the other: -m {key}={swept}"
-    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
-    for value in values:
-        for option in value if isinstance(value, list) else [value]:
-            if str(option) not in options:
-                return unknown_choice(key, value_text(option), options)
-    return None
-
-
-def adapted(texts: Sequence[str]) -> list[str]:
-    """The overrides for Hydra in place of those that were typed.
-
-    `freeze.lr={stem: 0.01}` adds keys to a mapping that is empty by default, which Hydra does for `++` only; keys that
-    are not read are found afterwards, as for a `+` that a user types.
-    """
-    values = [None if (override := parsed(text)) is None else override.value() for text in texts]
-    return [
-        f"++{text}" if isinstance(value, dict) and not text.startswith(("+", "~")) else text
-        for text, value in zip(texts, values, strict=True)
-    ]
 
 
 def _jobs(overrides: Sequence[Override]) -> Iterator[list[str]]:
@@ -284,7 +226,7 @@ def _unknown(
 def _with_quoting(problem: str, overrides: Sequence[Override]) -> str:
     """A text was wanted and something else typed, as output_dir=[a]: how to type it as a text."""
     for override in overrides:
-        key, value = _key(override), str(override.input_line).partition("=")[2]
+        key, value = key_of(override), str(override.input_line).partition("=")[2]
         if value and problem.startswith((f"{key}: must be path", f"{key}: must be text")):
             return f"{problem} To have it as a text, type {shell_text(override_text(key, value))}"
     return problem
@@ -292,10 +234,15 @@ def _with_quoting(problem: str, overrides: Sequence[Override]) -> str:
 
 def _of_composing(error: Exception, invocation: Invocation) -> list[str]:
     """The files of the user's own that are at fault, else what Hydra says; a fault of ours stays an exception."""
-    broken = []
-    for file in sorted(invocation.config_dir.rglob("*.yaml")) if invocation.config_dir else ():
+    groups, folder, broken = group_options(invocation.config_dir), invocation.config_dir, []
+    missing = re.search(r"Could not find '([\w/]+)/(\w+)'", str(error))
+    if missing and missing[1] in GROUPS:  # named by a defaults list
+        return [unknown_choice(missing[1], missing[2], groups[missing[1]])]
+    place = re.search(r"In '([\w/]+)'", str(error))
+    for file in sorted(folder.rglob(f"{place[1]}.yaml" if place else "*.yaml")) if folder else ():
         try:
-            read_mapping(file)
+            wrong = [key for key, value in read_mapping(file).items() if key in GROUPS and isinstance(value, list)]
+            broken += [f"{file}: {key} takes keys with values (KEY: VALUE), not a list." for key in wrong]
         except ValueError as unreadable_file:
             broken.append(str(unreadable_file))
     if broken:
@@ -317,4 +264,6 @@ def _in_short(error: Exception) -> str:
     keys = [line.removeprefix("full_key: ") for line in lines if key_is_unsaid and line.startswith("full_key: ")]
     left_out = ("full_key", "object_type", "reference_type")
     text = " ".join(line for line in lines if "use +" not in line and not line.startswith(left_out))
+    if merged := re.search(r"Error merging override \+*([^=]+)=(.*)", text):
+        return f"{merged[1]}: takes no `{merged[2]}`; --help has its type."
     return ": ".join([*keys, text])

@@ -20,9 +20,10 @@ from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
 from frostline.commands import config_files, sweep
 from frostline.commands.failures import INTERRUPTIONS, USER_ERROR, close_stdout, fail
-from frostline.commands.overrides import Checked, Invocation, adapted, check, resolved, unswept, without_hydra
+from frostline.commands.overrides import Checked, Invocation, check, resolved, without_hydra
 from frostline.commands.quoting import override_text
 from frostline.commands.ranks import global_rank, launched_outside, outside_world
+from frostline.commands.words import adapted, unswept
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig
 from frostline.config.guesses import GUESSES
@@ -70,7 +71,8 @@ def run_command(command: str, words: list[str]) -> None:
         if several:
             raise ConfigError([])
     except ConfigError as error:
-        fail([*several, *error.problems])
+        swept = {problem.partition(":")[0] for problem in several}
+        fail([*several, *(problem for problem in error.problems if problem.partition(":")[0] not in swept)])
     if flags.cfg:
         _show(checked.composed, flags)
         return

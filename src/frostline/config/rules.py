@@ -64,7 +64,7 @@ def _files(sound: Mapping[str, Any]) -> Iterator[str]:
         inputs = [sound.get("checkpoint"), *_listed(sound.get("inputs"))]
         if sound.get(key) is not None and _is_file_of(sound[key], inputs):
             yield f"{key}: `{sound[key]}` is an input of this command, which it would replace. Name another file."
-    if "skip_broken" in sound:
+    if "skip_broken" in sound and "output" in sound:
         yield from _shards_folder(Path(sound["output"]))
     for path in _listed(sound.get("inputs")):
         if not Path(path).exists():

@@ -185,11 +185,11 @@ def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -
         return f"{key}: unknown key here; it belongs to {', '.join(f'{parent}={option}' for option in owners)}."
     tops = {other.partition(".")[0] for other in known}
     elsewhere = [other for other in known if other.endswith(f".{name}")]
-    if guess := guessed(name, tops) or (elsewhere[0] if len(elsewhere) == 1 else None):
+    if guess := guessed(name.lower(), tops) or (elsewhere[0] if len(elsewhere) == 1 else None):
         return f"{key}: unknown key. Did you mean {guess}?"
-    if near := nearest(name, names):
+    if near := nearest(name.lower(), names):
         return f"{key}: unknown key. Did you mean {beside[names.index(near)]}?"
-    if not beside and (near := nearest(key, known, cutoff=0.75)):
+    if not beside and (near := nearest(key.lower(), known, cutoff=0.75)):
         return f"{key}: unknown key. Did you mean {near}?"
     listed = f" The keys of {parent} are: {', '.join(names)}." if parent and names else " See --help for all keys."
     return f"{key}: unknown key.{listed}"
@@ -197,7 +197,7 @@ def unknown_key(key: str, known: Iterable[str], *, group: Group | None = None) -
 
 def unknown_choice(key: str, choice: str, choices: Collection[str]) -> str:
     """Names the nearest choice and lists all of them."""
-    if (now := OPTIONS.get(key, {}).get(choice)) in choices:
+    if (now := OPTIONS.get(key.removesuffix(".name"), {}).get(choice)) in choices:
         return f"{key}={choice}: is now called {key}={now}. The choices are: {', '.join(choices)}."
     near = nearest(choice, choices, cutoff=0.5)
     hint = f"Did you mean {key}={near}? " if near else ""
