@@ -8,11 +8,11 @@ from PIL import Image
 from tests.quiet import quiet_trainer
 from torch import nn
 
-from frostline.data import image_check
+from frostline.data import files
 from frostline.data.csv_table import CsvTable
 from frostline.data.datamodule import ImageDataModule
+from frostline.data.files import broken_among, check_image
 from frostline.data.folders import BROKEN
-from frostline.data.image_check import broken_among, check_image
 from frostline.data.image_file import UnreadableImage
 from frostline.data.image_folder import ImageFolder
 from frostline.data.torchvision_source import TorchvisionImages
@@ -61,7 +61,7 @@ class TestCheck:
 
     def test_png_and_jpeg_are_not_decoded(self, tmp_path, monkeypatch):
         paths = [image(tmp_path / "a.jpg"), image(tmp_path / "b.png")]
-        monkeypatch.setattr(image_check, "decode_image", lambda *_, **__: pytest.fail("decoded"))
+        monkeypatch.setattr(files, "decode_image", lambda *_, **__: pytest.fail("decoded"))
         assert broken_among(list(map(str, paths))) == {}
 
     def test_a_png_without_its_last_bytes_is_an_image_still(self, tmp_path):
@@ -75,7 +75,7 @@ class TestCheck:
         check_image(path)
 
     def test_as_many_as_there_are(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(image_check, "CHECKED_AT_ONCE", 3)
+        monkeypatch.setattr(files, "CHECKED_AT_ONCE", 3)
         paths = [str(image(tmp_path / f"{number}.png")) for number in range(8)] + [str(tmp_path / "none.png")]
         (tmp_path / "4.png").write_bytes(b"x")
         found = broken_among(paths)
@@ -118,7 +118,7 @@ class TestRaise:
             (folder / "cat" / name).unlink()
         data = ImageDataModule(source=ImageFolder(path=folder), image_size=8, batch_size=4)
         data.check_images(("train",))
-        monkeypatch.setattr(image_check, "check_image", lambda *_, **__: pytest.fail("checked again"))
+        monkeypatch.setattr(files, "check_image", lambda *_, **__: pytest.fail("checked again"))
         data.check_images(("train",))
 
 

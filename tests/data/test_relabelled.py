@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from frostline.data.datamodule import ImageDataModule
-from frostline.data.relabelled import RelabelledImages
-from frostline.data.source import ArrayImages, LabelledImages
+from frostline.data.source import ArrayImages, LabelledImages, RelabelledImages
 
 
 class Source:

@@ -14,6 +14,7 @@ Three = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 PILLOWS_LIMIT = 178_956_970  # pixels; Pillow refuses to open more
 
+NORMALISATION = "null for the source's own, else ImageNet's"
 MANIFEST = "frostline.json"  # what a folder of shards has
 
 
@@ -37,14 +38,10 @@ class Data(Section):
         description="shuffled: each image once an epoch; balanced: with replacement, each class equally often",
     )
     mean: Three | None = Field(
-        default=None,
-        description="red, green and blue mean to normalise with, on the scale 0 to 1; null for the source's own, else "
-        "ImageNet's",
+        default=None, description=f"red, green and blue mean to normalise with, on the scale 0 to 1; {NORMALISATION}"
     )
     std: Three | None = Field(
-        default=None,
-        description="red, green and blue standard deviation to normalise with; null for the source's own, else "
-        "ImageNet's",
+        default=None, description=f"red, green and blue standard deviation to normalise with; {NORMALISATION}"
     )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default="auto",
@@ -121,8 +118,7 @@ class ImageFiles(Decoded, Files):
 
     decoded_cache: PathText | None = Field(
         default=None,
-        description="folder in which decoded images are kept, so that later epochs, runs and processes need not decode "
-        "them; null: none",
+        description="folder that caches decoded images for later epochs, runs and processes; null: none",
     )
     decoded_cache_limit: float = Field(
         default=50.0,
@@ -180,10 +176,7 @@ class FashionMNIST(Data):
     val_length: int = Field(default=5000, ge=0, lt=60_000, description="training images kept for validation")
     split_seed: int = Field(default=0, ge=0, description="seed of the choice of validation and training images")
 
-    @field_validator("path")
-    @classmethod
-    def _exists(cls, path: str | None) -> str | None:
-        return path if path is None else existing(path, folder=True)
+    _exists = field_validator("path")(lambda path: None if path is None else existing(path, folder=True))
 
     @model_validator(mode="after")
     def _enough(self) -> "FashionMNIST":
@@ -205,10 +198,7 @@ class ImageFolder(ImageFiles):
         description="the folder: path/class/image, or path/train|val|test/class/image",
     )
 
-    @field_validator("path")
-    @classmethod
-    def _exists(cls, path: str | None) -> str:
-        return existing(path, folder=True)
+    _exists = field_validator("path")(lambda path: existing(path, folder=True))
 
 
 class Csv(ImageFiles):
@@ -217,10 +207,7 @@ class Csv(ImageFiles):
     name: Literal["csv"] = Field(description="the source's name")
     path: PathText | None = Field(default=None, description="the CSV file; paths in it start at its folder")
 
-    @field_validator("path")
-    @classmethod
-    def _exists(cls, path: str | None) -> str:
-        return existing(path, folder=False)
+    _exists = field_validator("path")(lambda path: existing(path, folder=False))
 
 
 class Streaming(Decoded):
@@ -280,33 +267,10 @@ class Streaming(Decoded):
 
 
 TorchvisionName = Literal[
-    "CIFAR10",
-    "CIFAR100",
-    "Caltech101",
-    "Caltech256",
-    "Country211",
-    "DTD",
-    "EuroSAT",
-    "FER2013",
-    "FGVCAircraft",
-    "FakeData",
-    "FashionMNIST",
-    "Flowers102",
-    "Food101",
-    "GTSRB",
-    "ImageNet",
-    "Imagenette",
-    "KMNIST",
-    "MNIST",
-    "OxfordIIITPet",
-    "RenderedSST2",
-    "SEMEION",
-    "STL10",
-    "SUN397",
-    "SVHN",
-    "StanfordCars",
-    "USPS",
-]
+    "CIFAR10", "CIFAR100", "Caltech101", "Caltech256", "Country211", "DTD", "EuroSAT", "FER2013", "FGVCAircraft",
+    "FakeData", "FashionMNIST", "Flowers102", "Food101", "GTSRB", "ImageNet", "Imagenette", "KMNIST", "MNIST",
+    "OxfordIIITPet", "RenderedSST2", "SEMEION", "STL10", "SUN397", "SVHN", "StanfordCars", "USPS",
+]  # fmt: skip
 
 
 class Torchvision(Files):

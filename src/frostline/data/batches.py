@@ -7,9 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.data.order import ResumableBatchSampler, SampleIndex
-from frostline.data.seeding import seeded
+from frostline.data.seeding import one_thread, seeded
 from frostline.data.source import LabelledImages
-from frostline.data.threads import one_thread
 from frostline.data.time_limit import with_limit
 from frostline.data.transforms import Augmentation, Transform, mix_batch
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from frostline.data.file_splits import FileSource, FoundFiles, OneCopy
+from frostline.data.file_source import FileSource, FoundFiles, OneCopy
 from frostline.data.files import LabelledFile
 from frostline.data.folders import Identity, composed, identity, listed, split_of
 from frostline.data.source import SPLITS

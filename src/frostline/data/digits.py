@@ -18,21 +18,15 @@ class Digits:
         # 64 grey values and the label in each row; licence: digits_license.txt.
         with files("frostline.data").joinpath("digits.csv.gz").open("rb") as compressed, gzip.open(compressed) as file:
             rows = np.loadtxt(file, delimiter=",")
-        self._images = torch.from_numpy(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().to(torch.uint8)
-        self._labels = [int(label) for label in rows[:, -1]]
-        self._parts = stratified_split(
-            self._labels,
-            fractions={"val": val_fraction, "test": test_fraction},
-            seed=split_seed,
-            classes=self.classes,
-        )
+        pixels = torch.from_numpy(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+        whole = ArrayImages(images=pixels, labels=rows[:, -1].tolist())
+        fractions = {"val": val_fraction, "test": test_fraction}
+        parts = stratified_split(whole.labels, fractions=fractions, seed=split_seed, classes=self.classes)
+        self._splits = {split: whole.subset(indices) for split, indices in parts.items() if indices}
 
     @property
     def classes(self) -> Sequence[str]:
         return [str(digit) for digit in range(10)]
 
     def dataset(self, split: str) -> LabelledImages | None:
-        indices = self._parts[split]
-        if not indices:
-            return None
-        return ArrayImages(images=self._images[indices], labels=[self._labels[index] for index in indices])
+        return self._splits.get(split)

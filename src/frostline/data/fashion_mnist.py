@@ -45,31 +45,28 @@ class FashionMNIST:
         split_seed: int = 0,
     ) -> None:
         folder = _folder(None if path is None else Path(path).expanduser(), download)
-        images, labels = read_pair(folder, "train")
-        val = stratified_subset(labels, length=val_length, seed=split_seed) if val_length else []
-        train = sorted(set(range(len(labels))) - set(val))
+        given = read_pair(folder, "train")
+        val = stratified_subset(given.labels, length=val_length, seed=split_seed) if val_length else []
+        train = sorted({*range(len(given))} - {*val})
         if train_length is not None:
-            chosen = stratified_subset([labels[index] for index in train], length=train_length, seed=split_seed + 1)
-            train = [train[index] for index in chosen]
+            labels = [given.labels[index] for index in train]
+            train = [train[index] for index in stratified_subset(labels, length=train_length, seed=split_seed + 1)]
         if not train:
-            raise ValueError(f"val_length={val_length} leaves no image of {len(labels):,} to train on.")
-        self._splits = {
-            "train": ArrayImages(images=images[train], labels=[labels[index] for index in train]),
-            "val": ArrayImages(images=images[val], labels=[labels[index] for index in val]) if val else None,
-        }
-        images, labels = read_pair(folder, "t10k")
-        self._splits["test"] = ArrayImages(images=images, labels=labels)
+            raise ValueError(f"val_length={val_length} leaves no image of {len(given):,} to train on.")
+        self._splits = {"train": given.subset(train), "test": read_pair(folder, "t10k")}
+        if val:
+            self._splits["val"] = given.subset(val)
 
     @property
     def classes(self) -> Sequence[str]:
         return CLASSES
 
     def dataset(self, split: str) -> LabelledImages | None:
-        return self._splits[split]
+        return self._splits.get(split)
 
 
-def read_pair(folder: Path, part: str) -> tuple[torch.Tensor, list[int]]:
-    """Images uint8 `(n, height, width)` and labels of the part `train` or `t10k`.
+def read_pair(folder: Path, part: str) -> ArrayImages:
+    """The images of the part `train` or `t10k`.
 
     Raises:
         ValueError: the two files do not fit together, or one is corrupt.
@@ -80,7 +77,7 @@ def read_pair(folder: Path, part: str) -> tuple[torch.Tensor, list[int]]:
         raise ValueError(f"{folder}: {part} has {len(images):,} images and {len(labels):,} labels.")
     if len(labels) and labels.max() >= len(CLASSES):
         raise ValueError(f"{folder}: {part} has the label {labels.max()}; Fashion-MNIST has 0 to {len(CLASSES) - 1}.")
-    return images, labels.tolist()
+    return ArrayImages(images=images, labels=labels.tolist())
 
 
 def _read(path: Path, read: Callable[[str], torch.Tensor]) -> torch.Tensor:

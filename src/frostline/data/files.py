@@ -1,16 +1,23 @@
-"""Labelled image files, and what identifies their content."""
+"""Labelled image files: read, checked before a run, and identified by their content."""
 
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
+from frostline.data.cores import usable_cores
 from frostline.data.decoded_cache import DecodedCache, cached_images
-from frostline.data.decoding import MAX_PIXELS, decode_image, decoded_size, decoder_identity
-from frostline.data.image_check import broken_among
+from frostline.data.decoding import MAX_PIXELS, decode_image, decoded_size, decoder_identity, opened_image
 from frostline.data.image_file import UnreadableImage
+from frostline.data.pixel_depth import depth_of
 from frostline.data.source import LabelledImage, LabelledImages
 from frostline.storage.checksums import fingerprint
+
+JPEG_END = b"\xff\xd9"
+CHECKED_AT_ONCE = 64  # images of a thread's turn
 
 
 class LabelledFile(NamedTuple):
@@ -79,9 +86,14 @@ class FileImages(LabelledImages):
         parts = ((decoder_identity(), self.shorter_side, self.max_pixels), *files)
         return fingerprint(repr(part).encode() for part in parts)
 
-    def broken(self) -> dict[int, UnreadableImage]:
-        """Position -> reason, of the files that `frostline.data.image_check.check_image` finds broken."""
-        return broken_among(self.paths, max_pixels=self.max_pixels)
+    def subset(self, indices: Sequence[int]) -> "FileImages":
+        """The images at these places."""
+        files = [self.files[index] for index in indices]
+        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, cache=self.cache)
+
+    def broken(self, *, thorough: bool = False) -> dict[int, UnreadableImage]:
+        """Position -> reason, of the files that `check_image` finds broken."""
+        return broken_among(self.paths, max_pixels=self.max_pixels, thorough=thorough)
 
     def decoded_sizes(self) -> list[tuple[int, int] | None]:
         """Width and height of each image as it is decoded, from the headers; None for one that cannot be read."""
@@ -118,3 +130,51 @@ def _state(path: str) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def check_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, thorough: bool = False) -> None:
+    """See that a file can be decoded, at less cost than decoding it where that is possible.
+
+    Of a PNG of 8 bits the checksums are compared, of a JPEG the header and the last bytes are looked at. One that is
+    not as it should be is decoded, and so is every other image.
+
+    Args:
+        thorough: decode every image, JPEGs of several megapixels at reduced size.
+
+    Raises:
+        UnreadableImage: as `decode_image`. Not of a JPEG or PNG with a proper end whose content only a decoder finds
+            broken, unless `thorough`.
+    """
+    if not thorough:
+        file = Path(path)
+        with opened_image(file, max_pixels=max_pixels, shorter_side=None) as image:
+            if image.format == "JPEG":
+                with file.open("rb") as content:
+                    content.seek(-len(JPEG_END), os.SEEK_END)
+                    if content.read() == JPEG_END:
+                        return
+            elif image.format == "PNG" and depth_of(image, file) is None:
+                with suppress(Exception):  # nearly anything, and a decoder may still make an image of it
+                    image.verify()
+                    return
+    decode_image(path, max_pixels=max_pixels, shorter_side=1)
+
+
+def broken_among(
+    paths: Sequence[str], *, max_pixels: int = MAX_PIXELS, thorough: bool = False
+) -> dict[int, UnreadableImage]:
+    """Position -> what is wrong with it, of the files that cannot be read; as many are checked at a time as there are
+    cores."""
+
+    def check(first: int) -> dict[int, UnreadableImage]:
+        found = {}
+        for position, path in enumerate(paths[first : first + CHECKED_AT_ONCE], start=first):
+            try:
+                check_image(path, max_pixels=max_pixels, thorough=thorough)
+            except UnreadableImage as error:
+                found[position] = error
+        return found
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        parts = list(pool.map(check, range(0, len(paths), CHECKED_AT_ONCE)))
+    return {position: error for part in parts for position, error in part.items()}

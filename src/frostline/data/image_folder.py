@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from frostline.data.file_splits import FileSource, FoundFiles, OneCopy
+from frostline.data.file_source import FileSource, FoundFiles, OneCopy
 from frostline.data.files import LabelledFile
 from frostline.data.folders import (
     ELSEWHERE,

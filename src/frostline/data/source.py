@@ -1,7 +1,7 @@
 """What a data source provides: class names, and up to three splits of labelled images."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from PIL import Image
@@ -96,6 +96,9 @@ class ArrayImages(LabelledImages):
         pixels = self._images.contiguous()
         return f"{tuple(pixels.shape)} {pixels.dtype} {fingerprint([pixels.numpy().data])}"
 
+    def subset(self, indices: Sequence[int]) -> "ArrayImages":
+        return ArrayImages(images=self._images[indices], labels=[self._labels[index] for index in indices])
+
     def __len__(self) -> int:
         return len(self._labels)
 
@@ -104,3 +107,44 @@ class ArrayImages(LabelledImages):
         if image.ndim == 2:
             image = image.expand(3, -1, -1)
         return image, self._labels[index]
+
+
+class RelabelledImages(LabelledImages):
+    """The images of a split, with the labels of another order of classes.
+
+    Args:
+        places: the new label of each old one.
+    """
+
+    def __init__(self, images: LabelledImages, places: Sequence[int]) -> None:
+        self._images = images
+        self._places = list(places)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked of a copy that is not filled yet
+            raise AttributeError(name)
+        return getattr(self._images, name)
+
+    @property
+    def labels(self) -> Sequence[int] | None:
+        labels = self._images.labels
+        return None if labels is None else [self._places[label] for label in labels]
+
+    @property
+    def identity(self) -> str | None:
+        return self._images.identity
+
+    def for_shorter_side(self, pixels: int) -> LabelledImages:
+        """See `ScalableImages`."""
+        if not isinstance(self._images, ScalableImages):
+            return self
+        return RelabelledImages(self._images.for_shorter_side(pixels), self._places)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        image, target = self._images[index]
+        if isinstance(target, torch.Tensor) and target.ndim:
+            return image, torch.empty_like(target).index_copy_(0, torch.tensor(self._places), target)
+        return image, self._places[int(target)]

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from frostline.data.folders import BROKEN, MOST_BROKEN, composed, listed
-from frostline.data.relabelled import RelabelledImages
-from frostline.data.source import SPLITS, CheckableImages, ImageSource, LabelledImages
+from frostline.data.source import SPLITS, CheckableImages, ImageSource, LabelledImages, RelabelledImages
 
 
 class SourceSplits:
@@ -110,7 +109,7 @@ class SourceSplits:
         return (inverse / inverse.mean()).float()
 
     def check_images(self, splits: Sequence[str]) -> None:
-        """See that the images of these splits can be read, at the cost of `frostline.data.image_check.check_image`.
+        """See that the images of these splits can be read, at the cost of `frostline.data.files.check_image`.
 
         Raises:
             ValueError: names all that cannot.

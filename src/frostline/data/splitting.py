@@ -1,9 +1,12 @@
-"""Seeded stratified splits: each class is divided in the same proportions."""
+"""Splits: seeded and stratified, completed where a source has none of its own, without broken images."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from frostline.data.folders import BROKEN, MOST_BROKEN, LeftOut, listed
+from frostline.data.image_file import UnreadableImage
 from frostline.data.seeding import stable_seed
 
 RARE_CLASSES = ("raise", "train")
@@ -72,12 +75,6 @@ def rare_among(labels: Sequence[int], *, fractions: Mapping[str, float]) -> dict
     return {int(label): int(count) for label, count in zip(found, counts, strict=True) if count < parts}
 
 
-def rare_notes(labels: Sequence[int], *, fractions: Mapping[str, float], classes: Sequence[str]) -> list[str]:
-    """A sentence that names the classes that `rare_classes=train` kept in train, if there are any."""
-    names = [classes[label] for label in rare_among(labels, fractions=fractions)]
-    return [f"WARNING: too few images to split, all kept in train: {', '.join(names)}"] if names else []
-
-
 def stratified_subset(labels: Sequence[int], *, length: int, seed: int) -> list[int]:
     """`length` sorted indices in which each class has its share of the whole, to within one item.
 
@@ -96,3 +93,75 @@ def stratified_subset(labels: Sequence[int], *, length: int, seed: int) -> list[
         members = order[values[order] == label]
         fraction[members] = (np.arange(len(members)) + rng.random()) / len(members)
     return sorted(np.argsort(fraction, kind="stable")[:length].tolist())
+
+
+class Divisible(Protocol):
+    """Images that can be checked and divided."""
+
+    @property
+    def labels(self) -> Sequence[int]: ...
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Sequence[int]) -> Any:
+        """The images at these places."""
+
+    def broken(self, *, thorough: bool) -> Mapping[int, UnreadableImage]:
+        """Position -> reason, of the images that cannot be read."""
+
+
+Images = TypeVar("Images", bound=Divisible)
+
+
+def without_broken(
+    splits: Mapping[str, Images], *, classes: Sequence[str], left_out: LeftOut
+) -> tuple[dict[str, Images], list[str]]:
+    """The images that can be decoded, each decoded for it once, and a sentence that names the others.
+
+    Raises:
+        ValueError: a class is left without an image to train on.
+    """
+    kept, lines = dict(splits), []
+    for split, images in splits.items():
+        broken = images.broken(thorough=True)
+        if not broken:
+            continue
+        kept[split] = images.subset([place for place in range(len(images)) if place not in broken])
+        lines += [str(error) for error in broken.values()]
+        for error in broken.values():
+            left_out.add(BROKEN, error.path)
+        empty = {*images.labels} - {*kept[split].labels}
+        if empty and split in ("train", "all"):
+            raise ValueError(
+                listed(lines, BROKEN, most=MOST_BROKEN)
+                + f"\nNo image is left of {', '.join(repr(classes[label]) for label in sorted(empty))}."
+            )
+    return kept, [f"WARNING: left out: {listed(lines, BROKEN, most=MOST_BROKEN)}"] if lines else []
+
+
+def divide(
+    given: Mapping[str, Images],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    classes: Sequence[str],
+    rare_classes: str = "raise",
+) -> tuple[dict[str, Images], list[str]]:
+    """Complete the splits that a source has, and say in a sentence which classes were too small for it.
+
+    Args:
+        given: split -> images. `all` alone is divided into train, val and test; `train` without `val` gives up
+            `val_fraction` of itself; without either, nothing is divided.
+    """
+    splits = {split: images for split, images in given.items() if len(images)}
+    if "all" in splits:
+        whole, fractions = splits.pop("all"), {"val": val_fraction, "test": test_fraction}
+    elif "val" in splits or "train" not in splits:
+        return splits, []
+    else:
+        whole, fractions = splits["train"], {"val": val_fraction}
+    parts = stratified_split(whole.labels, fractions=fractions, seed=seed, classes=classes, rare_classes=rare_classes)
+    rare = [classes[label] for label in rare_among(whole.labels, fractions=fractions)]
+    notes = [f"WARNING: too few images to split, all kept in train: {', '.join(rare)}"] if rare else []
+    return splits | {part: whole.subset(indices) for part, indices in parts.items() if indices}, notes

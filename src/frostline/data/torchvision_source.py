@@ -10,11 +10,11 @@ from PIL import Image
 from torchvision import datasets
 
 from frostline.data.decoding import PILLOWS_LIMIT
-from frostline.data.folders import BROKEN, MOST_BROKEN, listed
-from frostline.data.image_check import broken_among
+from frostline.data.files import broken_among
+from frostline.data.folders import LeftOut
 from frostline.data.image_file import UnreadableImage
 from frostline.data.source import LabelledImage, LabelledImages
-from frostline.data.splitting import rare_notes, stratified_split
+from frostline.data.splitting import divide, without_broken
 from frostline.nearest import suggest
 from frostline.storage.locks import locked
 
@@ -70,17 +70,25 @@ class TorchvisionSource:
         on_bad_image: str = "raise",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.notes: list[str] = []
+        self.left_out, self.notes = LeftOut(), list[str]()
         self._cls = _supported(dataset)
         self._arguments = _arguments(self._cls, root=str(Path(root).expanduser()), download=download, options=options)
-        self._splits: dict[str, TorchvisionImages] = {}
-        for split, choice in DATASETS[dataset].items():
-            self._splits[split] = TorchvisionImages(_open(self._cls, {**self._arguments, **choice}))
+        splits = {
+            split: TorchvisionImages(_open(self._cls, {**self._arguments, **choice}))
+            for split, choice in DATASETS[dataset].items()
+        }
+        self._classes = _class_names(splits.get("train") or splits["all"])
         if on_bad_image == "skip":
-            self._skip_broken()
-        first = self._splits.get("train") or self._splits["all"]
-        self._classes = _class_names(first)
-        self._divide(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed, rare_classes=rare_classes)
+            splits, self.notes = without_broken(splits, classes=self._classes, left_out=self.left_out)
+        self._splits, notes = divide(
+            splits,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=split_seed,
+            classes=self._classes,
+            rare_classes=rare_classes,
+        )
+        self.notes += notes
 
     @property
     def classes(self) -> Sequence[str]:
@@ -88,29 +96,6 @@ class TorchvisionSource:
 
     def dataset(self, split: str) -> LabelledImages | None:
         return self._splits.get(split)
-
-    def _skip_broken(self) -> None:
-        lines = []
-        for split, images in self._splits.items():
-            broken = images.broken(thorough=True)
-            self._splits[split] = images.subset([place for place in range(len(images)) if place not in broken])
-            lines += [str(error) for error in broken.values()]
-        if lines:
-            self.notes.append(f"WARNING: left out: {listed(lines, BROKEN, most=MOST_BROKEN)}")
-
-    def _divide(self, *, val_fraction: float, test_fraction: float, seed: int, rare_classes: str) -> None:
-        if "all" in self._splits:
-            whole, fractions = self._splits.pop("all"), {"val": val_fraction, "test": test_fraction}
-        elif "val" in self._splits or not val_fraction:
-            return
-        else:
-            whole, fractions = self._splits["train"], {"val": val_fraction}
-        parts = stratified_split(
-            whole.labels, fractions=fractions, seed=seed, classes=self._classes, rare_classes=rare_classes
-        )
-        if rare_classes == "train":
-            self.notes += rare_notes(whole.labels, fractions=fractions, classes=self._classes)
-        self._splits |= {part: whole.subset(indices) for part, indices in parts.items() if indices}
 
 
 class TorchvisionImages(LabelledImages):

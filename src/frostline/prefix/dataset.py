@@ -8,9 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from frostline.data.order import SampleIndex
-from frostline.data.seeding import seeded, stable_seed
+from frostline.data.seeding import one_thread, seeded, stable_seed
 from frostline.data.source import LabelledImages
-from frostline.data.threads import one_thread
 from frostline.data.transforms import Transform
 from frostline.prefix.mixed_batch import MixedBatch, SharedStoreHandle
 

@@ -1,4 +1,4 @@
-"""Labelled files to splits: each file once, without broken ones, val and test divided off."""
+"""A source of labelled files: each file once, without broken ones, val and test split off."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,9 @@ from typing import NamedTuple
 from frostline.data.decoded_cache import decoded_cache as open_cache
 from frostline.data.decoding import MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile
-from frostline.data.folders import AGAIN, BROKEN, MOST_BROKEN, Identity, LeftOut, listed
-from frostline.data.image_check import broken_among
+from frostline.data.folders import AGAIN, Identity, LeftOut, listed
 from frostline.data.source import LabelledImages
-from frostline.data.splitting import rare_notes, stratified_split
+from frostline.data.splitting import divide, without_broken
 
 
 class OneCopy:
@@ -53,31 +52,6 @@ class OneCopy:
             raise ValueError(listed(self._conflicts, "images are in two classes or splits"))
 
 
-def without_broken(
-    files: Mapping[str, Sequence[LabelledFile]], *, max_pixels: int, classes: Sequence[str], left_out: LeftOut
-) -> tuple[dict[str, list[LabelledFile]], list[str]]:
-    """The files that can be decoded, each decoded for it once, and a sentence that names the others.
-
-    Raises:
-        ValueError: a class is left without an image to train on.
-    """
-    kept: dict[str, list[LabelledFile]] = {}
-    lines = []
-    for split, of_split in files.items():
-        broken = broken_among([file.path for file in of_split], max_pixels=max_pixels, thorough=True)
-        kept[split] = [file for position, file in enumerate(of_split) if position not in broken]
-        lines += [str(error) for error in broken.values()]
-        for error in broken.values():
-            left_out.add(BROKEN, error.path)
-        empty = {file.label for file in of_split} - {file.label for file in kept[split]}
-        if empty and split in ("train", "all"):
-            raise ValueError(
-                listed(lines, BROKEN, most=MOST_BROKEN)
-                + f"\nNo image is left of {', '.join(repr(classes[label]) for label in sorted(empty))}."
-            )
-    return kept, [f"WARNING: left out: {listed(lines, BROKEN, most=MOST_BROKEN)}"] if lines else []
-
-
 def _in(split: str) -> str:
     return "" if split == "all" else f" in {split}"
 
@@ -89,34 +63,6 @@ def name_notes(classes: Sequence[str]) -> list[str]:
         alike.setdefault(name.casefold(), []).append(name)
     pairs = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
     return [f"WARNING: classes that differ in upper and lower case alone: {'; '.join(pairs)}"] if pairs else []
-
-
-def divide(
-    given: Mapping[str, Sequence[LabelledFile]],
-    *,
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
-    classes: Sequence[str],
-    rare_classes: str = "raise",
-) -> tuple[dict[str, list[LabelledFile]], list[str]]:
-    """Complete the splits that the user laid out, and say in a sentence which classes were too small for it.
-
-    Args:
-        given: split -> files. `all` alone is divided into train, val and test; `train` without `val` gives up
-            `val_fraction` of itself; without either, nothing is divided.
-    """
-    splits = {split: list(files) for split, files in given.items()}
-    if "all" in splits:
-        whole, fractions = splits.pop("all"), {"val": val_fraction, "test": test_fraction}
-    elif splits.get("val") or "train" not in splits:
-        return splits, []
-    else:
-        whole, fractions = splits["train"], {"val": val_fraction}
-    labels = [file.label for file in whole]
-    parts = stratified_split(labels, fractions=fractions, seed=seed, classes=classes, rare_classes=rare_classes)
-    notes = rare_notes(labels, fractions=fractions, classes=classes) if rare_classes == "train" else []
-    return splits | {part: [whole[index] for index in indices] for part, indices in parts.items()}, notes
 
 
 class FoundFiles(NamedTuple):
@@ -165,17 +111,20 @@ class FileSource:
         whole_as: str | None = None,
     ) -> None:
         self.left_out = LeftOut()
-        self.max_pixels = max_pixels
         self.scaled_decoding = scaled_decoding
         self.cache = open_cache(decoded_cache, limit=decoded_cache_limit)
         skip = on_bad_image == "skip"
         self._classes, files, notes = self._found(Path(path).expanduser(), tolerant=skip, whole_as=whole_as)
         self.notes = [*name_notes(self._classes), *notes]
+        splits = {
+            split: FileImages(of_split, max_pixels=max_pixels, scaled_decoding=scaled_decoding, cache=self.cache)
+            for split, of_split in files.items()
+        }
         if skip:
-            files, notes = without_broken(files, max_pixels=max_pixels, classes=self._classes, left_out=self.left_out)
+            splits, notes = without_broken(splits, classes=self._classes, left_out=self.left_out)
             self.notes += notes
         self._splits, notes = divide(
-            files,
+            splits,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             seed=split_seed,
@@ -193,7 +142,4 @@ class FileSource:
         return self._classes
 
     def dataset(self, split: str) -> LabelledImages | None:
-        files = self._splits.get(split)
-        if not files:
-            return None
-        return FileImages(files, max_pixels=self.max_pixels, scaled_decoding=self.scaled_decoding, cache=self.cache)
+        return self._splits.get(split)
