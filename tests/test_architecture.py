@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "schedulers": set(),
     "prefix": {"data", "storage"},
     "data": {"nearest", "signatures", "storage"},
-    "models": {"numeric_checks", "signatures", "storage"},
+    "models": {"nearest", "numeric_checks", "signatures", "storage"},
     "optim": {"freezing"},
     "options": {"freezing", "optim", "schedulers"},
     "autograd": {"figures", "freezing", "models", "modes", "numeric_checks", "storage", "tables"},

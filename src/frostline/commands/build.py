@@ -18,6 +18,8 @@ from frostline.commands.own_classes import build_own
 from frostline.config.augment import Augment, OwnAugment
 from frostline.config.commands import RunGroups, TrainConfig
 from frostline.config.data import Data, Source
+from frostline.config.freeze import Freeze
+from frostline.config.model import Model, OwnBackbone
 from frostline.config.paths import absolute
 from frostline.config.secret_values import hidden
 from frostline.config.speed import Cache
@@ -26,7 +28,9 @@ from frostline.data.build import build_source, source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
 from frostline.data.transforms import Augmentation
+from frostline.freezing.selectors import stages_of
 from frostline.losses import build_loss
+from frostline.models.backbones import inputs_of
 from frostline.models.network import build_network
 from frostline.models.saved_file import read_plain
 from frostline.models.weights import LoadedWeights
@@ -38,6 +42,7 @@ def build_data(
     augment: Augment | None = None,
     *,
     seed: int,
+    model: Model | None = None,
     constructor: Mapping[str, Any] | None = None,
     same_batches: bool = False,
 ) -> ImageDataModule:
@@ -45,14 +50,17 @@ def build_data(
 
     Args:
         augment: None: training images as they are.
+        model: whose images' size, mean and deviation are taken where the source names none.
         constructor: arguments of the source's class that no config holds.
 
     Raises:
         ValueError: the source's class does not take these keys, or the values do not fit together.
     """
     keys = source.model_dump(by_alias=True, exclude=set(Data.model_fields)) | dict(constructor or {})
+    inputs = inputs_of(None if model is None or isinstance(model, OwnBackbone) else model.name)
+    image_size = source.image_size or inputs.image_size
     if "image_size" in inspect.signature(source_class(keys)).parameters:
-        keys["image_size"] = source.image_size
+        keys["image_size"] = image_size
     if isinstance(augment, OwnAugment):
         own = build_own("augment", augment)
         chosen = {"name": augment.target, "own": own, "mixup": augment.mixup, "cutmix": augment.cutmix}
@@ -60,13 +68,13 @@ def build_data(
         chosen = {"name": "none"} if augment is None else dict(augment)
     return ImageDataModule(
         source=build_source(keys),
-        image_size=source.image_size,
+        image_size=image_size,
         batch_size=source.batch_size,
         resize=source.resize,
         augment=Augmentation(**chosen, horizontal_flip=source.horizontal_flip),
         sampling=source.sampling,
-        mean=source.mean,
-        std=source.std,
+        mean=source.mean or inputs.mean,
+        std=source.std or inputs.std,
         loading=Loading(workers=None if source.workers == "auto" else source.workers, timeout=source.loader_timeout),
         seed=seed,
         same_batches=same_batches,
@@ -89,7 +97,11 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
             f"resume_from: the classes are others: {others}. Name the data of the checkpoint, or start a new run from "
             f"its weights: init_from={resume_from} in place of resume_from"
         )
-    recipe = {"model": _without(config.model.as_dict(), "weights"), "head": config.head.as_dict()}
+    model = _without(config.model.as_dict(), "weights")
+    recipe = {
+        "model": model | inputs_of(model.get("name")).options(data.image_size),
+        "head": config.head.as_dict(),
+    }
     network, loaded = build_network(
         model=recipe["model"],
         head=recipe["head"],
@@ -104,7 +116,7 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
     classifier = ImageClassifier(
         network=network,
         data_spec=data.spec,
-        policy=config.freeze.policy().resolve(network, always_trainable=_new_head(loaded)),
+        policy=_policy_for(network, config.freeze).resolve(network, always_trainable=loaded.new_head),
         training=TrainingOptions(
             optimizer=optimizer_builder(config.optimizer, fused=wants_fused(config)),
             exclude_from_decay=config.optimizer.exclude_from_decay,
@@ -184,9 +196,17 @@ def _loss(loss: Loss, data: ImageDataModule) -> nn.Module:
     return build_loss(loss.name, **arguments)
 
 
-def _new_head(loaded: LoadedWeights) -> tuple[str, ...]:
-    """A head that starts from random weights trains whatever the policy says."""
-    return ("fc.*",) if any(name.startswith("fc.") for name in loaded.initialised) else ()
+def _policy_for(network: nn.Module, freeze: Freeze) -> FreezePolicy:
+    """The policy; gradual_unfreezing with the network's last stages in place of a ResNet's."""
+    policy, stages = freeze.policy(), list(stages_of(network))
+    if freeze.name != "gradual_unfreezing" or "layer4" in stages or len(stages) < 4:
+        return policy
+    own = {"layer4": stages[-2], "layer3": stages[-3], "from:layer4": f"from:{stages[-2]}"}
+    own["from:layer3"] = f"from:{stages[-3]}"
+    described = policy.to_dict()
+    for phase in described["phases"]:
+        phase.update(name=own.get(phase["name"], phase["name"]), train=[own.get(word, word) for word in phase["train"]])
+    return FreezePolicy.from_dict(described)
 
 
 def _without(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:

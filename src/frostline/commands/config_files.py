@@ -31,6 +31,10 @@ class ConfigFiles(FileConfigSource):
         return "frostline"
 
     def load_config(self, config_path: str) -> ConfigResult:
+        if (node := self._without_file(config_path)) is not None:
+            filled = OmegaConf.create(with_defaults("model/*", node))
+            header = self._get_header_dict("")
+            return ConfigResult(provider=self.provider, path=self.full_path(), config=filled, header=header)
         found = super().load_config(config_path)
         if isinstance(found.config, DictConfig):
             keys = OmegaConf.to_container(found.config)
@@ -38,6 +42,15 @@ class ConfigFiles(FileConfigSource):
             place = Path(config_path).with_suffix("").as_posix()
             found.config = OmegaConf.create(with_defaults(place, {str(key): value for key, value in keys.items()}))
         return found
+
+    def is_config(self, config_path: str) -> bool:
+        return super().is_config(config_path) or self._without_file(config_path) is not None
+
+    def _without_file(self, config_path: str) -> dict[str, Any] | None:
+        """The option that a network of a library is, of which most have no file."""
+        group, _, name = config_path.removesuffix(".yaml").partition("/")
+        known = group == "model" and Path(self.path) == PACKAGED and not super().is_config(config_path)
+        return {"name": name} if known and RUN_GROUPS["model"].named(name) is not None else None
 
 
 def with_defaults(place: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,6 +118,8 @@ def group_options(config_dir: Path | None) -> dict[str, list[str]]:
             group = file.relative_to(folder).parent.as_posix()
             if group != ".":
                 groups.setdefault(group, []).append(file.stem)
+    others = sorted(RUN_GROUPS["model"].by_name, key=lambda name: _natural(Path(name)))
+    groups["model"] += [name for name in others if name not in groups["model"]]
     return groups
 
 

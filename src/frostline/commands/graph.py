@@ -56,4 +56,4 @@ def precision_of(setup: PhaseSetup) -> str:
     if precision != "auto":
         return precision
     accelerator = "gpu" if setup.classifier.device.type == "cuda" else "cpu"
-    return native_precision(accelerator, image_size=setup.config.data.image_size)
+    return native_precision(accelerator, image_size=setup.data.image_size)

@@ -164,6 +164,14 @@ def _checked(invocation: Invocation, job: list[str], defaults: Mapping[str, Any]
 
         if problems := own_class_problems(config):
             raise ConfigError(problems)
+    name = (settings.get("model") or {}).get("name", "")
+    if name.startswith("timm/"):
+        from frostline.models.backbones import timm_with  # imports timm
+
+        try:
+            timm_with(name)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from None
     return Checked(composed=composed, config=config)
 
 

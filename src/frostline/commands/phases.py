@@ -69,7 +69,7 @@ def build_at_phase(config: PhaseConfig, overrides: Sequence[str]) -> PhaseSetup:
     speed = config.speed.model_copy(update={"fused_optimizer": False})
     config = config.model_copy(update={"trainer": trainer, "speed": speed})
     seed_everything(config.seed, verbose=False)
-    data = build_data(config.data, config.augment, seed=config.seed)
+    data = build_data(config.data, config.augment, seed=config.seed, model=config.model)
     classifier, _ = build_classifier(config, data)
     phases = classifier.resolved.phases
     if config.phase is not None:

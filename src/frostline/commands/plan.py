@@ -23,7 +23,7 @@ def run(config: PlanConfig) -> None:
     """Print the phases as a table; draw them and export the policy where that is asked for."""
     quiet_libraries()
     seed_everything(config.seed, verbose=False)
-    data = build_data(config.data, config.augment, seed=config.seed)
+    data = build_data(config.data, config.augment, seed=config.seed, model=config.model)
     # Which weights a policy freezes does not change what it costs.
     random = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
     classifier, _ = build_classifier(random, data)

@@ -139,7 +139,11 @@ def train(folder: Path, config: TrainConfig) -> None:
     quiet_libraries()
     seed_everything(config.seed, verbose=False)
     data = build_data(
-        config.data, config.augment, seed=config.seed, same_batches=config.trainer.overfit_batches is not None
+        config.data,
+        config.augment,
+        seed=config.seed,
+        model=config.model,
+        same_batches=config.trainer.overfit_batches is not None,
     )
     splits = (("train", "val") if config.fit else ()) + (("test",) if config.test else ())
     rank_zero_only(data.check_images)(splits)  # before the work

@@ -83,9 +83,7 @@ def build_trainer(
         callbacks=callbacks,
         enable_progress_bar=any(isinstance(found, ProgressBar) for found in callbacks),
         use_distributed_sampler=False,  # the datamodule divides the samples itself, without padding
-        **device_options(
-            config.device, precision=options.precision, run_folder=folder, image_size=config.data.image_size
-        ),
+        **device_options(config.device, precision=options.precision, run_folder=folder, image_size=data.image_size),
     )
     _leave_cores_to_workers(config, data, trainer)
     return trainer

@@ -75,7 +75,7 @@ def option_problem(override: Override, options: list[str], kind: type[CommandCon
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
     for value in values:
         for option in value if isinstance(value, list) else [value]:
-            if str(option) not in options:
+            if str(option) not in options and f"{str(option).partition('/')[0]}/NAME" not in options:
                 return unknown_choice(key, value_text(option), options)
     return None
 

@@ -28,10 +28,10 @@ class Group:
 
     @functools.cached_property
     def by_name(self) -> Mapping[str, type[Section]]:
-        """The section of each option; empty where one section is for all."""
+        """The section of each option; empty where one section is for all. LIBRARY/NAME stands for any name."""
         named = self.sections if len(self.sections) > 1 else ()
-        fields = ((section, section.model_fields.get("name")) for section in named)
-        return {name: section for section, field in fields if field for name in get_args(field.annotation)}
+        fields = [(section, section.model_fields["name"]) for section in named if "name" in section.model_fields]
+        return {name: kind for kind, key in fields for name in get_args(key.annotation) or key.examples or ()}
 
     @functools.cached_property
     def own(self) -> type[OwnClass] | None:
@@ -42,7 +42,11 @@ class Group:
         """The section of a composed node, or None if its `name` is unknown."""
         if len(self.sections) == 1:
             return self.sections[0]
-        return self.own if "_target_" in node and self.own else self.by_name.get(str(node.get("name")))
+        return self.own if "_target_" in node and self.own else self.named(str(node.get("name")))
+
+    def named(self, name: str) -> type[Section] | None:
+        """The section of an option of this name, or None."""
+        return self.by_name.get(name) or self.by_name.get(f"{name.partition('/')[0]}/NAME")
 
     def section(self, node: Any) -> Section:
         """A composed node as the section of its option.

@@ -14,14 +14,18 @@ Three = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 PILLOWS_LIMIT = 178_956_970  # pixels; Pillow refuses to open more
 
-NORMALISATION = "null for the source's own, else ImageNet's"
+NORMALISATION = "null for those of timm's network, else the source's own, else ImageNet's"
 MANIFEST = "frostline.json"  # what a folder of shards has
 
 
 class Data(Section):
     """What every source shares: from images to batches."""
 
-    image_size: int = Field(default=224, ge=1, description="height and width in pixels of what the network sees")
+    image_size: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="height and width in pixels of what the network sees; null for the size that the network's "
+        "published weights were trained at, 224 for most",
+    )
     batch_size: int = Field(default=32, ge=1, description="images in one batch over all devices together")
     resize: float = Field(
         default=1.0,

@@ -119,10 +119,11 @@ def _devices(sound: Mapping[str, Any]) -> Iterator[str]:
         return
     if trainer.precision == "16-mixed":
         yield "trainer.precision: 16-mixed needs a GPU. On a CPU use bf16-mixed, 32-true or auto."
-    if trainer.precision == "bf16-mixed" and data is not None and data.image_size < SMALLEST_BF16_ON_CPU:
+    size = data.image_size if data is not None else None
+    if trainer.precision == "bf16-mixed" and size is not None and size < SMALLEST_BF16_ON_CPU:
         yield (
             f"trainer.precision: bf16-mixed on a CPU needs a data.image_size of {SMALLEST_BF16_ON_CPU} or more, not "
-            f"{data.image_size}: torch leaves gradients of smaller feature maps uninitialised. Use 32-true or auto."
+            f"{size}: torch leaves gradients of smaller feature maps uninitialised. Use 32-true or auto."
         )
     if trainer.sync_batchnorm:
         yield "trainer.sync_batchnorm: needs GPUs; torch has it for no CPU. Set it to false."

@@ -40,7 +40,9 @@ def stages_of(network: nn.Module) -> dict[str, tuple[str, ...]]:
     Raises:
         ValueError: a named module does not exist, or a parameter lies in no stage or in two.
     """
-    named: Mapping[str, Sequence[str]] | None = getattr(network, "stages", None)
+    # `stages` is a module in many networks; `library_stages` are those of torchvision and timm.
+    given = (getattr(network, name, None) for name in ("stages", "library_stages"))
+    named: Mapping[str, Sequence[str]] | None = next((value for value in given if isinstance(value, Mapping)), None)
     children = {name for name, _ in network.named_children()}
     if named is None and set().union(*RESNET_STAGES.values()) <= children:
         named = RESNET_STAGES

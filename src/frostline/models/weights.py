@@ -4,9 +4,10 @@ import base64
 import errno
 import hashlib
 import shutil
+import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class LoadedWeights:
     loaded: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # in the source, not used
     initialised: tuple[str, ...] = ()  # in the network, not from the source: random
+    new_head: tuple[str, ...] = ()  # globs of the classifier's tensors, where they are random
     warning: str | None = None
 
     def summary(self) -> str:
@@ -54,7 +56,7 @@ class InitialState:
     prefix: str = ""  # what stood before its names
     outside: tuple[str, ...] = ()  # names without that prefix: another network's
 
-    def named_as(self, network: nn.Module) -> "InitialState":
+    def named_as(self, network: nn.Module, *, classifier: Sequence[str] = ("fc",)) -> "InitialState":
         """The same tensors under the network's own names, where they had these after a prefix.
 
         Raises:
@@ -63,18 +65,24 @@ class InitialState:
         if self.state is None:
             return self
         try:
-            prefix = prefix_of(self.state, [name for name in network.state_dict() if not name.startswith("fc.")])
+            prefix = prefix_of(self.state, [name for name in network.state_dict() if not _is_in(name, classifier)])
         except ValueError as error:
             raise ValueError(f"weights: `{self.source}`: {error}. {conversion(self.source)}") from error
         inside = {name.removeprefix(prefix): t for name, t in self.state.items() if name.startswith(prefix)}
         outside = tuple(name for name in self.state if not name.startswith(prefix))
-        return replace(self, state=inside, prefix=prefix, outside=outside)
+        adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        if adapt is not None:  # timm's: names of earlier versions, positions of another image size
+            inside = dict(adapt(inside, network))
+        # Classifiers that a GoogLeNet or an Inception trains besides.
+        extra = {name for name in inside if name.lower().startswith("aux")}.difference(network.state_dict())
+        inside = {name: t for name, t in inside.items() if name not in extra}
+        return replace(self, state=inside, prefix=prefix, outside=(*outside, *sorted(extra)))
 
 
 def find_weights(weights: str, *, name: str | None = None) -> InitialState:
     """What `imagenet`, `none`, `auto`, or a path or URL to a state dict or a frostline checkpoint stands for.
 
-    `name` is the torchvision builder's name, needed for `imagenet` and `auto`.
+    `name` is the library's name of the network, needed for `imagenet` and `auto`.
 
     Raises:
         ValueError: the file is none of the known forms.
@@ -95,26 +103,34 @@ def find_weights(weights: str, *, name: str | None = None) -> InitialState:
     return InitialState(source="imagenet", state=state)
 
 
-def load_weights(network: nn.Module, initial: InitialState, *, classifier: bool = True) -> LoadedWeights:
+def load_weights(
+    network: nn.Module, initial: InitialState, *, names: Sequence[str] = ("fc",), classifier: bool = True
+) -> LoadedWeights:
     """Copy a state dict into the network.
 
-    A classifier (`fc.*`) of another size or form is skipped and reported; any other mismatch is an error.
+    A classifier of another size or form is skipped and reported; any other mismatch is an error.
+
+    Args:
+        names: of the modules that classify.
+        classifier: whether to load them.
 
     Raises:
-        ValueError: keys or shapes outside `fc` differ; they are listed by name.
+        ValueError: keys or shapes outside the classifier differ; they are listed by name.
     """
-    own = network.state_dict()
+    own, everything = network.state_dict(), tuple(f"{name}.*" for name in names)
     if initial.state is None:
-        return LoadedWeights(source=initial.source, initialised=tuple(own), warning=initial.warning)
+        return LoadedWeights(
+            source=initial.source, initialised=tuple(own), new_head=everything, warning=initial.warning
+        )
     state = initial.state
     usable = {k: v for k, v in state.items() if k in own and _fits(v, own[k])}
-    if not classifier or any(k.startswith("fc.") and k not in usable for k in (*state, *own)):
+    if not classifier or any(_is_in(k, names) and k not in usable for k in (*state, *own)):
         # Half an old classifier in a new one would be neither.
-        usable = {k: v for k, v in usable.items() if not k.startswith("fc.")}
+        usable = {k: v for k, v in usable.items() if not _is_in(k, names)}
     skipped = tuple(k for k in state if k not in usable)
     # Files from before torch 0.4.1 lack the counters of batches, which only a batch norm without momentum reads.
     initialised = tuple(k for k in own if k not in usable and not (k not in state and k.endswith(COUNTER)))
-    wrong = [k for k in dict.fromkeys((*skipped, *initialised)) if not k.startswith("fc.")]
+    wrong = [k for k in dict.fromkeys((*skipped, *initialised)) if not _is_in(k, names)]
     if wrong:
         lines = [_difference(k, state, own) for k in wrong]
         # Not a tensor under a name of the network's: other names, or a prefix that is none.
@@ -128,11 +144,15 @@ def load_weights(network: nn.Module, initial: InitialState, *, classifier: bool 
     check_finite(f"weights: `{initial.source}`", usable)
     network.load_state_dict(usable, strict=False)
     skipped = (*skipped, *initial.outside)
-    return LoadedWeights(source=initial.source, loaded=tuple(usable), skipped=skipped, initialised=initialised)
+    new_head = everything if any(_is_in(name, names) for name in initialised) else ()
+    return LoadedWeights(
+        source=initial.source, loaded=tuple(usable), skipped=skipped, initialised=initialised, new_head=new_head
+    )
 
 
 def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[str, Tensor]:
-    """torchvision's DEFAULT ImageNet weights, from torch hub's cache or downloaded into it (hash checked).
+    """The weights that a network's library publishes under its name: torchvision's DEFAULT, from torch hub's cache or
+    downloaded into it (hash checked); timm's, from the Hugging Face hub's.
 
     Raises:
         ValueError: there are none for this network, or the cached file is corrupt.
@@ -142,6 +162,8 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
 
     if name is None:
         raise ValueError("There are no ImageNet weights for a network of your own: give a path, or weights=none")
+    if name.startswith("timm/"):
+        return _timm_state(name.removeprefix("timm/"), timeout=timeout)
     enum = models.get_model_weights(name).DEFAULT
     cached = _cache() / Path(urllib.parse.urlparse(enum.url).path).name
     if not cached.exists():
@@ -171,6 +193,31 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
             f"{found.hexdigest()[:8]}, not with {wanted}. Delete the file to have it downloaded again"
         )
     return dict(read_plain(cached))
+
+
+def _timm_state(name: str, *, timeout: float | None) -> dict[str, Tensor]:
+    import timm
+    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        raise ValueError(f"timm has no weights for {name}: give a path, or weights=none")
+    repository, file = config.hf_hub_id, "model.safetensors"
+    cached = try_to_load_from_cache(repository, file)
+    if not isinstance(cached, str):
+        try:
+            request = urllib.request.Request(hf_hub_url(repository, file), method="HEAD")
+            urllib.request.urlopen(request, timeout=timeout or STALL_SECONDS).close()
+            cached = hf_hub_download(repository, file)
+        except OSError as error:
+            raise FileNotFoundError(
+                errno.ENOENT,
+                f"The weights of {name} are not in the Hugging Face cache ({repository}) and cannot be downloaded "
+                f"({getattr(error, 'reason', error)}). Three ways out: copy the cache's folder of {repository} from a "
+                f"machine that has it; give the path of its {file} (weights=PATH); or start from random weights "
+                "(weights=none)",
+            ) from error
+    return read_state(cached)
 
 
 def read_state(source: str) -> dict[str, Tensor]:
@@ -213,6 +260,10 @@ def conversion(source: str) -> str:
         f"{source}', weights_only=True); torch.save({{k.removeprefix('PREFIX'): v for k, v in state.items() "
         "if k.startswith('PREFIX')}, 'renamed.pth')\", and weights=renamed.pth."
     )
+
+
+def _is_in(name: str, modules: Sequence[str]) -> bool:
+    return name.startswith(tuple(f"{module}." for module in modules))
 
 
 def _fits(tensor: Tensor, own: Tensor) -> bool:
