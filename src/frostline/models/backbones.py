@@ -199,8 +199,9 @@ def _stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """
     classifier = classifier_of(network)
     modules = dict(network.named_modules())
-    described = [str(info["module"]) for info in getattr(network, "feature_info", ())]
-    ends = [name for name in described if name in modules]
+    said = [str(info["module"]) for info in getattr(network, "feature_info", ())]
+    described = [name for name in said if name in modules]
+    ends = described
     opened = (*classifier, *ends) if ends else (*classifier, *(f"{name}." for name in CONTAINERS))
     parts = list(_parts(network, opened))
     if not ends:
@@ -215,10 +216,14 @@ def _stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
         waiting += (name,)
         if name in ends:
             if not stages:
-                before = waiting[:-1] if any(_has_weights(modules[part]) for part in waiting[:-1]) else waiting
-                stages["stem"], waiting = (*loose, *before), waiting[len(before) :]
+                inside = [part for part in waiting if _has_weights(modules[part])]
+                stem = waiting[:-1] if len(inside) > 1 and name in inside else waiting
+                stages["stem"], waiting = (*loose, *stem), waiting[len(stem) :]
             if waiting:
                 stages[name], waiting = waiting, ()
+        elif stages and not described:  # what has no weights, and normalisations
+            last = next(reversed(stages))
+            stages[last], waiting = (*stages[last], *waiting), ()
     last = next(reversed(stages), "stem")
     stages[last] = (*stages.get(last, loose), *waiting)
     return {**stages, "head": tuple(parts[start:])}

@@ -54,7 +54,7 @@ class SplitModel:
         size = self.batch or max(2, len(inputs))
         with torch.no_grad():
             if len(inputs) == size:
-                return self._run_before(inputs)
+                return _without_gaps(self._run_before(inputs))
             return torch.cat([self._run_before(_filled(few, size))[: len(few)] for few in inputs.split(size)])
 
     def suffix(self, features: Tensor) -> Tensor:
@@ -178,6 +178,11 @@ def _depends_on_batch(network: nn.Module, part: Part) -> bool:
     """
     modules = (module for name in part.modules for module in network.get_submodule(name).modules())
     return any(isinstance(m, nn.Conv2d) and m.kernel_size == m.stride == (1, 1) for m in modules)
+
+
+def _without_gaps(features: Tensor) -> Tensor:
+    """The features themselves; a copy where others lie between their values in memory, as beside a class token's."""
+    return features if torch.empty_like(features).stride() == features.stride() else features.contiguous()
 
 
 def _filled(images: Tensor, size: int) -> Tensor:
