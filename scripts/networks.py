@@ -38,7 +38,7 @@ SIZES = {
     "inception_v3": 96, "maxvit_t": 224, "alexnet": 96,
     "timm/swin_tiny_patch4_window7_224": 224, "timm/maxvit_rmlp_pico_rw_256": 256, "timm/eva02_tiny_patch14_224": 56,
     "timm/vit_small_patch14_dinov2": 56, "timm/coatnet_nano_rw_224": 224, "timm/tiny_vit_5m_224": 224,
-    "timm/levit_128s": 224, "timm/hiera_tiny_224": 224, "timm/gcvit_xxtiny": 224, 
+    "timm/levit_128s": 224, "timm/hiera_tiny_224": 224, "timm/gcvit_xxtiny": 224,
 }  # fmt: skip
 NETWORKS = (
     "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "alexnet", "vgg11_bn", "squeezenet1_1", "densenet121",

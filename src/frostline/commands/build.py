@@ -28,6 +28,7 @@ from frostline.data.build import build_source, source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
 from frostline.data.transforms import Augmentation
+from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.selectors import stages_of
 from frostline.losses import build_loss
 from frostline.models.backbones import inputs_of
