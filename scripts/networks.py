@@ -11,6 +11,7 @@ import logging
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from frostline.data.transforms import Augmentation
 from frostline.freezing import FreezePolicy, stages_of
 from frostline.models.backbones import inputs_of
 from frostline.models.network import build_network
-from frostline.options import ComputeOptions, FeatureCache
+from frostline.options import ComputeOptions, FeatureCache, TrainingOptions
 from frostline.resume import ExactResume
 from frostline.tracking.plan import plan, plan_table
 
@@ -78,9 +79,9 @@ def fit(
     network, _ = build_network(model=model, head={"name": "linear"}, classes=3)
     classifier = ImageClassifier(
         network=network,
-        images=data.describe(),
+        data_spec=data.spec,
         policy=FreezePolicy.static(*train),
-        optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3),
+        training=TrainingOptions(optimizer=partial(torch.optim.AdamW, lr=1e-3)),
         compute=ComputeOptions(channels_last=True, feature_cache=FeatureCache(folder=cache) if cache else None),
     )
     trainer = lightning.Trainer(

@@ -190,7 +190,7 @@ def test_the_small_modules_need_torch_only(name: str) -> None:
 @pytest.mark.parametrize("file", sorted((SOURCE / "models").glob("*.py")), ids=named)
 def test_models_needs_torch_only_until_a_network_is_built(file: Path) -> None:
     assert libraries(file, at_import=True) <= {"torch"}
-    assert libraries(file) <= {"torch", "torchvision", "safetensors"}
+    assert libraries(file) <= {"torch", "torchvision", "safetensors", "timm", "huggingface_hub"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=named)

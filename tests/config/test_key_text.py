@@ -108,4 +108,5 @@ def test_every_option_of_a_group_has_its_name_in_its_schema() -> None:
     for command in COMMANDS.values():
         for group in command.groups().values():
             for name, schema in group.by_name.items():
-                assert name in get_args(schema.model_fields["name"].annotation)
+                key = schema.model_fields["name"]
+                assert name in (get_args(key.annotation) or key.examples)

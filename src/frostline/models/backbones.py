@@ -199,8 +199,8 @@ def _stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """
     classifier = classifier_of(network)
     modules = dict(network.named_modules())
-    said = [str(info["module"]) for info in getattr(network, "feature_info", ())]
-    described = [name for name in said if name in modules]
+    listed = [str(info["module"]) for info in getattr(network, "feature_info", ())]
+    described = [name for name in listed if name in modules]
     ends = described
     opened = (*classifier, *ends) if ends else (*classifier, *(f"{name}." for name in CONTAINERS))
     parts = list(_parts(network, opened))
