@@ -155,6 +155,24 @@ def test_a_new_head_trains_whatever_the_policy_says() -> None:
     assert classifier.network.fc.weight.requires_grad
 
 
+def test_gradual_unfreezing_takes_the_last_stages_of_any_network() -> None:
+    settings = composed("freeze=gradual_unfreezing", "model=timm/vit_tiny_patch16_224")
+    policy = build_classifier(settings, data_of(settings))[0].resolved.policy
+    assert [(phase.name, list(phase.train)) for phase in policy.phases] == [
+        ("head", ["head"]),
+        ("blocks.11", ["from:blocks.11"]),
+        ("blocks.10", ["from:blocks.10"]),
+        ("all", ["all"]),
+    ]
+
+
+def test_a_network_gives_the_size_and_normalisation_that_the_data_leaves_open() -> None:
+    settings = composed("model=timm/vit_tiny_patch16_224", "data.image_size=null", "data.std=[0.2,0.2,0.2]")
+    data = build_data(settings.data, settings.augment, seed=0, model=settings.model)
+    assert (data.image_size, tuple(data.mean), tuple(data.std)) == (224, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    assert data_of(composed("data.image_size=null")).image_size == 224
+
+
 def test_a_head_that_was_loaded_obeys_the_policy(tmp_path: Path) -> None:
     settings = composed("freeze=custom", "freeze.train=[layer4]")
     first, _ = build_classifier(settings, data_of(settings))
