@@ -9,6 +9,7 @@ from torchvision.models import resnet18, resnet50
 
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.policy import FreezePolicy
+from frostline.models.backbones import build_backbone
 from frostline.prefix.split_model import SplitModel, split_at_frost_line
 from frostline.prefix.traced import SplitError, trace
 
@@ -169,6 +170,13 @@ def test_tracing_leaves_modes_and_state_as_they_were(network: nn.Module) -> None
     trace(network, ["layer1", "layer1.0"])
     assert [module.training for module in network.modules()] == modes
     assert list(network.__dict__) == keys
+
+
+def test_splitting_writes_to_no_buffer() -> None:
+    network = build_backbone({"name": "timm/resnetv2_50"})
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    assert cut(network, "from:stages.2") is not None
+    assert [name for name, buffer in network.named_buffers() if not torch.equal(buffer, before[name])] == []
 
 
 @pytest.mark.parametrize("size", [1, 3, 6, 9])

@@ -151,6 +151,8 @@ def _can_be_opened(module: nn.Module) -> bool:
     """Whether a module consists of others, that can be called in its place."""
     if module._forward_hooks or len(module._forward_pre_hooks) > 1:  # one is the policy's, which holds modes
         return False
+    if module._buffers:  # a traced forward would write to them, as timm's batch norm counts its batches
+        return False
     known = type(module).__module__.startswith("torch.nn.") and type(module) not in CONTAINERS
     return not known and next(module.children(), None) is not None
 
