@@ -6,11 +6,11 @@ import pytest
 import torchvision
 import yaml
 
-from frostline.config.commands import RUN_GROUPS
-from frostline.config.validation import section_problems
+from frostline.config.commands import COMMANDS, RUN_GROUPS
+from frostline.config.validation import ConfigError, validate
 from frostline.freezing import FreezePolicy, Phase, Until, write_policy
 from frostline.freezing.keys import keys_of
-from tests.configs import config
+from tests.configs import config, settings
 
 FREEZE = RUN_GROUPS["freeze"].by_name
 FOLDER = Path(__file__).parents[2] / "conf" / "freeze"
@@ -84,8 +84,10 @@ PHASES = [{"name": "a", "train": ["head"], "until": {"epochs": 1}}, {"name": "b"
     ids=["until", "names", "no until"],
 )
 def test_the_rules_of_a_policy_are_checked_with_the_config(phases, expected):
-    settings = {"name": "gradual_unfreezing", "phases": phases}
-    found = section_problems(FREEZE["gradual_unfreezing"], settings, prefix="freeze.", defaults={})
+    composed = settings("freeze=gradual_unfreezing")
+    with pytest.raises(ConfigError) as error:
+        validate(COMMANDS["train"], {**composed, "freeze": {**composed["freeze"], "phases": phases}})
+    found = error.value.problems
     assert [problem[: len(message)] for problem, message in zip(found, expected, strict=True)] == expected
 
 
