@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from frostline.commands.failures import INTERRUPTED, close_stdout, fail, message_of
-from frostline.commands.leaving import collect_rarely, leaving_at_once
+from frostline.commands.fast_exit import collect_rarely, fast_exit
 from frostline.commands.terminal import show_only_printable
 
 COMPLETION = ("-sc", "--shell-completion")
@@ -14,7 +14,7 @@ COMPLETION = ("-sc", "--shell-completion")
 def program(command: str | None = None) -> None:
     """`main` as a process of its own: what train.py and `frostline` are."""
     collect_rarely()
-    with leaving_at_once():
+    with fast_exit():
         show_only_printable()
         main(command)
 

@@ -1,6 +1,6 @@
 """What a process writes to its terminal: text without secrets, and nothing that acts on a terminal.
 
-Imports no logging, which registers an exit handler: `leaving_at_once` has to come before it.
+Imports no logging, which registers an exit handler: `fast_exit` has to come before it.
 """
 
 import io

@@ -19,10 +19,10 @@ def end_with(parent: int) -> None:
 if __name__ == "__main__":
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 
-    from frostline.commands.leaving import collect_rarely, leaving_at_once
+    from frostline.commands.fast_exit import collect_rarely, fast_exit
 
     collect_rarely()
-    with leaving_at_once():
+    with fast_exit():
         from frostline.commands.terminal import show_only_printable
         from frostline.commands.train import train_in
         from frostline.config import secret_values

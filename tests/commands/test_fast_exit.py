@@ -24,9 +24,9 @@ SCRIPT = (
     FREED
     + """
 {before}
-from frostline.commands.leaving import leaving_at_once
+from frostline.commands.fast_exit import fast_exit
 
-with leaving_at_once():
+with fast_exit():
     import atexit, logging, threading, time
     atexit.register(print, "a library's exit handler")
     logging.basicConfig(filename=sys.argv[1], format="%(message)s")
@@ -126,7 +126,7 @@ def test_the_installed_command_is_the_program_that_ends_so() -> None:
 
 IMPORTS = """
 import gc
-from frostline.commands.leaving import collect_rarely
+from frostline.commands.fast_exit import collect_rarely
 
 generations = []
 gc.callbacks.append(lambda phase, info: generations.append(info["generation"]))
