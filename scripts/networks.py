@@ -43,7 +43,7 @@ SIZES = {
 }  # fmt: skip
 NETWORKS = (
     "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "alexnet", "vgg11_bn", "squeezenet1_1", "densenet121",
-    "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5",
+    "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5",
     "efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny", "vit_b_32", "swin_t", "swin_v2_t",
     "maxvit_t", "timm/resnet10t", "timm/seresnext26t_32x4d", "timm/resnetv2_50", "timm/convnext_atto",
     "timm/convnextv2_atto", "timm/efficientnet_b0", "timm/mobilenetv3_small_050", "timm/mobilenetv4_conv_small",
@@ -51,7 +51,7 @@ NETWORKS = (
     "timm/deit_tiny_patch16_224", "timm/deit_tiny_distilled_patch16_224", "timm/swin_tiny_patch4_window7_224",
     "timm/vit_small_patch14_dinov2", "timm/vit_small_patch16_dinov3", "timm/eva02_tiny_patch14_224",
     "timm/mixer_s16_224", "timm/resmlp_12_224", "timm/poolformer_s12", "timm/mobilevit_xxs", "timm/levit_128s",
-    "timm/pit_ti_224", "timm/xcit_nano_12_p16_224", "timm/fastvit_t8", "timm/repvgg_a0", "timm/edgenext_xx_small",
+    "timm/pit_ti_224", "timm/xcit_nano_12_p16_224", "timm/edgenext_xx_small",
 )  # fmt: skip
 
 

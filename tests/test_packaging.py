@@ -11,6 +11,7 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text()
 # Distributions whose packages have other names; Hydra brings OmegaConf, pydantic its core and annotated_types.
 IMPORTED_AS = {
     "pillow": {"PIL"},
+    "huggingface-hub": {"huggingface_hub"},
     "pyyaml": {"yaml"},
     "hydra-core": {"hydra", "omegaconf"},
     "pydantic": {"pydantic", "pydantic_core", "annotated_types"},
