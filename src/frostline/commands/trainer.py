@@ -212,7 +212,7 @@ def _callbacks(config: TrainConfig, *, folder: Path, data: ImageDataModule, logs
         callbacks.append(AppliedRates())
     if options.progress_bar:
         callbacks.append(progress())
-    if options.gradient_flow_every_n_steps is not None:
+    if logs and options.gradient_flow_every_n_steps is not None:  # a fast_dev_run has no logger
         callbacks.append(GradientFlow(every_n_steps=options.gradient_flow_every_n_steps, attribute="network"))
     if config.trainer.compile:
         callbacks.append(CompileCost())
