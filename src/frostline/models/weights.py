@@ -1,9 +1,7 @@
 """Initial weights: where they come from, and which of them were used."""
 
-import base64
 import errno
 import hashlib
-import shutil
 import sys
 import urllib.parse
 import urllib.request
@@ -11,17 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from frostline.models.download import download, fetch, hub_cache, reach
 from frostline.models.saved_file import prefix_of, read_plain, unwrapped
 from frostline.numeric_checks import check_finite
-from frostline.storage.atomic import atomically
 
 # How long `auto` waits for an answer before it uses random weights.
 REACH_SECONDS = 3.0
-# How long a download may stall.
-STALL_SECONDS = 30.0
 COUNTER = "num_batches_tracked"
 
 
@@ -165,14 +160,11 @@ def imagenet_state(name: str | None, *, timeout: float | None = None) -> dict[st
     if name.startswith("timm/"):
         return _timm_state(name.removeprefix("timm/"), timeout=timeout)
     enum = models.get_model_weights(name).DEFAULT
-    cached = _cache() / Path(urllib.parse.urlparse(enum.url).path).name
+    cached = hub_cache() / Path(urllib.parse.urlparse(enum.url).path).name
     if not cached.exists():
         try:
-            # Asked first, as `auto` waits for an answer for a shorter time than for the next piece of a download.
-            urllib.request.urlopen(
-                urllib.request.Request(enum.url, method="HEAD"), timeout=timeout or STALL_SECONDS
-            ).close()
-            _fetch(enum.url, cached)
+            reach(enum.url, timeout=timeout)
+            fetch(enum.url, cached)
         except OSError as error:  # URLError and time-outs are OSErrors
             raise FileNotFoundError(
                 errno.ENOENT,
@@ -206,8 +198,7 @@ def _timm_state(name: str, *, timeout: float | None) -> dict[str, Tensor]:
     cached = try_to_load_from_cache(repository, file)
     if not isinstance(cached, str):
         try:
-            request = urllib.request.Request(hf_hub_url(repository, file), method="HEAD")
-            urllib.request.urlopen(request, timeout=timeout or STALL_SECONDS).close()
+            reach(hf_hub_url(repository, file), timeout=timeout)
             cached = hf_hub_download(repository, file)
         except OSError as error:
             raise FileNotFoundError(
@@ -227,7 +218,7 @@ def read_state(source: str) -> dict[str, Tensor]:
         FileNotFoundError: no such file, or the URL does not answer.
         ValueError: the file holds something else.
     """
-    path = _download(source) if urllib.parse.urlparse(source).scheme in ("http", "https") else Path(source)
+    path = download(source) if urllib.parse.urlparse(source).scheme in ("http", "https") else Path(source)
     if not path.is_file():
         raise FileNotFoundError(
             errno.ENOENT,
@@ -280,43 +271,6 @@ def _difference(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
     if state[key].shape == own[key].shape:
         return f"  {key}: {state[key].dtype} in the file, {own[key].dtype} in the network"
     return f"  {key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
-
-
-def _download(url: str) -> Path:
-    """Into torch hub's cache; reused when there, under a name that no other URL has."""
-    name = Path(urllib.parse.urlparse(url).path).name
-    path = _cache() / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
-    if not path.exists():
-        try:
-            _fetch(url, path)
-        except OSError as error:
-            raise FileNotFoundError(
-                errno.ENOENT, f"weights: cannot download {url} ({getattr(error, 'reason', error)})"
-            ) from error
-    return path
-
-
-def _cache() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _fetch(url: str, path: Path) -> None:
-    """Download a file atomically: torch.hub keeps what it has got when the connection ends early."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    user, at, _ = urllib.parse.urlsplit(url).netloc.rpartition("@")
-    request = urllib.request.Request(url.replace(f"{user}@", "", 1) if at else url)
-    if at:
-        word = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
-        request.add_header("Authorization", f"Basic {word}")
-    with (
-        urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer,
-        atomically(path) as part,
-        part.open("wb") as file,
-    ):
-        shutil.copyfileobj(answer, file)
-        length = answer.headers["Content-Length"]
-        if length is not None and file.tell() != int(length):
-            raise OSError(f"the connection ended after {file.tell():,} of {int(length):,} bytes")
 
 
 def _listed(names: tuple[str, ...]) -> str:
