@@ -10,7 +10,7 @@ from frostline.data.decoding import MAX_PIXELS
 from frostline.data.files import FileImages, LabelledFile
 from frostline.data.folders import AGAIN, Identity, LeftOut, listed
 from frostline.data.source import LabelledImages
-from frostline.data.splitting import divide, without_broken
+from frostline.data.splitting import divide
 
 
 class OneCopy:
@@ -120,9 +120,6 @@ class FileSource:
             split: FileImages(of_split, max_pixels=max_pixels, scaled_decoding=scaled_decoding, cache=self.cache)
             for split, of_split in files.items()
         }
-        if skip:
-            splits, notes = without_broken(splits, classes=self._classes, left_out=self.left_out)
-            self.notes += notes
         self._splits, notes = divide(
             splits,
             val_fraction=val_fraction,
@@ -130,6 +127,7 @@ class FileSource:
             seed=split_seed,
             classes=self._classes,
             rare_classes=rare_classes,
+            left_out=self.left_out if skip else None,
         )
         self.notes += notes
 

@@ -113,7 +113,7 @@ class Divisible(Protocol):
 Images = TypeVar("Images", bound=Divisible)
 
 
-def without_broken(
+def _without_broken(
     splits: Mapping[str, Images], *, classes: Sequence[str], left_out: LeftOut
 ) -> tuple[dict[str, Images], list[str]]:
     """The images that can be decoded, each decoded for it once, and a sentence that names the others.
@@ -147,21 +147,29 @@ def divide(
     seed: int,
     classes: Sequence[str],
     rare_classes: str = "raise",
+    left_out: LeftOut | None = None,
 ) -> tuple[dict[str, Images], list[str]]:
-    """Complete the splits that a source has, and say in a sentence which classes were too small for it.
+    """Complete the splits that a source has, and say in sentences what was left out, and which classes were too small.
 
     Args:
         given: split -> images. `all` alone is divided into train, val and test; `train` without `val` gives up
             `val_fraction` of itself; without either, nothing is divided.
+        left_out: gets the images that cannot be decoded, which are left out first; None: they are not looked for.
+
+    Raises:
+        ValueError: a class is left without an image to train on, or is too small to divide.
     """
+    notes: list[str] = []
+    if left_out is not None:
+        given, notes = _without_broken(given, classes=classes, left_out=left_out)
     splits = {split: images for split, images in given.items() if len(images)}
     if "all" in splits:
         whole, fractions = splits.pop("all"), {"val": val_fraction, "test": test_fraction}
     elif "val" in splits or "train" not in splits:
-        return splits, []
+        return splits, notes
     else:
         whole, fractions = splits["train"], {"val": val_fraction}
     parts = stratified_split(whole.labels, fractions=fractions, seed=seed, classes=classes, rare_classes=rare_classes)
     rare = [classes[label] for label in rare_among(whole.labels, fractions=fractions)]
-    notes = [f"WARNING: too few images to split, all kept in train: {', '.join(rare)}"] if rare else []
+    notes += [f"WARNING: too few images to split, all kept in train: {', '.join(rare)}"] if rare else []
     return splits | {part: whole.subset(indices) for part, indices in parts.items() if indices}, notes

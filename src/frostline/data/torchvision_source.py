@@ -14,7 +14,7 @@ from frostline.data.files import broken_among
 from frostline.data.folders import LeftOut
 from frostline.data.image_file import UnreadableImage
 from frostline.data.source import LabelledImage, LabelledImages
-from frostline.data.splitting import divide, without_broken
+from frostline.data.splitting import divide
 from frostline.nearest import suggest
 from frostline.storage.locks import locked
 
@@ -70,7 +70,7 @@ class TorchvisionSource:
         on_bad_image: str = "raise",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.left_out, self.notes = LeftOut(), list[str]()
+        self.left_out = LeftOut()
         self._cls = _supported(dataset)
         self._arguments = _arguments(self._cls, root=str(Path(root).expanduser()), download=download, options=options)
         splits = {
@@ -78,17 +78,15 @@ class TorchvisionSource:
             for split, choice in DATASETS[dataset].items()
         }
         self._classes = _class_names(splits.get("train") or splits["all"])
-        if on_bad_image == "skip":
-            splits, self.notes = without_broken(splits, classes=self._classes, left_out=self.left_out)
-        self._splits, notes = divide(
+        self._splits, self.notes = divide(
             splits,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             seed=split_seed,
             classes=self._classes,
             rare_classes=rare_classes,
+            left_out=self.left_out if on_bad_image == "skip" else None,
         )
-        self.notes += notes
 
     @property
     def classes(self) -> Sequence[str]:
