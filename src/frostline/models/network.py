@@ -38,15 +38,15 @@ def build_network(
                     "head instead"
                 )
             replace_classifier(network, names, classes=len(initial.state[f"{names[0]}.weight"]))
+        layer = last_layer(network.get_submodule(names[0]))
+        has = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        if has != classes:
+            raise ValueError(
+                f"head=pretrained keeps the network's own classifier of {has} classes, but the data has {classes}. "
+                "Use head=linear for a new one"
+            )
     else:
         plain = head.get("name") == "linear" and not head.get("dropout")
         build = None if plain else partial(build_head, head)
         replace_classifier(network, names, classes=classes, build=build)
-    layer = last_layer(network.get_submodule(names[0]))
-    has = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    if has != classes:
-        raise ValueError(
-            f"head=pretrained keeps the network's own classifier of {has} classes, but the data has {classes}. "
-            "Use head=linear for a new one"
-        )
     return network, load_weights(network, initial, names=names, classifier=same_classes)
