@@ -122,19 +122,28 @@ def api() -> str:
 
 
 def benchmarks() -> str:
-    """BENCHMARKS.md with the wall times of docs/benchmarks-history.md in one table: a row for each tool."""
+    """BENCHMARKS.md with the wall times of docs/benchmarks-history.md: a table for each number of images."""
     history = (ROOT / "docs/benchmarks-history.md").read_text()
-    seconds: dict[str, dict[str, str]] = {}
-    workloads: dict[str, str] = {}
-    for name, title, part in re.findall(r"^### (W\w+): (.*?)$(.*?)(?=^#)", history, re.DOTALL | re.MULTILINE):
-        workloads[name] = title
-        for tool, time in re.findall(r"^\| (?!\|)(.*?) \| ([\d.,]+) \|", part, re.MULTILINE):
-            seconds.setdefault(tool, {})[name] = time
-    rows = ((tool, *(times.get(name, "") for name in workloads)) for tool, times in seconds.items())
-    legend = [f"- {name}: {title}" for name, title in workloads.items()]
     before, begin, rest = (ROOT / "BENCHMARKS.md").read_text().partition("scripts/write_docs.py -->\n")
-    text = "\n".join([*_table(("wall seconds", *workloads), rows), "", *legend])
+    text = "\n\n".join(wall_time_tables(history))
     return f"{before}{begin}{text}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+
+
+def wall_time_tables(history: str) -> Iterable[str]:
+    """A table for each of the contest's sections, a row for each tool; then what the workloads are."""
+    workloads: dict[str, str] = {}
+    for size, section in re.findall(r"^<!-- contest(\S*) -->$(.*?)^<!-- /contest", history, re.DOTALL | re.MULTILINE):
+        seconds: dict[str, dict[str, str]] = {}
+        columns = []
+        for name, title, part in re.findall(r"^### (W\w+): (.*?)$(.*?)(?=^#|\Z)", section, re.DOTALL | re.MULTILINE):
+            workloads[name] = title
+            columns.append(name)
+            for tool, time in re.findall(r"^\| (?!\|)(.*?) \| ([\d.,]+) \|", part, re.MULTILINE):
+                seconds.setdefault(tool, {})[name] = time
+        rows = ((tool, *(times.get(name, "") for name in columns)) for tool, times in seconds.items())
+        images = f", {size[1:].replace('-', ' + ')} images" if size else ""
+        yield "\n".join(_table((f"wall seconds{images}", *columns), rows))
+    yield "\n".join(f"- {name}: {title}" for name, title in workloads.items())
 
 
 def _summary(file: Path) -> str:

@@ -49,6 +49,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_
 IMPORTS = {
     "plain": "torch, torchvision", "torchvision": "torch, torchvision", "timm": "timm", "lightning": "lightning",
     "fastai": "fastai.vision.all", "hf": "datasets, transformers.trainer",
+    "expert": "torch, torchvision", "sklearn": "torch, torchvision, sklearn.linear_model",
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class Peer:
         packages: what is installed there, in the versions of requirements.txt.
         workloads: those that it has a way for.
         anywhere: runs in frostline's own environment too, if it must.
+        expert: not as users write it, but as fast as it can be; has no second form with channels-last and bf16.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Peer:
     packages: tuple[str, ...]
     workloads: tuple[str, ...] = ("w1a", "w1b", "w2", "w3", "w4")
     anywhere: bool = False
+    expert: bool = False
 
 
 TORCH = ("torch", "torchvision", "pillow")
@@ -56,7 +58,12 @@ PEERS = {
         "torchvision reference step", "torchvision_reference.py", "plain", TORCH, workloads=("w2",), anywhere=True
     ),
     "timm": Peer("timm reference step", "timm_reference.py", "timm", (*TORCH, "timm"), workloads=("w2",)),
-}
+    "expert": Peer("script by hand (expert)", "expert.py", "plain", TORCH, anywhere=True, expert=True),
+    "sklearn": Peer(
+        "scikit-learn on features", "sklearn_probe.py", "sklearn", (*TORCH, "scikit-learn"), workloads=("w1a",),
+        anywhere=True, expert=True,
+    ),
+}  # fmt: skip
 TITLES = {
     FROSTLINE: "**frostline**",
     FOUR_VIEWS: "**frostline**, `cache.views=4`",
@@ -73,7 +80,7 @@ def competitors(workload: str, *, chosen: Sequence[str], fast_peers: bool) -> li
         if workload == "w1b" and has_cache():
             names.append(FOUR_VIEWS)
     peers = [name for name in PEERS if name in chosen and workload in PEERS[name].workloads]
-    return names + peers + ([f"{name}+fast" for name in peers] if fast_peers else [])
+    return names + peers + ([f"{name}+fast" for name in peers if not PEERS[name].expert] if fast_peers else [])
 
 
 def has_cache() -> bool:
@@ -226,7 +233,10 @@ def set_up(names: Sequence[str]) -> None:
 
 def versions(names: Sequence[str]) -> dict[str, str]:
     """Installed versions of what the benchmark compares, over all its environments."""
-    words = ("torch", "torchvision", "lightning", "fastai", "transformers", "accelerate", "datasets", "timm", "pillow")
+    words = (
+        "torch", "torchvision", "lightning", "fastai", "transformers", "accelerate", "datasets", "timm", "pillow",
+        "scikit-learn",
+    )  # fmt: skip
     program = (
         "import importlib.metadata as m, json; "
         f"print(json.dumps({{w: m.version(w) for w in {words!r} if any(m.distributions(name=w))}}))"

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scripts.benchmark.contest.competitors import FOUR_VIEWS, FROSTLINE
+from scripts.benchmark.contest.competitors import FOUR_VIEWS, FROSTLINE, PEERS
 from scripts.benchmark.contest.peers.task import WORKLOADS
 
 Record = dict[str, Any]
@@ -55,6 +55,10 @@ class Row:
     def is_fast(self) -> bool:
         return self.competitor.endswith("+fast")
 
+    @property
+    def is_expert(self) -> bool:
+        return self.competitor in PEERS and PEERS[self.competitor].expert
+
 
 def read_lines(file: Path) -> list[Record]:
     """Every line of a results file; a last line that was cut off by an interruption is left out."""
@@ -91,10 +95,12 @@ def rows(lines: Iterable[Record]) -> list[Row]:
         found += [
             _row("w4", competitor, lines, multiplied=runs)
             for (workload, competitor), lines in groups.items()
-            if workload == "w1a" and competitor not in swept | {FROSTLINE}
+            if workload == "w1a" and competitor not in swept | {FROSTLINE, "sklearn"}
         ]
     order = list(WORKLOADS)
-    return sorted(found, key=lambda row: (order.index(row.workload), row.is_fast, row.is_peer, row["wall"]))
+    return sorted(
+        found, key=lambda row: (order.index(row.workload), row.is_expert, row.is_fast, row.is_peer, row["wall"])
+    )
 
 
 def _row(workload: str, competitor: str, lines: list[Record], *, multiplied: int = 1) -> Row:
@@ -110,7 +116,8 @@ def _row(workload: str, competitor: str, lines: list[Record], *, multiplied: int
 
 def fastest_peer(found: list[Row], workload: str, measure: str, *, fast: bool = False) -> Row | None:
     """The peer with the least of a measure: as its users write it, or (`fast`) with channels-last and bf16 as well."""
-    peers = [row for row in found if row.workload == workload and row.is_peer and (fast or not row.is_fast)]
+    peers = [row for row in found if row.workload == workload and row.is_peer and not row.is_expert]
+    peers = [row for row in peers if fast or not row.is_fast]
     if fast and not any(row.is_fast for row in peers):
         return None
     return min(peers, key=lambda row: row[measure] or float("inf"), default=None)
@@ -144,7 +151,7 @@ def target_results(found: list[Row]) -> list[TargetResult]:
     results = []
     for targets, fast in ((TARGETS, False), (FAST_TARGETS, True)):
         for (workload, competitor), target in targets.items():
-            row = _find(found, workload, competitor)
+            row = row_of(found, workload, competitor)
             peers = {m: fastest_peer(found, workload, m, fast=fast) for m in ("wall", "cpu")}
             if row is None or None in peers.values():
                 continue
@@ -156,7 +163,7 @@ def target_results(found: list[Row]) -> list[TargetResult]:
             against = {m: peer.competitor for m, peer in peers.items() if peer}
             results.append(TargetResult(text, target, {m: r for m, r in ratios.items() if r is not None}, against))
     for workload in WORKLOADS:
-        row = _find(found, workload, FROSTLINE)
+        row = row_of(found, workload, FROSTLINE)
         leanest = fastest_peer(found, workload, "peak_pss")
         share = None if row is None else ratio(row, leanest, "peak_pss")
         if share is not None and leanest is not None:
@@ -165,7 +172,8 @@ def target_results(found: list[Row]) -> list[TargetResult]:
     return results
 
 
-def _find(found: list[Row], workload: str, competitor: str) -> Row | None:
+def row_of(found: list[Row], workload: str, competitor: str) -> Row | None:
+    """The row of a competitor in a workload; None where it did not run."""
     return next((row for row in found if (row.workload, row.competitor) == (workload, competitor)), None)
 
 
