@@ -17,7 +17,10 @@ from torch.optim.swa_utils import get_ema_avg_fn
 from frostline.classifier import ImageClassifier
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
+from frostline.data.order import SampleIndex, epoch_order
+from frostline.data.source import LabelledImages
 from frostline.data.synthetic import Synthetic
+from frostline.data.time_limit import monitor
 from frostline.data.transforms import Augmentation
 from frostline.feature_limits import why_not_stored
 from frostline.freezing.policy import FreezePolicy, Phase, Until
@@ -146,10 +149,80 @@ def test_each_image_passes_the_frozen_part_once(cache: FeatureCache) -> None:
     # Two more for each of the two stores: a look at the shape of a feature.
     assert run.passed == IMAGES + VAL + 4
     assert run.classifier.feature_facts()["train"]["computed"] == IMAGES
-    assert run.classifier.feature_facts()["train"]["read"] == 7 * IMAGES
+    assert run.classifier.feature_facts()["train"]["read"] == 8 * IMAGES
     assert run.classifier.feature_facts()["val"] | {"store": ""} == {
-        "computed": VAL, "read": 7 * VAL, "store": "", "rows": VAL,
+        "computed": VAL, "read": 8 * VAL, "store": "", "rows": VAL,
     }  # fmt: skip
+
+
+def test_the_images_that_a_phase_draws_are_computed_before_it_trains(cache: FeatureCache) -> None:
+    class FirstBatch(lightning.Callback):
+        def __init__(self) -> None:
+            self.passed: list[int] = []
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            self.passed.append(Counted.passed)
+
+    run = Run(cache=cache, epochs=3, limit_train_batches=2, callbacks=(watch := FirstBatch(),))
+    drawn = {index.sample for epoch in range(3) for index in first_two_batches(run.data, epoch)}
+    assert len(drawn) < IMAGES
+    assert run.classifier.feature_facts()["train"]["computed"] == len(drawn)
+    # Two looks at a shape; validation's images come at the end of the first epoch.
+    assert watch.passed == [len(drawn) + 4] * 2 + [len(drawn) + 4 + VAL] * 4
+
+
+def first_two_batches(data: ImageDataModule, epoch: int) -> list[SampleIndex]:
+    order = epoch_order(epoch, length=IMAGES, seed=data.seed).tolist()
+    return [SampleIndex(epoch, place, order[place]) for place in range(8)]
+
+
+def test_fewer_images_than_an_epoch_are_computed_in_the_step(cache: FeatureCache) -> None:
+    run = Run(cache=cache, epochs=2, limit_train_batches=2)
+    assert run.classifier.feature_facts()["train"] | {"store": ""} == {
+        "computed": 2 * 8, "read": 0, "store": "", "rows": IMAGES,
+    }  # fmt: skip
+    assert same(run, Run(cache=None, epochs=2, limit_train_batches=2))
+
+
+def test_what_is_computed_before_an_interruption_stays(cache: FeatureCache) -> None:
+    monitor().interrupt(InterruptedError("a signal"))
+    try:
+        with pytest.raises(InterruptedError, match="a signal"):
+            Run(cache=cache)
+    finally:
+        monitor().interrupt(None)
+    assert Counted.passed == 4 + 4
+    assert Run(cache=cache).passed == IMAGES - 4 + VAL + 4
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list`")  # there are no validation images
+def test_images_with_soft_labels_are_computed_once(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    soft = torch.rand(IMAGES, 3, generator=torch.Generator().manual_seed(0))
+
+    class Soft(LabelledImages):
+        labels, identity = None, "soft"
+
+        def __len__(self) -> int:
+            return IMAGES
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.full((3, 16, 16), index, dtype=torch.uint8), soft[index]
+
+    class Source:
+        classes = ("a", "b", "c")
+
+        def dataset(self, split: str) -> LabelledImages | None:
+            return Soft() if split == "train" else None
+
+    def run(cache: FeatureCache | None) -> Run:
+        return Run(cache=cache, data=ImageDataModule(source=Source(), image_size=16, batch_size=4, augment=NONE))
+
+    plain = run(None)
+    assert "no `soft_labels`" in str(why_not_stored(plain.data, "train", views=0))
+    monkeypatch.setattr(Soft, "soft_labels", soft)
+    kept = run(cache)
+    assert same(plain, kept)
+    assert kept.passed == IMAGES + 2
 
 
 def test_a_later_run_with_another_optimizer_computes_nothing(cache: FeatureCache) -> None:

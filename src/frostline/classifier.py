@@ -28,7 +28,7 @@ from frostline.modes import eval_mode
 from frostline.numeric_checks import check_batches, check_finite, check_loss, check_state, one_value_explained
 from frostline.optimizer_step import StepMean, clip_in_mixed_precision
 from frostline.options import CheckpointOptions, ComputeOptions, TrainingOptions
-from frostline.prefix.mixed_batch import Batch, MixedBatch
+from frostline.prefix.dataset import Batch, StoredBatch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -257,8 +257,8 @@ class ImageClassifier(lightning.LightningModule):
 
     def _loss(self, split: str, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (batch, classes), targets, and the loss, which is finite."""
-        if isinstance(batch, MixedBatch):
-            images, targets = batch.images, batch.targets
+        if isinstance(batch, StoredBatch):
+            images, targets = batch.values, batch.targets
             logits = self._fast_path.logits(split, batch, self)
         else:
             images, targets = batch

@@ -1,12 +1,15 @@
 """The callback that computes the features of the frozen layers once, and stores them on disk.
 
 Everything before the frost line of the current phase is a constant function of the image, and runs without an autograd
-graph. Later epochs, phases with the same frost line and runs read the features back, without decoding the image. The
-callback follows the phases of a `FreezingSchedule`, and comes after it in the list of callbacks.
+graph. When a phase begins, the images that it will see go through the frozen layers once (`prefix.extraction`); its
+batches, later phases with the same frost line and later runs read the features, without decoding the image. Where an
+image would not be seen again, the frozen layers run in the step. The callback follows the phases of a
+`FreezingSchedule`, and comes after it in the list of callbacks.
 """
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +17,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
+from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from frostline.data.datamodule import ImageDataModule
@@ -24,11 +28,11 @@ from frostline.freezing.callback import FreezingSchedule
 from frostline.freezing.lightning_internals import averages_weights
 from frostline.freezing.resolved import ResolvedPhase
 from frostline.options import FeatureCache
-from frostline.prefix.dataset import CachedFeatureDataset
+from frostline.prefix.dataset import FeatureDataset, StoredBatch
+from frostline.prefix.extraction import WriteError, extract
 from frostline.prefix.key import feature_key, prefix_digest
-from frostline.prefix.mixed_batch import MixedBatch
 from frostline.prefix.split_model import SplitModel, split_at_frost_line
-from frostline.prefix.store import FORMAT, FeatureStore, Rows, open_store
+from frostline.prefix.store import FORMAT, SHARED_LOCK_LIMIT, FeatureStore, Rows, open_store, sole_writer
 from frostline.prefix.traced import SplitError
 from frostline.storage.lru import gigabytes
 
@@ -64,48 +68,26 @@ class FastPath(pl.Callback):
         self._batch: int | None = None
         self._phase: int | None = None
         self._logged: set[str] = set()
-        self._datasets: dict[str, CachedFeatureDataset] = {}
+        self._datasets: dict[str, FeatureDataset] = {}
         self._counts: dict[str, dict[str, Any]] = {}
-        self._unwritten: tuple[FeatureStore, np.ndarray, Tensor] | None = None
+        self._extracted: set[str] = set()
 
     # What the classifier asks.
 
-    def logits(self, split: str, batch: MixedBatch, forward: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits (n, classes) of a batch, from its stored features if there are any.
+    def logits(self, split: str, batch: StoredBatch, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (n, classes) of a batch.
 
         Args:
-            forward: images -> logits by the complete network, for a phase that freezes nothing.
+            forward: images -> logits.
         """
-        batch = self._up_to_date(self._datasets[split], batch)
-        if self.model is None:
-            return forward(batch.images)
-        if split in self._counts:
-            self._counts[split]["computed"] += len(batch.missing)
-            self._counts[split]["read"] += len(batch.rows) - len(batch.missing)
-        if not len(batch.missing):
-            return self.model.suffix(batch.features)
-        features = self.model.prefix(self.inputs(batch.images))
-        store = self._datasets[split].handle.get()[1]
-        if store is not None:
-            self._write(store, batch.rows[batch.missing], features)
-        return self.model.suffix(batch.merged(features))
-
-    def _up_to_date(self, dataset: CachedFeatureDataset, batch: MixedBatch) -> MixedBatch:
-        """The batch as it would be read now: a loader may have read it before the frost line moved."""
-        generation, store = dataset.handle.get()
-        if batch.generation == generation:
-            return batch
-        found = np.zeros(len(batch.rows), dtype=bool)
-        features, device = batch.features[:0], batch.targets.device
-        if store is not None:
-            features, found = store.read(batch.rows)
-        missing = np.flatnonzero(~found)
-        if len(batch.missing) == len(batch.rows):
-            images = batch.images[torch.from_numpy(missing).to(device)]
-        else:
+        dataset = self._datasets[split]
+        if batch.generation != dataset.handle.get()[0]:  # a loader read it before the frost line moved
             with limited(0):
-                images = dataset.decoded(batch.rows[missing]).to(device)
-        return MixedBatch(images, missing, features.to(device), batch.rows, generation, batch.targets)
+                batch = dataset.batch(batch.rows, images=None if batch.are_features else batch.values)
+        if split in self._counts:
+            self._counts[split]["read" if batch.are_features else "computed"] += len(batch.rows)
+        values = batch.values.to(batch.targets.device)
+        return self.model.suffix(values) if batch.are_features and self.model is not None else forward(values)
 
     def facts(self) -> dict[str, Any]:
         """For each split with a store: its file, its rows, and how many features were computed and read."""
@@ -138,7 +120,7 @@ class FastPath(pl.Callback):
             if reason is None:
                 views = max(1, self.cache.views) if split == "train" and is_augmented(data) else 1
                 images, transform = data.images_and_transform(split)
-                self._datasets[split] = CachedFeatureDataset(images, transform=transform, views=views, seed=data.seed)
+                self._datasets[split] = FeatureDataset(images, transform=transform, views=views, seed=data.seed)
             elif trainer.is_global_zero:
                 log.info("Features of the %s images are not kept: %s.", split, reason)
         data.replace_datasets(self._datasets)
@@ -178,20 +160,43 @@ class FastPath(pl.Callback):
 
     # Following the phases.
 
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        if self.schedule.goes_on(trainer):  # before the first batches are decoded
+            self._follow(trainer)
+
     def on_train_batch_start(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
     ) -> None:
-        if self._phase != self.schedule.phase.index:
-            self._phase = self.schedule.phase.index
-            self._move(trainer)
+        self._follow(trainer)
+
+    def _follow(self, trainer: "pl.Trainer") -> None:
+        if self._phase == self.schedule.phase.index:
+            return
+        self._phase = self.schedule.phase.index
+        self._move(trainer)
+        if "train" in self._datasets:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            end, dataset = self.schedule.latest_end(trainer), self._datasets["train"]
+            if (end - trainer.global_step) * trainer.accumulate_grad_batches * data.batch_size >= data.drawn_per_epoch:
+                self._extract(trainer, "train", dataset.rows_of(data.drawn(end)))
+
+    def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and "val" in self._datasets:
+            self._extract_evaluated(trainer, "val")
 
     def on_test_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         if self._datasets:
             self._move(trainer)
+            self._extract_evaluated(trainer, "test")
+
+    def _extract_evaluated(self, trainer: "pl.Trainer", split: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        limit = trainer.limit_val_batches if split == "val" else trainer.limit_test_batches
+        self._extract(trainer, split, np.arange(data.evaluated(split, limit)))
 
     def _move(self, trainer: "pl.Trainer") -> None:
         """Move to the frost line of the current phase, with the current weights."""
-        self.flush()
+        self._extracted = set()
         for dataset in self._datasets.values():
             dataset.handle.put(None)
         self.model = self._split_or_log(trainer, self.schedule.phase)
@@ -213,7 +218,7 @@ class FastPath(pl.Callback):
         )
 
     def _open(
-        self, trainer: "pl.Trainer", split: str, dataset: CachedFeatureDataset, *, digest: str, data: ImageDataModule
+        self, trainer: "pl.Trainer", split: str, dataset: FeatureDataset, *, digest: str, data: ImageDataModule
     ) -> None:
         assert self.cache is not None
         assert self.model is not None
@@ -266,35 +271,56 @@ class FastPath(pl.Callback):
                 f"{store.written():,}",
             )
 
-    # Writing.
+    # Extraction.
 
-    def _write(self, store: FeatureStore, rows: np.ndarray, features: Tensor) -> None:
-        self.flush()
-        self._unwritten = store, rows, features
-        if not features.is_cuda:
-            self.flush()
-        # From a GPU they are written one batch later: a copy now would make the step wait.
-
-    def flush(self) -> None:
-        """Write the features of the last batch; on an error, such as a full disk, store nothing from now on."""
-        if self._unwritten is None:
+    def _extract(self, trainer: "pl.Trainer", split: str, rows: np.ndarray) -> None:
+        """Have the features of these rows stored, once in a phase: all ranks together, each of them its share."""
+        if split in self._extracted:
             return
-        (store, rows, features), self._unwritten = self._unwritten, None
+        self._extracted.add(split)
+        store = self._datasets[split].handle.get()[1]
+        places = ((trainer.global_rank, trainer.world_size), (trainer.local_rank, trainer.num_devices))
+        with ExitStack() as writing:
+            if store is not None and trainer.is_global_zero:
+                writing.enter_context(sole_writer(store, limit=None if trainer.world_size == 1 else SHARED_LOCK_LIMIT))
+            # The second time there is something to do on machines that do not share the first one's folder.
+            for number, (rank, ranks) in enumerate(places[: 1 if trainer.world_size == 1 else 2]):
+                trainer.strategy.barrier(f"extraction {number}")
+                if store is not None:
+                    store = self._extract_missing(trainer, split, store, rows[rank::ranks], check=number == 0)
+            trainer.strategy.barrier("extraction end")
+
+    def _extract_missing(
+        self, trainer: "pl.Trainer", split: str, store: FeatureStore, rows: np.ndarray, *, check: bool
+    ) -> FeatureStore | None:
+        """Compute what is missing of these rows; None: the store cannot be written to, and is not used from now on."""
+        data, device = trainer.datamodule, trainer.strategy.root_device  # type: ignore[attr-defined]
+
+        def features(images: Tensor) -> Tensor:
+            assert self.model is not None
+            with trainer.precision_plugin.forward_context():
+                return self.model.prefix(self.inputs(images.to(device, non_blocking=True)))
+
+        shown = trainer.progress_bar_callback
         try:
-            store.write(rows, features)
-        except OSError as error:
-            log.warning("Features are no longer kept: %s cannot be written to (%s).", store.path, error)
+            self._counts[split]["computed"] += extract(
+                store,
+                store.missing(rows, check=check),
+                dataset=self._datasets[split],
+                compute=features,
+                batch_size=per_rank(data.batch_size, world_size=trainer.world_size),
+                loading=data.fetching(len(rows)),
+                title=f"features of the {split} images",
+                bar=shown.progress if isinstance(shown, RichProgressBar) else None,
+            )
+        except WriteError as error:
+            log.warning("Features are no longer kept: %s.", error)
             for dataset in self._datasets.values():
                 dataset.handle.put(None)
-
-    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        self.flush()
-
-    def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        self.flush()
+            return None
+        return store
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        self.flush()
         for dataset in self._datasets.values():
             dataset.handle.put(None)
         self.model = self._phase = None

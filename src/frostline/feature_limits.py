@@ -25,8 +25,8 @@ def why_not_stored(data: ImageDataModule, split: str, *, views: int) -> str | No
     """Why features of a split's images cannot be stored; None where they can."""
     images = data.images(split)
     assert images is not None
-    if images.labels is None:
-        return "their labels are soft"
+    if images.labels is None and getattr(images, "soft_labels", None) is None:
+        return f"their labels are soft, and {type(images).__name__} has no `soft_labels`"
     if getattr(images, "identity", None) is None:
         return f"{type(images).__name__} cannot tell whether its images have changed (`identity`)"
     if split != "train":

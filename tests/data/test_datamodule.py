@@ -20,7 +20,7 @@ from frostline.data.source import ArrayImages
 from frostline.data.spec import DataSpec
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation, evaluation_transform
-from frostline.prefix.dataset import CachedFeatureDataset
+from frostline.prefix.dataset import FeatureDataset
 
 
 class Unbalanced:
@@ -300,7 +300,7 @@ def test_a_loader_starts_where_the_run_stands_at_its_first_batch(replaced, worke
     data = on_rank(0, 1, augment=Augmentation(name="none"), loading=Loading(workers=workers))
     if replaced:
         images, transform = data.images_and_transform("train")
-        data.replace_datasets({"train": CachedFeatureDataset(images, transform=transform)})
+        data.replace_datasets({"train": FeatureDataset(images, transform=transform)})
     loader = data.train_dataloader()
     begun = iter(loader)
     data.trainer.global_step = data.steps_per_epoch + 3

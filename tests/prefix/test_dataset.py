@@ -14,7 +14,7 @@ from frostline.data.random_noise import RandomNoise
 from frostline.data.source import ArrayImages
 from frostline.data.synthetic import Synthetic
 from frostline.data.transforms import Augmentation, evaluation_transform, training_transform
-from frostline.prefix.dataset import CachedFeatureDataset
+from frostline.prefix.dataset import FeatureDataset
 from frostline.prefix.store import Rows, open_store
 
 
@@ -23,15 +23,15 @@ def module(**options) -> ImageDataModule:
     return ImageDataModule(source=source, image_size=16, batch_size=4, **options)
 
 
-def cached(data: ImageDataModule, split: str) -> CachedFeatureDataset:
+def cached(data: ImageDataModule, split: str) -> FeatureDataset:
     """The split's dataset, which its loader reads from now on."""
     images, transform = data.images_and_transform(split)
-    dataset = CachedFeatureDataset(images, transform=transform)
+    dataset = FeatureDataset(images, transform=transform)
     data.replace_datasets({**data._replaced, split: dataset})
     return dataset
 
 
-def test_without_a_store_a_mixed_batch_has_all_images() -> None:
+def test_without_a_store_a_batch_has_images() -> None:
     plain, keyed = module(augment=Augmentation(name="none")), module(augment=Augmentation(name="none"))
     cached(keyed, "train")
     cached(keyed, "val")
@@ -40,29 +40,28 @@ def test_without_a_store_a_mixed_batch_has_all_images() -> None:
         (plain.val_dataloader(), keyed.val_dataloader()),
     ):
         for (images, targets), batch in zip(one, other, strict=True):
-            assert torch.equal(batch.images, images)
+            assert torch.equal(batch.values, images)
             assert torch.equal(batch.targets, targets)
-            assert batch.missing.tolist() == list(range(len(images)))
-            assert not len(batch.features)
+            assert not batch.are_features
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_with_features_are_not_decoded(tmp_path: Path, workers: int) -> None:
+def test_a_batch_has_features_where_the_store_has_them_all(tmp_path: Path, workers: int) -> None:
     data = module(loading=Loading(workers=workers))
     dataset = cached(data, "val")
     store = open_store(
         tmp_path, key="k", rows=Rows(count=6, shape=(2,), dtype="float32", strides=(1,)), limit_bytes=10**9, about={}
     )
-    store.write(np.array([1, 2, 3]), torch.tensor([[1.0, 1], [2, 2], [3, 3]]))
+    store.write(np.arange(5), torch.arange(10.0).view(5, 2))
     dataset.handle.put(store)
     first, second = data.val_dataloader()
-    assert first.missing.tolist() == [0]
-    assert first.features[:, 0].tolist() == [1, 2, 3]
+    assert first.are_features
+    assert first.values[:, 0].tolist() == [0, 2, 4, 6]
     assert first.rows.tolist() == [0, 1, 2, 3]
     assert first.generation == dataset.handle.get()[0]
-    assert torch.equal(first.images, dataset.decoded(np.array([0])))
     assert first.targets.tolist() == [0, 1, 2, 0]
-    assert len(second.images) == 2
+    assert not second.are_features
+    assert torch.equal(second.values, dataset.decoded(np.array([4, 5])))
 
 
 class Counted(ArrayImages):
@@ -77,7 +76,7 @@ class Counted(ArrayImages):
 
 def test_an_image_with_features_is_never_asked_for(tmp_path: Path) -> None:
     images = Counted(images=torch.zeros(3, 8, 8, dtype=torch.uint8), labels=[0, 1, 2])
-    keyed = CachedFeatureDataset(images, transform=evaluation_transform(image_size=8))
+    keyed = FeatureDataset(images, transform=evaluation_transform(image_size=8))
     store = open_store(
         tmp_path, key="k", rows=Rows(count=3, shape=(2,), dtype="float32", strides=(1,)), limit_bytes=10**9, about={}
     )
@@ -88,10 +87,10 @@ def test_an_image_with_features_is_never_asked_for(tmp_path: Path) -> None:
     assert batch.targets.tolist() == [2, 0]
 
 
-def views(number: int, seed: int = 0) -> CachedFeatureDataset:
+def views(number: int, seed: int = 0) -> FeatureDataset:
     images = Synthetic(length=12, classes=3, image_size=24).dataset("train")
     transform = training_transform(Augmentation(name="standard"), image_size=16)
-    return CachedFeatureDataset(images, transform=transform, views=number, seed=seed)
+    return FeatureDataset(images, transform=transform, views=number, seed=seed)
 
 
 def test_a_view_is_a_function_of_image_and_view_in_every_run() -> None:
@@ -117,10 +116,17 @@ def test_which_view_is_drawn_changes_from_epoch_to_epoch_and_with_the_seed() -> 
     assert all(35 < count < 85 for count in np.bincount((rows % 4).ravel()))
 
 
-def test_soft_labels_are_refused() -> None:
+def test_the_rows_of_epochs_are_each_named_once() -> None:
+    draws = [[SampleIndex(epoch, place, place) for place in range(epoch, epoch + 2)] for epoch in range(2)]
+    assert views(1).rows_of(draws).tolist() == [0, 1, 2]
+    two = views(2)
+    assert two.rows_of(draws).tolist() == sorted({two.row(index) for epoch in draws for index in epoch})
+
+
+def test_soft_labels_need_to_be_known_without_the_images() -> None:
     images = RandomNoise(length=4, val_length=0, test_length=0, classes=3, image_size=8).dataset("train")
-    with pytest.raises(ValueError, match="soft labels"):
-        CachedFeatureDataset(images, transform=evaluation_transform(image_size=8))
+    with pytest.raises(ValueError, match="soft_labels"):
+        FeatureDataset(images, transform=evaluation_transform(image_size=8))
 
 
 def test_identity_changes_with_what_is_seen_and_with_nothing_else(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The datamodule: one source's splits as loaders whose batches depend on the seed and the step, and on nothing else."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -25,6 +25,7 @@ from frostline.data.loading import Loading, auto_workers, check_trainer
 from frostline.data.order import (
     SAMPLING,
     ResumableBatchSampler,
+    SampleIndex,
     UnpaddedDistributedSampler,
     epoch_order,
     per_rank,
@@ -175,7 +176,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        options = {"batch_sampler": batches, "expected": self._at, **self._fetching(self.workers(len(images)))}
+        options = {"batch_sampler": batches, "expected": self._at, **self.fetching(len(images))}
         if "train" in self._replaced:
             return ResumableLoader(PlacedBatches(self._replaced["train"]), collate_fn=unchanged, **options)
         decoded, transform = self.images_and_transform("train")
@@ -209,8 +210,34 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
             sampler=UnpaddedDistributedSampler(images, rank=rank, world_size=world_size),
             batch_size=per_rank(self.batch_size, world_size=world_size),
             collate_fn=collate,
-            **self._fetching(self.workers(len(images))),
+            **self.fetching(len(images)),
         )
+
+    @property
+    def drawn_per_epoch(self) -> int:
+        """Samples that training draws in an epoch that no option shortens."""
+        images = len(self._required("train"))
+        return max(1, images // self.batch_size) * min(images, self.batch_size)
+
+    def drawn(self, until: int) -> Iterator[list[SampleIndex]]:
+        """The samples that training draws from the run's position to an optimizer step, epoch by epoch."""
+        assert self.trainer is not None
+        size, step = min(self.batch_size, len(self._required("train"))), self.trainer.global_step
+        while step < until:
+            accumulate = self.trainer.accumulate_grad_batches
+            epoch, first = position_after(step, batches=self.batches_per_epoch, accumulate=accumulate)
+            last = min(self.batches_per_epoch, first + (until - step) * accumulate)
+            order = self._order(epoch).tolist()
+            yield [SampleIndex(epoch, place, order[place]) for place in range(first * size, last * size)]
+            step = (epoch + 1) * self.steps_per_epoch
+            if self.same_batches and first == 0:
+                return
+
+    def evaluated(self, split: str, limit: int | float | None) -> int:
+        """Samples that an evaluation of a split takes, over all ranks, under a limit of Lightning's Trainer."""
+        images, (_, ranks) = len(self._required(split)), self._place()
+        batches = math.ceil(math.ceil(images / ranks) / per_rank(self.batch_size, world_size=ranks))
+        return min(images, limited(batches, limit) * self.batch_size)
 
     def replace_datasets(self, datasets: Mapping[str, Dataset[Any]]) -> None:
         """Let future loaders of these splits take batches from these datasets; other splits, from their images.
@@ -299,5 +326,6 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
     def _on_gpu(self) -> bool:
         return self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
 
-    def _fetching(self, workers: int) -> dict[str, Any]:
-        return self.loading.options(workers=workers, on_gpu=self._on_gpu, seed=self.seed)
+    def fetching(self, images: int) -> dict[str, Any]:
+        """Options of a `WatchedLoader` of so many images."""
+        return self.loading.options(workers=self.workers(images), on_gpu=self._on_gpu, seed=self.seed)

@@ -28,6 +28,12 @@ class LabelledImages(Dataset[LabelledImage]):
         raise NotImplementedError
 
     @property
+    def soft_labels(self) -> torch.Tensor | None:
+        """The soft labels of all items, float32 (items, classes), or None where they are not known without the images;
+        then features of the images are not stored."""
+        return None
+
+    @property
     def identity(self) -> str | None:
         """A key that is equal for equal images in equal order, under which results computed from them are cached.
 

@@ -102,6 +102,16 @@ class FreezingSchedule(pl.Callback):
         """Whether every frozen tensor stayed unchanged, and which phase began when and why, in plain values."""
         return {**self._audit.verdict(), "phases": [dict(entry) for entry in self.history]}
 
+    def goes_on(self, trainer: "pl.Trainer") -> bool:
+        """Whether the next training batch belongs to the current phase, with the weights and statistics of now."""
+        if not self._clock.has_begun:
+            return self.policy.batch_norm != "recalibrate"
+        return self._clock.due(trainer) is None
+
+    def latest_end(self, trainer: "pl.Trainer") -> int:
+        """The optimizer step at which the current phase ends, at the latest; `sys.maxsize` where the run has no end."""
+        return self._clock.latest_end(trainer)
+
     def applied_rates(self) -> list[float]:
         """The learning rate at which each parameter group trains in this step; 0 for a frozen one."""
         return [max(rates.values(), default=0.0) for rates in self._rates()]

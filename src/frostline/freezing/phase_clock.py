@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -153,6 +154,13 @@ class PhaseClock:
         total_steps = trainer.estimated_stepping_batches if until and until.fraction else float("inf")
         epoch = trainer.current_epoch + epochs_ahead
         return self.state.due(until, step=trainer.global_step, epoch=epoch, total_steps=total_steps)
+
+    def latest_end(self, trainer: "pl.Trainer") -> int:
+        """The optimizer step at which the current phase ends, at the latest; `sys.maxsize` where the run has no end."""
+        total, starts = int(min(trainer.estimated_stepping_batches, sys.maxsize)), self.starts(trainer)
+        per_epoch = internals.steps_per_epoch(trainer)
+        span = timeline(self.policy, steps_per_epoch=per_epoch, total_steps=total, start=starts[0][0])[self.state.index]
+        return min(total, starts[self.state.index][0] + span.end - span.start)
 
     def advance(self, trainer: "pl.Trainer") -> str:
         """Enter the first phase, or all next ones that are due; the reason."""

@@ -4,8 +4,10 @@ A store is a record file `<folder>/<key>.features`. A row has the bytes of its f
 that what is read has the strides of what was computed: other strides mean other kernels, and other bits.
 """
 
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -15,10 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from frostline.storage.locks import locked
 from frostline.storage.record_file import RecordFile, Records, open_record_file
+
+log = logging.getLogger("frostline.features")
 
 FORMAT = 3
 LOCK_LIMIT = 60.0  # seconds to wait for another process; then there is no store
+SHARED_LOCK_LIMIT = 480.0  # where other ranks wait meanwhile: NCCL's own limit is 600
 ADVICE = "type FeatureCache.folder=ANOTHER_FOLDER or feature_cache=None"
 
 
@@ -100,9 +106,38 @@ class FeatureStore:
         for place, row in zip(places.tolist(), flat.numpy(), strict=True):
             self.file.write(place, row.data)
 
+    def missing(self, places: np.ndarray, *, check: bool) -> np.ndarray:
+        """Those of some rows that are not written, int64.
+
+        Args:
+            check: read all of them, and count corrupt ones as missing.
+        """
+        found = self.file.is_written()[places]
+        if check:
+            buffer = np.empty(self.rows.row_bytes, dtype=np.uint8).data
+            found = np.array([self.file.read_into(place, buffer) for place in places.tolist()], dtype=bool)
+        return np.extract(~found, places)
+
     def written(self) -> int:
         """How many rows have a checksum."""
         return self.file.written()
+
+
+@contextmanager
+def sole_writer(store: FeatureStore, *, limit: float | None) -> Iterator[None]:
+    """Wait until no other run writes this store, and keep the others waiting during the block.
+
+    Args:
+        limit: longest wait in seconds, after which both write, the same bytes; None: no limit.
+    """
+    path = store.path.with_suffix(".lock")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, advice=ADVICE, limit=limit))
+        except OSError as error:
+            log.warning("Not waiting for another run's features: %s.", error)
+        yield
+        path.unlink(missing_ok=True)
 
 
 def open_store(folder: Path, *, key: str, rows: Rows, limit_bytes: int, about: Mapping[str, Any]) -> FeatureStore:

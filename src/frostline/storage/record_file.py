@@ -133,10 +133,15 @@ class RecordFile:
             count = os.pwrite(self._fd, left, begin)
             left, begin = left[count:], begin + count
 
+    def is_written(self) -> np.ndarray:
+        """Which records have a checksum, bool (count,)."""
+        found = os.pread(self._fd, SIZE * len(self), self._checksums).ljust(SIZE * len(self), b"\0")
+        words = np.frombuffer(found, np.uint64).reshape(-1, SIZE // 8)
+        return np.asarray(words.any(axis=1))
+
     def written(self) -> int:
         """How many records have a checksum."""
-        found = os.pread(self._fd, SIZE * len(self), self._checksums)
-        return int(np.frombuffer(found, np.uint64, len(found) // SIZE * 2).reshape(-1, 2).any(axis=1).sum())
+        return int(self.is_written().sum())
 
 
 def open_record_file(

@@ -1,12 +1,10 @@
-"""Batches of images and cached features, and the handle through which all processes read the same store."""
+"""The handle through which all processes read the same store."""
 
 import itertools
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,44 +12,6 @@ from frostline.prefix.store import ADVICE, FeatureStore
 from frostline.storage.record_file import RecordFile
 
 LONGEST_PATH = 4096
-
-
-class MixedBatch(NamedTuple):
-    """A batch of n images, m of which are read back as features.
-
-    What the CPU alone needs is no tensor, so that it does not travel to the device.
-
-    Attributes:
-        images: those without features, (n - m, 3, height, width).
-        missing: their places in the batch, int64 (n - m,).
-        features: of the others, in order, (m, *shape); (0,) where there are none.
-        rows: the row of each image in the store, int64 (n,).
-        generation: which store the features are from; see `SharedStoreHandle`.
-        targets: int64 (n,).
-    """
-
-    images: Tensor
-    missing: np.ndarray
-    features: Tensor
-    rows: np.ndarray
-    generation: int
-    targets: Tensor
-
-    def merged(self, computed: Tensor) -> Tensor:
-        """Features (n, *shape) of all images: the computed (n - m, *shape) and the stored, in their memory layout."""
-        if len(self.missing) == len(self.rows):
-            return computed
-        found = np.ones(len(self.rows), dtype=bool)
-        found[self.missing] = False
-        shape, strides = (len(self.rows), *computed.shape[1:]), (computed[0].numel(), *computed.stride()[1:])
-        features = computed.new_empty_strided(shape, strides)
-        features[torch.from_numpy(self.missing).to(computed.device)] = computed
-        features[torch.from_numpy(np.flatnonzero(found)).to(computed.device)] = self.features
-        return features
-
-
-# Images and targets, or images, features and targets.
-Batch: TypeAlias = tuple[Tensor, Tensor] | MixedBatch
 
 
 class SharedStoreHandle:
@@ -86,7 +46,7 @@ class SharedStoreHandle:
             path = bytes(self._path.tolist()).rstrip(b"\0")
             if generation % 2 == 0 and generation == int(self._generation):
                 store = None
-                with suppress(OSError, ValueError):  # deleted meanwhile: its features are computed again
+                with suppress(OSError, ValueError):  # deleted meanwhile: its images are read instead
                     store = FeatureStore(RecordFile(Path(os.fsdecode(path)), advice=ADVICE)) if path else None
                 self._opened = (generation, store)
                 return self._opened

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from frostline.prefix.mixed_batch import SharedStoreHandle
+from frostline.prefix.shared_store import SharedStoreHandle
 from frostline.prefix.store import Rows, open_store
 
 
