@@ -224,14 +224,14 @@ class Interrupted(Exception):  # noqa: N818 - the user's request, not an error
     """Ctrl-C or SIGTERM stopped the run; `checkpoint` is the last one written, if any.
 
     Args:
-        step: None while the next image did not come: what came after the last checkpoint is lost.
+        step: None between two steps, waiting for images or extracting: what came after the last checkpoint is lost.
     """
 
     def __init__(self, signum: int, checkpoint: Path | None, step: int | None) -> None:
         saved = f"at step {step}; saved to {checkpoint}"
         if step is None:
             last = f"the last checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
-            saved = f"while the next image did not come; {last}"
+            saved = f"between two steps; {last}"
         super().__init__(f"Interrupted by {signal.Signals(signum).name} {saved}")
         self.signum = signum
         self.checkpoint = checkpoint
