@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from frostline.commands import ranks
+from frostline.commands.launcher import global_rank, launched_outside, outside_world
 from frostline.commands.main import main
-from frostline.commands.ranks import announce, await_config, global_rank, launched_outside, outside_world
+from frostline.commands.ranks import announce, await_config
 from frostline.config.commands import TrainConfig
 from frostline.config.training import Device
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from frostline.commands.launcher import launched_outside
 from frostline.commands.quoting import override_text, shell_text, shell_words
 from frostline.config.commands import TrainConfig
 from frostline.config.secret_values import MARK, hide
@@ -53,8 +54,6 @@ def for_workers() -> dict[str, str]:
 
 
 def _typed() -> list[str]:
-    from frostline.commands.ranks import launched_outside
-
     if COMMAND_VARIABLE in os.environ:
         return shell_words(os.environ[COMMAND_VARIABLE])
     env, words = os.environ, list(sys.orig_argv)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
+from frostline.commands import openmp
 from frostline.commands.failures import INTERRUPTED, close_stdout, fail, message_of
 from frostline.commands.fast_exit import collect_rarely, fast_exit
 from frostline.commands.terminal import show_only_printable
@@ -14,6 +15,7 @@ COMPLETION = ("-sc", "--shell-completion")
 def program(command: str | None = None) -> None:
     """`main` as a process of its own: what train.py and `frostline` are."""
     collect_rarely()
+    openmp.begin()
     with fast_exit():
         show_only_printable()
         main(command)

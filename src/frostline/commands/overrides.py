@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from frostline.commands import openmp
 from frostline.commands.config_files import composing, group_options
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
 from frostline.commands.words import apart, key_of, option_problem, without_keys
@@ -159,6 +160,7 @@ def _checked(invocation: Invocation, job: list[str], defaults: Mapping[str, Any]
     composed = _composed(invocation, job)
     settings = resolved(composed)
     config = validate(invocation.kind, settings, defaults=defaults)
+    openmp.choose(getattr(config, "device", None))  # before anything imports torch
     if "_target_" in str(settings):
         from frostline.commands.own_classes import own_class_problems  # imports torch
 

@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, how they are started, and how they come to one config.
+"""The processes of a run: how they are started, and how they come to one config.
 
 Rank 0 composes and writes the config into the run folder; the others read it. They never compose for themselves:
 in a sweep each would start the sweep again.
@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from frostline.commands.command_line import for_workers
+from frostline.commands.launcher import global_rank
 from frostline.config import secret_values
 from frostline.config.commands import TrainConfig
 from frostline.data.cores import usable_cores
@@ -24,33 +25,6 @@ from frostline.data.cores import usable_cores
 READY_SECONDS = 300.0
 # How long the others get to end by themselves after one process has failed.
 GRACE_SECONDS = 10.0
-
-
-def launched_outside() -> bool:
-    """Whether torchrun or srun started this process as one of a run's ranks."""
-    env = os.environ
-    return "TORCHELASTIC_RUN_ID" in env or ("SLURM_PROCID" in env and env.get("SLURM_JOB_NAME") not in INTERACTIVE)
-
-
-# Lightning, too, takes a job of this name for a shell in which things are started by hand.
-INTERACTIVE = ("bash", "interactive")
-
-
-def global_rank() -> int:
-    """This process's place among all of the run's; 0 where it is alone."""
-    if not launched_outside():
-        return 0
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-
-
-def outside_world() -> tuple[int, int]:
-    """Processes per node and nodes, as torchrun or srun started them."""
-    env = os.environ
-    if "TORCHELASTIC_RUN_ID" in env:
-        local = int(env["LOCAL_WORLD_SIZE"])
-        return local, int(env["WORLD_SIZE"]) // local
-    nodes = int(env.get("SLURM_NNODES", "1"))
-    return int(env.get("SLURM_NTASKS", "1")) // nodes, nodes
 
 
 def announce(folder: Path) -> None:

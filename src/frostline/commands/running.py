@@ -18,11 +18,11 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext
 from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
-from frostline.commands import config_files, sweep
+from frostline.commands import config_files, openmp, sweep
 from frostline.commands.failures import INTERRUPTIONS, USER_ERROR, close_stdout, fail
+from frostline.commands.launcher import global_rank, launched_outside, outside_world
 from frostline.commands.overrides import Checked, Invocation, check, resolved, without_hydra
 from frostline.commands.quoting import override_text
-from frostline.commands.ranks import global_rank, launched_outside, outside_world
 from frostline.commands.words import adapted, unswept
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig
@@ -149,6 +149,7 @@ def _show(composed: DictConfig, flags: argparse.Namespace) -> None:
 def _run(invocation: Invocation, config: CommandConfig, job: sweep.Job | None) -> None:
     # Found by name, as each command pulls in torch.
     run = importlib.import_module(f"frostline.commands.{invocation.command}").run
+    openmp.log_choice()
     try:
         run(sweep.with_own_checkpoint(config, job))
     except BrokenPipeError:  # here, as Hydra would print a traceback

@@ -10,6 +10,7 @@ from frostline.commands import ranks, resuming, run_folder
 from frostline.commands.allocator import keep_freed_memory
 from frostline.commands.command_line import command_line, command_to_go_on
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
+from frostline.commands.launcher import launched_outside, outside_world
 from frostline.commands.run_log import end_loggers, explain, explained_elsewhere, log_into, quiet_libraries
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig, TrainConfig
@@ -25,7 +26,7 @@ def run(config: TrainConfig) -> None:
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).resolve()
-    outside = ranks.launched_outside()
+    outside = launched_outside()
     if outside:
         config = on_outside_world(config)
     if config.resume_from is not None:
@@ -159,7 +160,7 @@ def train(folder: Path, config: TrainConfig) -> None:
 
 def on_outside_world(config: TrainConfig) -> TrainConfig:
     """The config with the number of processes that torchrun or srun started."""
-    processes, nodes = ranks.outside_world()
+    processes, nodes = outside_world()
     asked = (config.device.devices, config.device.num_nodes)
     if asked not in ((1, 1), ("all", 1), (processes, nodes)):
         fail(

@@ -20,8 +20,8 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from frostline.autograd.gradient_flow import GradientFlow
 from frostline.checkpoint import CHECKPOINT_KEY, read_description
 from frostline.commands.build import wants_fused
+from frostline.commands.launcher import launched_outside
 from frostline.commands.own_classes import build_own, own_classes
-from frostline.commands.ranks import launched_outside
 from frostline.commands.resuming import Change, applied
 from frostline.commands.run_record import RunRecord
 from frostline.config.commands import TrainConfig

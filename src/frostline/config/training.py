@@ -69,6 +69,11 @@ class Device(Section):
         description="CPU threads per process; null shares the cores among the processes, and leaves one to each of the "
         "loader's workers",
     )
+    openmp_wait: Literal["auto", "active", "passive"] = Field(
+        default="auto",
+        description="how CPU threads wait for each other: `active` spins for a while, `passive` sleeps at once, and "
+        "`auto` sleeps where other processes keep the cores busy; OMP_WAIT_POLICY, where set, counts instead",
+    )
     timeout: Positive = Field(
         default=600, description="seconds after which a process that waits for the others gives up"
     )
