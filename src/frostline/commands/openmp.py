@@ -86,19 +86,22 @@ def choose(device: "Device | None") -> None:
     if device.openmp_wait == "passive":
         reason = "device.openmp_wait=passive"
     else:
-        begun = _first or read()
-        if begun is None:
+        if _first is None:
+            begin()
+        if _first is None or (ended := _later(_first)) is None:
             return
-        time.sleep(max(0.0, begun.time + SHORTEST - time.monotonic()))
-        ended = read()
-        assert ended is not None
-        demand, others = demand_of(device), others_between(begun, ended)
+        demand, others = demand_of(device), others_between(_first, ended)
         if not should_sleep(demand, others):
             return
         cores = min(demand.cores, demand.quota)
         reason = f"other processes keep {others:.1f} of {cores:g} cores busy; device.openmp_wait=active leaves it out"
     os.environ.update(PASSIVE)
     _reason = reason
+
+
+def _later(first: Reading) -> Reading | None:
+    time.sleep(max(0.0, first.time + SHORTEST - time.monotonic()))
+    return read()
 
 
 def log_choice() -> None:
