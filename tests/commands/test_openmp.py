@@ -23,7 +23,7 @@ ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/pro
         (TWO, 0.35, True),
         (TWO, 1.0, True),
         (TWO, 2.0, True),
-        (Demand(processes=1, threads=1, cores=2), 2.0, False),  # nobody to wait for
+        (Demand(processes=1, threads=1, cores=2), 2.0, False),  # a thread alone waits for no other
         (Demand(processes=1, threads=4, cores=8), 4.0, False),  # the others have cores of their own
         (Demand(processes=1, threads=4, cores=8), 5.0, True),
         (Demand(processes=2, threads=2, cores=4), 0.0, False),  # two ranks that share the cores
@@ -140,7 +140,7 @@ def test_the_ranks_of_a_run_sleep_too_and_the_log_says_it_once(tmp_path):
     options = ("trainer.fast_dev_run=true", "test=false", f"output_dir={tmp_path}", "data.image_size=32")
     displayed, log = output_of(tmp_path, "train", *options, *ranks, others=1.9)
     assert displayed.count(SLEEPS) == displayed.count("GOMP_SPINCOUNT = ") >= 2
-    assert log.count("OpenMP's threads sleep while they wait: other processes keep 1.9 of 2 cores busy") == 1
+    assert log.count("OpenMP's threads sleep while they wait: 4 threads, and other processes leave 0.1 of 2 cores") == 1
 
 
 FAMILY = """

@@ -47,6 +47,15 @@ class Demand:
     cores: int
     quota: float = float("inf")
 
+    @property
+    def all_threads(self) -> int:
+        """The threads of all processes."""
+        return self.processes * self.threads
+
+    def cores_beside(self, others: float) -> float:
+        """The cores that are left where other processes keep so many busy."""
+        return max(0.0, min(self.quota, self.cores - others))
+
 
 def others_between(first: Reading, second: Reading) -> float:
     """How many cores other processes kept busy between two readings."""
@@ -59,8 +68,7 @@ def should_sleep(demand: Demand, others: float) -> bool:
 
     A thread that waits for one without a core else spins on a core that the other one, or another process, needs.
     """
-    left = min(demand.quota, demand.cores - others)
-    return demand.threads > 1 and demand.processes * demand.threads > left + TOLERATED
+    return demand.threads > 1 and demand.all_threads > demand.cores_beside(others) + TOLERATED
 
 
 _first: Reading | None = None
@@ -93,8 +101,11 @@ def choose(device: "Device | None") -> None:
         demand, others = demand_of(device), others_between(_first, ended)
         if not should_sleep(demand, others):
             return
-        cores = min(demand.cores, demand.quota)
-        reason = f"other processes keep {others:.1f} of {cores:g} cores busy; device.openmp_wait=active leaves it out"
+        left = demand.cores_beside(others)
+        reason = (
+            f"{demand.all_threads} threads, and other processes leave {left:.1f} of {demand.cores} cores; "
+            "device.openmp_wait=active leaves it out"
+        )
     os.environ.update(PASSIVE)
     _reason = reason
 
