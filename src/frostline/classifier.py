@@ -253,7 +253,7 @@ class ImageClassifier(lightning.LightningModule):
         check_finite(source, {key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")})
         if self.trainer.state.fn == "fit":
             drop_frozen_group(checkpoint, groups_now=lambda: len(self.build_optimizer().param_groups))
-        checkpoint["state_dict"] = module_state(checkpoint["state_dict"], own=self.state_dict())
+        checkpoint["state_dict"] = module_state(checkpoint["state_dict"], self)
 
     def _loss(self, split: str, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (batch, classes), targets, and the loss, which is finite."""

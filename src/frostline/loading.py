@@ -12,6 +12,7 @@ from frostline.data.spec import DataSpec
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.network import build_network
+from frostline.models.saved_file import of_this_version
 from frostline.options import CheckpointOptions, TrainingOptions
 
 T = TypeVar("T")
@@ -35,10 +36,10 @@ def description(*, spec: DataSpec, policy: FreezePolicy, loss: nn.Module, option
     }
 
 
-def module_state(state: Mapping[str, Tensor], *, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`network_state` reversed, for Lightning: what the classifier keeps outside the network stays as in `own`."""
-    outside = {name: tensor for name, tensor in own.items() if not name.startswith(PREFIX)}
-    return {**outside, **{PREFIX + name: tensor for name, tensor in state.items()}}
+def module_state(state: Mapping[str, Tensor], classifier: nn.Module) -> dict[str, Tensor]:
+    """`network_state` reversed, for Lightning: what the classifier keeps outside the network stays as it is."""
+    outside = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(PREFIX)}
+    return of_this_version({**outside, **{PREFIX + name: tensor for name, tensor in state.items()}}, classifier)
 
 
 def from_checkpoint(
@@ -81,7 +82,7 @@ def from_checkpoint(
             if "network" in arguments
             else build_network(model=recipe["model"], head=recipe["head"], classes=len(spec.classes))[0]
         )
-        network.load_state_dict(checkpoint["state_dict"], strict=strict)
+        network.load_state_dict(of_this_version(checkpoint["state_dict"], network), strict=strict)
         if training.loss is None and described.get("loss"):
             training = replace(training, loss=build_loss(**described["loss"]))
         stored = {

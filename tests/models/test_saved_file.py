@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from frostline.models.saved_file import check_sums, read_plain
+from frostline.models.saved_file import check_sums, of_this_version, read_plain
 
 
 def test_no_flipped_bit_of_a_file_changes_what_is_read(tmp_path: Path) -> None:
@@ -50,3 +50,14 @@ def test_a_changed_part_is_named(tmp_path: Path) -> None:
 def test_files_of_before_torch_1_6_have_no_sums_and_are_read(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(4.0)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert read_plain(tmp_path / "old.pth")["a"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_state_dict_without_versions_loads_into_a_network_that_asks_for_its_version() -> None:
+    from torchvision.models import mnasnet0_5
+
+    network, other = mnasnet0_5(num_classes=2), mnasnet0_5(num_classes=2)
+    state = dict(network.state_dict())
+    with pytest.raises(AssertionError):
+        other.load_state_dict(state)
+    other.load_state_dict(of_this_version(state, other))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())

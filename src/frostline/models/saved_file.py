@@ -4,13 +4,13 @@ import argparse
 import re
 import warnings
 import zipfile
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Where training scripts keep a state dict beside other values; the first that is there is taken.
 PLACES = (
@@ -62,6 +62,13 @@ def check_sums(path: str | Path) -> None:
             raise ValueError(f"corrupt: it is no whole ZIP file ({str(error) or type(error).__name__})") from error
     if wrong is not None:
         raise ValueError(f"corrupt: the check sum of `{wrong}` in it is wrong; at least one bit has changed")
+
+
+def of_this_version(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """A state dict that says it is of the module's version: MNASNet refuses one that does not say."""
+    versioned = OrderedDict(state)
+    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    return versioned
 
 
 def is_plain(value: Any) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from frostline.models.download import download, fetch, hub_cache, reach
-from frostline.models.saved_file import prefix_of, read_plain, unwrapped
+from frostline.models.saved_file import of_this_version, prefix_of, read_plain, unwrapped
 from frostline.numeric_checks import check_finite
 
 # How long `auto` waits for an answer before it uses random weights.
@@ -137,7 +137,7 @@ def load_weights(
             f"Is it from another architecture (model=…)?{foreign}\n" + "\n".join(lines[:8]) + more
         )
     check_finite(f"weights: `{initial.source}`", usable)
-    network.load_state_dict(usable, strict=False)
+    network.load_state_dict(of_this_version(usable, network), strict=False)
     skipped = (*skipped, *initial.outside)
     new_head = everything if any(_is_in(name, names) for name in initialised) else ()
     return LoadedWeights(
