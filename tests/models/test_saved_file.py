@@ -57,7 +57,7 @@ def test_a_state_dict_without_versions_loads_into_a_network_that_asks_for_its_ve
 
     network, other = mnasnet0_5(num_classes=2), mnasnet0_5(num_classes=2)
     state = dict(network.state_dict())
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="version"):
         other.load_state_dict(state)
     other.load_state_dict(of_this_version(state, other))
     assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())
