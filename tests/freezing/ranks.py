@@ -1,12 +1,13 @@
 """The cases of `test_ranks.py`, as run by each of two gloo processes, and by one process on the joined batches.
 
-torchrun --nproc-per-node 2 -m freezing.ranks OUT
+torchrun --nproc-per-node 2 -m freezing.ranks OUT [NETWORK …]
 """
 
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from torch.utils.data import DataLoader, Subset
 
 from frostline.freezing import FreezePolicy, FreezingSchedule, lightning_internals
 from frostline.freezing.checks import GradientCheckFailed
+from frostline.models.backbones import inputs_of
+from frostline.models.network import build_network
 
 WORLD, LOCAL, BATCHES = 2, 4, 4
 
@@ -133,6 +136,30 @@ CASES = {
         strategy=lambda: ModelParallelStrategy(data_parallel_size=WORLD, tensor_parallel_size=1),
     ),
 }
+
+
+LIBRARY = {
+    "mobilenet_v3_small": "features.11", "shufflenet_v2_x0_5": "stage4", "timm/vit_tiny_patch16_224": "blocks.10",
+    "timm/convnext_atto": "stages.3", "timm/vit_small_patch16_dinov3": "blocks.11",
+}  # fmt: skip
+
+
+def library_network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = {"name": name, **inputs_of(name).options(64)}
+    return build_network(model=model, head={"name": "linear"}, classes=3)[0]
+
+
+def library_case(name: str) -> Case:
+    """Two unfreezings of a network of torchvision's or timm's, from its last but one stage and its stem on."""
+    middle = {"name": "middle", "train": [f"from:{LIBRARY[name]}"]}
+    return Case(
+        phased(HEAD, middle, EVERYTHING, every={"steps": 2}),
+        network=partial(library_network, name),
+        side=64,
+        epochs=2,
+        joined=False,
+    )
 
 
 class Module(TinyModule):
@@ -247,8 +274,13 @@ def resumed(case: Case, rank: int, folder: Path) -> dict[str, Any]:
     return {"whole": whole, "again": again}
 
 
-def main(out: Path) -> None:
+def main(out: Path, *names: str) -> None:
+    """All cases; with the names of library networks, theirs only."""
     rank = int(os.environ["RANK"])
+    for name in names:
+        torch.save(run(library_case(name), rank), out / f"{name.replace('/', '-')}-{rank}.pt")
+    if names:
+        return
     for name, case in CASES.items():
         torch.save(run(case, rank), out / f"{name}-{rank}.pt")
     torch.save(unreduced(rank), out / f"unreduced-{rank}.pt")
@@ -257,4 +289,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

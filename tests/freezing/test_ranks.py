@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from freezing.ranks import CASES, RESUMED, run
+from freezing.ranks import CASES, LIBRARY, RESUMED, library_case, run
 
 TESTS = Path(__file__).parent.parent
 JOINED = [name for name, case in CASES.items() if case.joined]
@@ -19,13 +19,18 @@ JOINED = [name for name, case in CASES.items() if case.joined]
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("ranks")
+    return on_two_ranks(tmp_path_factory.mktemp("ranks"))
+
+
+def on_two_ranks(out: Path, *names: str) -> Path:
+    """The folder with the results of both ranks."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, "-m", "freezing.ranks", str(out)], env=environment, capture_output=True, text=True, timeout=540
-    )
+        [*command, "-m", "freezing.ranks", str(out), *names],
+        env=environment, capture_output=True, text=True, timeout=540,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     return out
 
@@ -40,15 +45,28 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
 
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_are_bit_identical_in_every_phase(ranks, name):
-    one, other = both(ranks, name)
-    assert len(one["phases"]) == len(CASES[name].policy["phases"])
+    check_equal(CASES[name], *both(ranks, name))
+
+
+@pytest.mark.slow
+def test_ranks_of_library_networks_are_bit_identical_in_every_phase(tmp_path):
+    on_two_ranks(tmp_path, *LIBRARY)
+    for name in LIBRARY:
+        one, other = both(tmp_path, name.replace("/", "-"))
+        assert one["losses"] != other["losses"]
+        check_equal(library_case(name), one, other)
+        assert differing(one["phases"][-1][2], one["final"]) != []
+
+
+def check_equal(case, one, other):
+    assert len(one["phases"]) == len(case.policy["phases"])
     for (phase, step, tensors), (other_phase, other_step, other_tensors) in zip(
         one["phases"], other["phases"], strict=True
     ):
         assert (phase, step) == (other_phase, other_step)
         # Statistics of a batch norm that follows its own rank's data are equal again at the next phase's broadcast.
         assert differing(tensors, other_tensors) == []
-    parameters = [name for name, _ in CASES[name].network().named_parameters()]
+    parameters = [name for name, _ in case.network().named_parameters()]
     assert differing({key: one["final"][key] for key in parameters}, other["final"]) == []
     assert one["verdict"]["held"]
     assert other["verdict"]["held"]
