@@ -12,6 +12,7 @@ import logging
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,15 @@ def data_for(name: str) -> ImageDataModule:
     )  # fmt: skip
 
 
+def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network is built with: its name, the images' size where it needs that, and what is given."""
+    return {"name": name, **inputs_of(name).options(SIZES.get(name, 64)), **given}
+
+
 def fit(
     name: str,
     *train: str,
+    given: Mapping[str, Any],
     cache: Path | None = None,
     epochs: int = 2,
     resume_from: Path | None = None,
@@ -76,8 +83,7 @@ def fit(
     """A classifier after some epochs, and its weights; every run starts from the same ones."""
     data = data_for(name)
     lightning.seed_everything(0, verbose=False)
-    model = {"name": name, **inputs_of(name).options(data.image_size)}
-    network, _ = build_network(model=model, head={"name": "linear"}, classes=3)
+    network, _ = build_network(model=options_of(name, given), head={"name": "linear"}, classes=3)
     classifier = ImageClassifier(
         network=network,
         data_spec=data.spec,
@@ -105,30 +111,31 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     return [key for key in one if not torch.equal(one[key], other[key])]
 
 
-def try_network(name: str, folder: Path) -> dict[str, Any]:
+def try_network(name: str, folder: Path, **given: Any) -> dict[str, Any]:
     """What the table says of a network.
+
+    Args:
+        given: arguments of its builder, as `depth=2`.
 
     Raises:
         AssertionError: a promise does not hold.
     """
     lightning.seed_everything(0, verbose=False)
-    built, _ = build_network(
-        model={"name": name, **inputs_of(name).options(SIZES.get(name, 64))}, head={"name": "linear"}, classes=3
-    )
+    built, _ = build_network(model=options_of(name, given), head={"name": "linear"}, classes=3)
     stages = list(stages_of(built))
     middle = f"from:{stages[len(stages) // 2]}"
     row: dict[str, Any] = {"name": name, "stages": stages, "middle": middle}
     for place, train in (("backbone", "head"), ("half", middle)):
-        computed, weights = fit(name, train)
+        computed, weights = fit(name, train, given=given)
         cache = folder / place
         for _ in ("written", "read"):
-            classifier, cached = fit(name, train, cache=cache)
+            classifier, cached = fit(name, train, given=given, cache=cache)
             assert not (found := differing(weights, cached)), f"{name}, {train}: cached features change {found[:3]}"
         facts = classifier.feature_facts().get("train")
         assert facts is None or facts["computed"] == 0, f"{name}, {train}: {facts} computed again"
         row[place] = facts is not None
-    fit(name, middle, epochs=1, save=folder / "half.ckpt")
-    _, resumed = fit(name, middle, resume_from=folder / "half.ckpt")
+    fit(name, middle, given=given, epochs=1, save=folder / "half.ckpt")
+    _, resumed = fit(name, middle, given=given, resume_from=folder / "half.ckpt")
     assert not (found := differing(weights, resumed)), f"{name}: resuming changes {found[:3]}"
     images = torch.rand(2, 3, SIZES.get(name, 64), SIZES.get(name, 64))
     planned = plan(computed.network, computed.resolved, images=images, lr=0.1, steps_per_epoch=2, total_steps=4)

@@ -1,13 +1,13 @@
 """README.md and docs/: generated parts are current, links lead somewhere, every command is one that a test runs."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.pages import PAGES, README, ROOT, commands, name_of
+from tests.preloaded import run as run_preloaded
 
 RUN_BY_CI = ("make train", "make test")
 # Run by tests/integration/test_docs_commands.py.
@@ -42,10 +42,8 @@ def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
-def test_the_generated_docs_are_up_to_date() -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/write_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def test_the_generated_docs_are_up_to_date(tmp_path: Path) -> None:
+    done = run_preloaded([sys.executable, "scripts/write_docs.py", "--check"], cwd=ROOT, output=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -461,7 +461,7 @@ def test_two_ranks_resume_exactly_and_see_one_ranks_samples(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(one_of_two_ranks, (str(tmp_path), port), nprocs=2, start_method="spawn")
+    torch.multiprocessing.start_processes(one_of_two_ranks, (str(tmp_path), port), nprocs=2, start_method="forkserver")
     seen = {}
     for rank in (0, 1):
         seen[rank], state = torch.load(tmp_path / f"whole-{rank}.pt")

@@ -1,7 +1,6 @@
 """One mean over all images of an optimizer step: one process, two and accumulated batches train the same network."""
 
 import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from step_mean_runs import LOSSES, WAYS, WAYS_OF_TWO, run
+
+from tests.preloaded import run_ranks
 
 TESTS = Path(__file__).parent
 
@@ -39,11 +40,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str]
     out = tmp_path_factory.mktemp("ranks")
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "-m", "step_mean_runs", str(out)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    output = tmp_path_factory.mktemp("output")
+    for rank in run_ranks([sys.executable, "-m", "step_mean_runs", out], output=output, env=environment):
+        assert rank.returncode == 0, rank.stderr[-4000:]
     return [torch.load(out / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -1,17 +1,15 @@
 """A sweep goes on where it was interrupted, and one failed job stops no other."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.configs import config
+from tests.preloaded import FROSTLINE
+from tests.preloaded import run as run_preloaded
 
 from frostline.commands.sweep import Job, with_own_checkpoint
 from frostline.config.commands import TrainConfig
-
-BIN = Path(sys.executable).parent
 
 
 def job_folder(sweep: Path, number: int, *overrides: str, checkpoint: bool = True) -> str:
@@ -64,8 +62,8 @@ def test_a_folder_that_is_no_sweep_s_is_refused(tmp_path: Path, capsys: pytest.C
 
 
 def test_one_failed_job_stops_no_other(tmp_path: Path) -> None:
-    words = ["plan", "freeze=custom", "freeze.train=[nothing],[head],[neither]", "model.weights=none", "-m"]
-    done = subprocess.run([BIN / "frostline", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    words = [*FROSTLINE, "plan", "freeze=custom", "freeze.train=[nothing],[head],[neither]", "model.weights=none", "-m"]
+    done = run_preloaded(words, cwd=tmp_path, output=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout.count("optimizer steps") == 1
     assert "`nothing`" in done.stderr

@@ -118,7 +118,7 @@ def fetch_slowly(folder: str, log: str) -> None:
 
 
 def test_of_several_processes_one_fetches_and_the_others_wait(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     arguments = (str(tmp_path / "cache"), str(tmp_path / "log"))
     processes = [context.Process(target=fetch_slowly, args=arguments) for _ in range(3)]
     for process in processes:

@@ -120,7 +120,7 @@ def read_all(images, queue=None):
     return total
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
 # Python's own advice about forking a process with threads; loaders do it too.
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_several_processes_write_and_read_one_file(photos, tmp_path, method):

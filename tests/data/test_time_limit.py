@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.preloaded import run as run_preloaded
 from torch.utils.data import Dataset
 
 from frostline.data import time_limit
@@ -83,7 +83,7 @@ def test_other_threads_are_left_alone() -> None:
     assert found == [0, 1]
 
 
-def test_a_read_that_no_signal_interrupts_ends_the_process() -> None:
+def test_a_read_that_no_signal_interrupts_ends_the_process(tmp_path: Path) -> None:
     """Blocked signals stand for an unreachable network drive."""
     script = """
         import signal, time
@@ -93,6 +93,6 @@ def test_a_read_that_no_signal_interrupts_ends_the_process() -> None:
         with time_limit.limited(0.1):
             time.sleep(1000)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
+    done = run_preloaded([sys.executable, "-c", textwrap.dedent(script)], output=tmp_path, seconds=60)
     assert done.returncode == 2
     assert done.stderr.startswith("frostline: No batch came within 0.1 s")

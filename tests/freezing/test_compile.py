@@ -46,7 +46,15 @@ def run(form: Any) -> tuple[dict[str, torch.Tensor], FreezingSchedule]:
     return net.state_dict(), schedule
 
 
-@pytest.mark.parametrize("form", [network_in_place, network_wrapped, whole_module], ids=lambda form: form.__name__)
+@pytest.mark.parametrize(
+    "form",
+    [
+        network_in_place,
+        pytest.param(network_wrapped, marks=pytest.mark.slow),
+        pytest.param(whole_module, marks=pytest.mark.slow),
+    ],
+    ids=lambda form: form.__name__,
+)
 def test_a_compiled_network_trains_as_the_plain_one(form):
     plain, _ = run(lambda module: module)
     compiled, schedule = run(form)

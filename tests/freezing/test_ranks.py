@@ -4,7 +4,6 @@ One pair of gloo processes runs all cases (`ranks.py`); the tests read what each
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from freezing.ranks import CASES, LIBRARY, RESUMED, library_case, run
+
+from tests.preloaded import run_ranks
 
 TESTS = Path(__file__).parent.parent
 JOINED = [name for name, case in CASES.items() if case.joined]
@@ -26,12 +27,11 @@ def on_two_ranks(out: Path, *names: str) -> Path:
     """The folder with the results of both ranks."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "-m", "freezing.ranks", str(out), *names],
-        env=environment, capture_output=True, text=True, timeout=540,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-6000:]
+    output = out.with_name(f"{out.name}-output")
+    output.mkdir()
+    command = [sys.executable, "-m", "freezing.ranks", out, *names]
+    for rank in run_ranks(command, output=output, env=environment, seconds=540):
+        assert rank.returncode == 0, rank.stderr[-6000:]
     return out
 
 

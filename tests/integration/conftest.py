@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.slurm_cluster import SlurmCluster, available
+from tests.preloaded import FROSTLINE
+from tests.preloaded import run as run_preloaded
 
 ROOT = Path(__file__).resolve().parents[2]
-FROSTLINE = [sys.executable, "-m", "frostline"]
 # Seconds of training, not minutes; everything else as shipped.
 SHORT = (
     "trainer.max_epochs=2",
@@ -29,18 +30,22 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """Runs a command in the test's folder; `returncode`, `stdout` and `stderr` are there to look at."""
+def cli(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """Runs a command in the test's folder; `returncode`, `stdout` and `stderr` are there to look at.
 
-    def run(*words: str, env: dict[str, str] | None = None, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    `tests.preloaded` runs `frostline` and `python -c`, unless `preloaded=False` asks for a Python that starts anew.
+    """
+    output = tmp_path_factory.mktemp("output")
+
+    def run(
+        *given: object, env: dict[str, str] | None = None, seconds: float = 300, preloaded: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in given]
+        whole_env = {**os.environ, **(env or {})}
+        if preloaded and (words[:3] == FROSTLINE or words[:2] == [sys.executable, "-c"]):
+            return run_preloaded(words, cwd=tmp_path, output=output, env=whole_env, seconds=seconds)
         return subprocess.run(
-            [str(word) for word in words],
-            cwd=tmp_path,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
+            words, cwd=tmp_path, env=whole_env, capture_output=True, text=True, timeout=seconds, check=False
         )
 
     return run

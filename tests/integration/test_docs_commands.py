@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.integration.conftest import FROSTLINE, ROOT, SHORT, facts, only_run
 from tests.pages import PAGES, README, blocks, commands
+from tests.preloaded import run as run_preloaded
 from tests.test_docs import IN_ORDER, PROGRAMS
 
 RUNS = ROOT / "docs/runs.md"
@@ -37,10 +38,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs/figures").mkdir(parents=True)
     (folder / "my_policy.yaml").write_text("train: [head]\n")
     (folder / "examples").symlink_to(ROOT / "examples")
-    done = subprocess.run(
-        [*FROSTLINE, "train", *SHORT, "data.batch_size=8"], cwd=folder, env={**os.environ, "RUN_ID": "RUN"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    output = tmp_path_factory.mktemp("output")
+    words = [*FROSTLINE, "train", *SHORT, "data.batch_size=8"]
+    done = run_preloaded(words, cwd=folder, output=output, env={**os.environ, "RUN_ID": "RUN"})
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -11,6 +11,14 @@ import pytest
 import torch
 
 from tests.integration.conftest import FROSTLINE, ROOT, SHORT, Cli, facts
+from tests.preloaded import Started, run_ranks
+from tests.preloaded import run as run_preloaded
+
+# 40 steps: enough to be interrupted among them.
+LONGER = [
+    *(word for word in SHORT if not word.startswith("trainer.limit_train")),
+    *("trainer.limit_train_batches=20", "data.batch_size=8", "test=false"),
+]
 
 Weights = dict[str, torch.Tensor]
 
@@ -26,7 +34,7 @@ def equal(one: Weights, other: Weights) -> bool:
 
 
 def test_two_cpu_processes_and_torchrun_train_in_one_folder_each_with_the_same_result(cli: Cli, tmp_path: Path) -> None:
-    by_device = cli(*FROSTLINE, "train", *SHORT, "device=cpu_ddp", env={"RUN_ID": "own"})
+    by_device = cli(*FROSTLINE, "train", *SHORT, "device=cpu_ddp", env={"RUN_ID": "own"}, preloaded=False)
     assert by_device.returncode == 0, by_device.stdout + by_device.stderr
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(ROOT / "train.py"), *SHORT]
     by_torchrun = cli(*words, env={"RUN_ID": "torchrun"})
@@ -50,48 +58,54 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_with_the_sizes_that_can(cl
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_mistake_found_by_the_processes_is_reported_once_without_a_traceback(cli: Cli, tmp_path: Path) -> None:
+def test_a_mistake_found_by_the_processes_is_reported_once_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "images" / "cat").mkdir(parents=True)
-    done = cli(*FROSTLINE, "train", "device=cpu_ddp", "data=image_folder", "data.path=images", "model.weights=none")
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("frostline:") == 1, done.stderr
+    words = [*FROSTLINE, "train", "device=cpu_ddp", "data=image_folder", "data.path=images", "model.weights=none"]
+    ranks = run_ranks(words, cwd=tmp_path, output=tmp_path, env={**os.environ, "RUN_ID": "run"})
+    stderr = "".join(rank.stderr for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [2, 2], stderr
+    assert "Traceback" not in stderr
+    assert stderr.count("frostline:") == 1, stderr
 
 
 @pytest.mark.parametrize(("device", "signum"), [("cpu", signal.SIGINT), ("cpu_ddp", signal.SIGTERM)])
 def test_an_interrupted_run_that_is_resumed_ends_bit_identical(
-    device: str, signum: signal.Signals, cli: Cli, tmp_path: Path
+    device: str, signum: signal.Signals, tmp_path: Path
 ) -> None:
-    short = [word for word in SHORT if not word.startswith("trainer.limit_train")]
-    words = [
-        *FROSTLINE,
-        "train",
-        *short,
-        "trainer.limit_train_batches=30",
-        "data.batch_size=8",
-        f"device={device}",
-        "test=false",
-    ]
-    whole = cli(*words, env={"RUN_ID": "whole"})
-    assert whole.returncode == 0, whole.stderr
+    words = [*FROSTLINE, "train", *LONGER, f"device={device}"]
+    trained_whole(words, "whole", tmp_path)
+    checkpoint = f"resume_from={tmp_path}/runs/cut/checkpoints/last.ckpt"
+    assert checkpoint in interrupted(words, signum, tmp_path)
+    trained_whole([*words, checkpoint], "resumed", tmp_path)
+    assert facts(tmp_path / "runs/resumed")["steps"] == 40
+    assert equal(weights(tmp_path, "whole"), weights(tmp_path, "resumed"))
 
-    process = subprocess.Popen(words, cwd=tmp_path, env={**os.environ, "RUN_ID": "cut"}, stdout=subprocess.DEVNULL)
-    log = tmp_path / "runs/cut/train.log"
+
+def trained_whole(words: list[str], run: str, folder: Path) -> None:
+    """Train without an interruption: on one process, or on two as a launcher starts them."""
+    env = {**os.environ, "RUN_ID": run}
+    if "device=cpu_ddp" in words:
+        ended = run_ranks(words, cwd=folder, output=folder, env=env)
+    else:
+        ended = [run_preloaded(words, cwd=folder, output=folder, env=env)]
+    for process in ended:
+        assert process.returncode == 0, process.stderr
+
+
+def interrupted(words: list[str], signum: signal.Signals, folder: Path) -> str:
+    """Interrupt a run `cut` in mid-epoch; what it says to type to go on."""
+    process = Started(words, cwd=folder, env={**os.environ, "RUN_ID": "cut"})
+    log = folder / "runs/cut/train.log"
     _wait(lambda: log.exists() and "Phase 1" in log.read_text())
-    time.sleep(0.5)
+    time.sleep(0.2)
     process.send_signal(signum)
     assert process.wait(120) == 128 + signum
     output = log.read_text()
     assert f"Interrupted by {signum.name}" in output
-    command = output.partition("To go on: ")[2].strip().splitlines()[0]
-    assert f"resume_from={tmp_path}/runs/cut/checkpoints/last.ckpt" in command
-
-    resumed = cli(*words, f"resume_from={tmp_path}/runs/cut/checkpoints/last.ckpt", env={"RUN_ID": "resumed"})
-    assert resumed.returncode == 0, resumed.stderr
-    assert facts(tmp_path / "runs/resumed")["steps"] == 60
-    assert equal(weights(tmp_path, "whole"), weights(tmp_path, "resumed"))
+    return output.partition("To go on: ")[2].strip().splitlines()[0]
 
 
+@pytest.mark.slow  # tests/commands/test_ranks.py has each part of it
 def test_when_one_process_dies_the_run_ends(cli: Cli, tmp_path: Path) -> None:
     words = [*FROSTLINE, "train", *SHORT, "trainer.max_epochs=500", "device=cpu_ddp"]
     process = subprocess.Popen(

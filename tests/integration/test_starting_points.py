@@ -1,19 +1,19 @@
 """Where a run starts: from a checkpoint under another policy, or on from one, which must then be the same."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.integration.conftest import FROSTLINE, SHORT, Cli, only_run
+from tests.preloaded import run as run_preloaded
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start")
     words = [*FROSTLINE, "train", *SHORT, "freeze=backbone", "test=false"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    done = run_preloaded(words, cwd=folder, output=folder)
     assert done.returncode == 0, done.stderr
     return only_run(folder) / "checkpoints/last.ckpt"
 

@@ -91,7 +91,7 @@ def test_a_run_resumed_within_an_epoch_is_bit_identical_and_ranks_share_what_one
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = (world_size, str(tmp_path), port, str(shards))
-    torch.multiprocessing.start_processes(rank_runs, arguments, nprocs=world_size, start_method="spawn")
+    torch.multiprocessing.start_processes(rank_runs, arguments, nprocs=world_size, start_method="forkserver")
     seen, states = [], []
     for rank in range(world_size):
         whole, state = torch.load(tmp_path / f"whole-{rank}.pt")

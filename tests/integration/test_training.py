@@ -13,13 +13,14 @@ import yaml
 from PIL import Image
 
 from tests.integration.conftest import FROSTLINE, SHORT, Cli, facts
+from tests.preloaded import Started
 
 FLOW = "callbacks.gradient_flow_every_n_steps=2"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a short training with a frozen backbone."""
+    """The run folder of a short training with a frozen backbone, by a Python that starts as a user's does."""
     folder = tmp_path_factory.mktemp("trained")
     words = [*FROSTLINE, "train", *SHORT, "freeze=to_layer3", "logger=[csv,tensorboard]", FLOW]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
@@ -184,7 +185,7 @@ def test_the_best_and_the_last_checkpoint_of_the_same_moment_are_one_file(run: P
 
 def test_two_runs_started_in_the_same_second_do_not_collide(cli: Cli, tmp_path: Path) -> None:
     words = [*FROSTLINE, "train", "experiment=frozen_head", "model.weights=none", "callbacks.progress_bar=false"]
-    pair = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
+    pair = [Started(words, cwd=tmp_path) for _ in range(2)]
     assert [process.wait(200) for process in pair] == [0, 0]
     assert len(list((tmp_path / "runs").iterdir())) == 2
 

@@ -36,7 +36,7 @@ def answer(handle: SharedStoreHandle, asked, answers) -> None:
 
 
 def test_another_process_sees_the_change(tmp_path: Path) -> None:
-    for method in ("fork", "spawn"):
+    for method in ("fork", "forkserver"):
         context = multiprocessing.get_context(method)
         asked, answers, handle = context.Queue(), context.Queue(), SharedStoreHandle()
         process = context.Process(target=answer, args=(handle, asked, answers))
@@ -52,7 +52,7 @@ def test_another_process_sees_the_change(tmp_path: Path) -> None:
 def test_a_deleted_store_counts_as_none(tmp_path: Path) -> None:
     handle = SharedStoreHandle()
     handle.put(store(tmp_path, "a"))
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     asked, answers = context.Queue(), context.Queue()
     (tmp_path / "a.features").rename(tmp_path / "gone")
     process = context.Process(target=answer, args=(handle, asked, answers))

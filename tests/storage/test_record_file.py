@@ -178,7 +178,7 @@ def write_for_ever(folder: Path) -> None:
 
 
 def test_a_killed_writer_leaves_no_wrong_record(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     writers = [context.Process(target=write_for_ever, args=(tmp_path,)) for _ in range(2)]
     for writer in writers:
         writer.start()
@@ -200,7 +200,7 @@ def open_and_count(folder: Path, queue: "multiprocessing.Queue[int]") -> None:
 
 
 def test_processes_that_start_together_create_one_file(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     queue = context.Queue()
     workers = [context.Process(target=open_and_count, args=(tmp_path / "new", queue)) for _ in range(3)]
     for worker in workers:

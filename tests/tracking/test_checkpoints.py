@@ -12,6 +12,8 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from tests.preloaded import Started
+from tests.preloaded import run as run_preloaded
 from tests.quiet import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -50,7 +52,9 @@ def test_a_failed_save_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_names_the_checkpoint_and_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_full_disk_names_the_checkpoint_and_leaves_the_one_before(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     script = """
         import resource, signal, sys
         from pathlib import Path
@@ -65,7 +69,9 @@ def test_a_full_disk_names_the_checkpoint_and_leaves_the_one_before(tmp_path: Pa
         checkpoints.save_checkpoint({"value": torch.zeros(100_000)}, path)
     """
     path = tmp_path / "last.ckpt"
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], capture_output=True, text=True)
+    done = run_preloaded(
+        [sys.executable, "-c", textwrap.dedent(script), path], output=tmp_path_factory.mktemp("output")
+    )
     assert done.stderr.strip().endswith(f"OSError: [Errno 27] File too large: '{path}'")
     assert torch.load(path, weights_only=True) == {"value": 1}
     assert list(tmp_path.iterdir()) == [path]
@@ -109,7 +115,7 @@ def test_a_kill_in_the_middle_of_saving_leaves_a_file_that_loads(tmp_path: Path)
             os.waitpid(saving, 0)
     """
     words = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]  # apart from this process's threads
-    subprocess.run(words, check=True, timeout=120)
+    assert Started(words).wait(120) == 0
     for attempt in range(5):
         whole = torch.load(tmp_path / str(attempt) / "last.ckpt", weights_only=True)
         assert whole["tensors"].sum() == 2_000_000

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 import time
 from collections import namedtuple
@@ -12,6 +11,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
+from tests.preloaded import run_ranks
 from tests.quiet import quiet_trainer
 from torch.utils.data import DataLoader, Dataset
 
@@ -202,10 +202,9 @@ def test_ranks_show_the_longest_wait_and_all_images(tmp_path):
     """Rank 1 reads 8 images of 50 ms each; rank 0, which waits for it in the gradient's average, reports it."""
     script = tmp_path / "ranks.py"
     script.write_text(RANK.format(root=str(Path(__file__).parents[2])))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
-    # The two processes may write into one line.
-    found = re.findall(r"RANK \d (\d+) (\d+\.\d{6})", done.stdout)
-    assert len(found) == 2, done.stdout + done.stderr
+    ranks = run_ranks([sys.executable, script], output=tmp_path, seconds=120)
+    found = [pair for rank in ranks for pair in re.findall(r"RANK \d (\d+) (\d+\.\d{6})", rank.stdout)]
+    assert len(found) == 2, [rank.stderr for rank in ranks]
     assert [images for images, _ in found] == ["16", "16"]
     assert found[0] == found[1]
     assert float(found[0][1]) >= 0.4
