@@ -14,10 +14,10 @@ from tests.integration.conftest import FROSTLINE, ROOT, SHORT, Cli, facts
 from tests.preloaded import Started, run_ranks
 from tests.preloaded import run as run_preloaded
 
-# 40 steps: enough to be interrupted among them.
+# 30 steps: enough to be interrupted among them.
 LONGER = [
     *(word for word in SHORT if not word.startswith("trainer.limit_train")),
-    *("trainer.limit_train_batches=20", "data.batch_size=8", "test=false"),
+    *("trainer.limit_train_batches=15", "data.batch_size=8", "test=false"),
 ]
 
 Weights = dict[str, torch.Tensor]
@@ -77,7 +77,7 @@ def test_an_interrupted_run_that_is_resumed_ends_bit_identical(
     checkpoint = f"resume_from={tmp_path}/runs/cut/checkpoints/last.ckpt"
     assert checkpoint in interrupted(words, signum, tmp_path)
     trained_whole([*words, checkpoint], "resumed", tmp_path)
-    assert facts(tmp_path / "runs/resumed")["steps"] == 40
+    assert facts(tmp_path / "runs/resumed")["steps"] == 30
     assert equal(weights(tmp_path, "whole"), weights(tmp_path, "resumed"))
 
 
