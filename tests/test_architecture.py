@@ -30,11 +30,11 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"nearest", "signatures", "storage"},
     "models": {"nearest", "numeric_checks", "signatures", "storage"},
     "optim": {"freezing"},
-    "options": {"freezing", "optim", "schedulers"},
+    "options": {"freezing", "optim", "prefix", "schedulers"},
     "autograd": {"figures", "freezing", "models", "modes", "numeric_checks", "storage", "tables"},
     "resume": {"data"},
     "fast_path": {"data", "feature_limits", "freezing", "options", "prefix", "storage"},
-    "feature_limits": {"data", "freezing"},
+    "feature_limits": {"data", "freezing", "prefix"},
     "checkpoint": {"data", "models", "numeric_checks", "renamed"},
     "loading": {"checkpoint", "data", "freezing", "losses", "models", "options"},
     "classifier": {
@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         "prefix",
     },
     "tracking": {"figures", "freezing", "autograd", "data", "metrics", "models", "modes", "storage", "tables"},
-    "config": {"freezing", "nearest", "renamed", "storage"},
+    "config": {"freezing", "nearest", "prefix", "renamed", "storage"},
     "commands": {
         "figures",
         "config",
@@ -179,7 +179,8 @@ def test_freezing_needs_torch_only_except_in_a_fit(file: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted((SOURCE / "prefix").glob("*.py")), ids=named)
 def test_the_prefix_needs_torch_and_files_only(file: Path) -> None:
-    assert libraries(file) <= {"torch", "numpy", "filelock", "xxhash"}
+    engines = {"openvino", "nncf"} if file.stem == "engine" else set()
+    assert libraries(file) <= {"torch", "numpy", "filelock", "xxhash"} | engines
 
 
 @pytest.mark.parametrize("name", ["optim", "losses", "schedulers", "signatures"])
@@ -194,8 +195,8 @@ def test_models_needs_torch_only_until_a_network_is_built(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=named)
-def test_wandb_is_imported_nowhere_at_module_level(file: Path) -> None:
-    assert "wandb" not in libraries(file, at_import=True)
+def test_wandb_and_inference_engines_are_imported_nowhere_at_module_level(file: Path) -> None:
+    assert not {"wandb", "openvino", "nncf"} & libraries(file, at_import=True)
 
 
 @pytest.mark.parametrize("file", FILES, ids=named)

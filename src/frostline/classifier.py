@@ -29,6 +29,7 @@ from frostline.numeric_checks import check_batches, check_finite, check_loss, ch
 from frostline.optimizer_step import StepMean, clip_in_mixed_precision
 from frostline.options import CheckpointOptions, ComputeOptions, TrainingOptions
 from frostline.prefix.dataset import Batch, StoredBatch
+from frostline.prefix.engine import Engine
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,8 +84,13 @@ class ImageClassifier(lightning.LightningModule):
             on_mismatch=checkpoint.on_policy_change,
             inputs=self._network_inputs,
         )
+        self._engine = Engine(compute.engine, recorded=checkpoint.engine)
         self._fast_path = FastPath(
-            schedule=self._schedule, inputs=self.normalised, cache=compute.feature_cache, compiled=compute.compile
+            schedule=self._schedule,
+            inputs=self.normalised,
+            cache=compute.feature_cache,
+            compiled=compute.compile,
+            engine=self._engine,
         )
 
     @classmethod
@@ -131,10 +137,15 @@ class ImageClassifier(lightning.LightningModule):
         """The plain values of the run that checkpoints record."""
         return dict(self.checkpoint_options.settings)
 
+    @property
+    def engine(self) -> str:
+        """What computes the frozen layers; `auto` before it is decided, at the start of a fit."""
+        return self._engine.name
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, 3, height, width), uint8 or floats in [0, 1]."""
         inputs = self.normalised(images)
-        split = self._fast_path.model
+        split = self._fast_path.current(self.network)
         logits: Tensor = self.network(inputs) if split is None else split.suffix(split.prefix(inputs))
         return logits
 
@@ -239,8 +250,9 @@ class ImageClassifier(lightning.LightningModule):
         """
         check_state(checkpoint, step=self.global_step, epoch=self.current_epoch)
         checkpoint["state_dict"] = network_state(checkpoint["state_dict"])
+        engine, options = self._engine.state(), self.checkpoint_options
         checkpoint[CHECKPOINT_KEY] = description(
-            spec=self.data_spec, policy=self.policy, loss=self.loss, options=self.checkpoint_options
+            spec=self.data_spec, policy=self.policy, loss=self.loss, options=options, engine=engine
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -251,6 +263,7 @@ class ImageClassifier(lightning.LightningModule):
         """
         source = str(self.trainer.ckpt_path or "The checkpoint")
         check_finite(source, {key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")})
+        self._engine.load(checkpoint[CHECKPOINT_KEY].get("engine", {}))
         if self.trainer.state.fn == "fit":
             drop_frozen_group(checkpoint, groups_now=lambda: len(self.build_optimizer().param_groups))
         checkpoint["state_dict"] = module_state(checkpoint["state_dict"], self)

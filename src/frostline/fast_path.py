@@ -18,17 +18,18 @@ import PIL
 import torch
 import torchvision
 from lightning.pytorch.callbacks import RichProgressBar
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.order import per_rank
 from frostline.data.time_limit import limited
-from frostline.feature_limits import is_augmented, why_not_split, why_not_stored
+from frostline.feature_limits import decide_engine, is_augmented, why_not_split, why_not_stored
 from frostline.freezing.callback import FreezingSchedule
 from frostline.freezing.lightning_internals import averages_weights
 from frostline.freezing.resolved import ResolvedPhase
 from frostline.options import FeatureCache
 from frostline.prefix.dataset import FeatureDataset, StoredBatch
+from frostline.prefix.engine import Engine, RecordedLine
 from frostline.prefix.extraction import WriteError, extract
 from frostline.prefix.key import feature_key, prefix_digest
 from frostline.prefix.split_model import SplitModel, split_at_frost_line
@@ -47,6 +48,7 @@ class FastPath(pl.Callback):
         inputs: images (batch, 3, height, width) as the loader gives them -> what the network takes.
         cache: None stores nothing.
         compiled: run both parts by torch.compile.
+        engine: what computes the frozen layers.
 
     Attributes:
         model: the network as it is split now; None: it is not.
@@ -59,8 +61,10 @@ class FastPath(pl.Callback):
         inputs: Callable[[Tensor], Tensor],
         cache: FeatureCache | None = None,
         compiled: bool = False,
+        engine: Engine | None = None,
     ) -> None:
         self.schedule = schedule
+        self.engine = engine or Engine("torch")
         self.inputs = inputs
         self.cache = cache
         self.compiled = compiled
@@ -71,6 +75,7 @@ class FastPath(pl.Callback):
         self._datasets: dict[str, FeatureDataset] = {}
         self._counts: dict[str, dict[str, Any]] = {}
         self._extracted: set[str] = set()
+        self._recorded: tuple[RecordedLine | None, SplitModel | None] = (None, None)
 
     # What the classifier asks.
 
@@ -132,7 +137,7 @@ class FastPath(pl.Callback):
             return
         yield from resolved.phases if stage == "fit" else [self.schedule.phase]
 
-    def _split_for(self, phase: ResolvedPhase) -> SplitModel | None:
+    def _split_for(self, phase: ResolvedPhase | RecordedLine) -> SplitModel | None:
         """The network split at a phase's frost line; None where nothing is frozen before it.
 
         Raises:
@@ -142,10 +147,15 @@ class FastPath(pl.Callback):
         if (reason := why_not_split(network)) is not None:
             raise SplitError(reason)
         return split_at_frost_line(
-            network, trainable=phase.trainable, held=phase.eval_modules, batch=self._batch, compiled=self.compiled
+            network,
+            trainable=phase.trainable,
+            held=phase.eval_modules,
+            batch=self._batch,
+            compiled=self.compiled,
+            engine=self.engine,
         )
 
-    def _split_or_log(self, trainer: "pl.Trainer", phase: ResolvedPhase) -> SplitModel | None:
+    def _split_or_log(self, trainer: "pl.Trainer", phase: ResolvedPhase | RecordedLine) -> SplitModel | None:
         """The same; where it cannot be split, one line says why, once a fit."""
         try:
             return self._split_for(phase)
@@ -158,7 +168,21 @@ class FastPath(pl.Callback):
     def _parameters(self) -> set[str]:
         return {name for name, _ in self.schedule.network.named_parameters()}
 
+    def current(self, network: nn.Module) -> SplitModel | None:
+        """The network as it is split now; outside of a fit, and before its first batch, as the engine's record says."""
+        line = self.engine.line
+        if self._phase is not None or self.model is not None or line is None or not self.engine.converts:
+            return self.model
+        if self._recorded[0] is not line:
+            split = split_at_frost_line(network, trainable=line.trainable, held=line.eval_modules, engine=self.engine)
+            self._recorded = line, split
+        return self._recorded[1]
+
     # Following the phases.
+
+    def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        models = (self._split_or_log(trainer, phase) for phase in self._phases("fit"))
+        decide_engine(self.engine, models, trainer=trainer, compiled=self.compiled)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         if self.schedule.goes_on(trainer):  # before the first batches are decoded
@@ -173,7 +197,7 @@ class FastPath(pl.Callback):
         if self._phase == self.schedule.phase.index:
             return
         self._phase = self.schedule.phase.index
-        self._move(trainer)
+        self._move(trainer, self.schedule.phase)
         if "train" in self._datasets:
             data = trainer.datamodule  # type: ignore[attr-defined]
             end, dataset = self.schedule.latest_end(trainer), self._datasets["train"]
@@ -186,7 +210,7 @@ class FastPath(pl.Callback):
 
     def on_test_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         if self._datasets:
-            self._move(trainer)
+            self._move(trainer, (self.engine.converts and self.engine.line) or self.schedule.phase)
             self._extract_evaluated(trainer, "test")
 
     def _extract_evaluated(self, trainer: "pl.Trainer", split: str) -> None:
@@ -194,12 +218,13 @@ class FastPath(pl.Callback):
         limit = trainer.limit_val_batches if split == "val" else trainer.limit_test_batches
         self._extract(trainer, split, np.arange(data.evaluated(split, limit)))
 
-    def _move(self, trainer: "pl.Trainer") -> None:
+    def _move(self, trainer: "pl.Trainer", phase: ResolvedPhase | RecordedLine) -> None:
         """Move to the frost line of the current phase, with the current weights."""
         self._extracted = set()
         for dataset in self._datasets.values():
             dataset.handle.put(None)
-        self.model = self._split_or_log(trainer, self.schedule.phase)
+        self.engine.begin(trainable=phase.trainable, eval_modules=phase.eval_modules)
+        self.model = self._split_or_log(trainer, phase)
         if self.model is None or self.cache is None or not self._datasets:
             return
         if averages_weights(trainer) and self._trained_before(self.model):
@@ -245,7 +270,7 @@ class FastPath(pl.Callback):
             **{key: described[key] for key in ("image_size", "resize", "mean", "std")},
             "augment": repr(data.augment) if dataset.views > 1 else "none",
             "views": dataset.views,
-            "batch": self.model.batch,
+            **self.model.about(),
             "memory_format": "channels_last" if example.stride()[1] == 1 else "contiguous",
             "strides": list(rows.strides),
             "precision": str(trainer.precision),

@@ -1,9 +1,19 @@
-"""What keeps a network from being split, and the features of images from being stored."""
+"""What keeps a network from being split, features from being stored, and the frozen layers from being converted."""
 
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import lightning.pytorch as pl
 from torch import nn
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.checks import is_sharded
+from frostline.freezing.lightning_internals import averages_weights
+from frostline.prefix.engine import Engine
+from frostline.prefix.split_model import SplitModel
+
+log = logging.getLogger("frostline.fast_path")
 
 
 def why_not_split(network: nn.Module) -> str | None:
@@ -39,3 +49,25 @@ def why_not_stored(data: ImageDataModule, split: str, *, views: int) -> str | No
             "four fixed views of each)"
         )
     return None
+
+
+def decide_engine(
+    engine: Engine, models: Iterable[SplitModel | None], *, trainer: "pl.Trainer", compiled: bool
+) -> None:
+    """Choose what computes the frozen layers of a fit, where that is still open.
+
+    Args:
+        models: the network split at the frost line of each phase.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    possible = (
+        isinstance(data, ImageDataModule)
+        and trainer.strategy.root_device.type == "cpu"
+        and trainer.precision in ("32-true", "bf16-mixed")
+        and not (compiled or averages_weights(trainer) or trainer.fast_dev_run)  # type: ignore[attr-defined]
+    )
+    splits = [data.images(split) for split in ("train", "val")] if possible else []
+    images = sum(len(found) for found in splits if found is not None)
+    work = (model.operations(data.image_size) for model in models if model is not None)
+    if (line := engine.decide(work, images=images, possible=possible)) is not None and trainer.is_global_zero:
+        log.info("%s", line)

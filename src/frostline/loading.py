@@ -24,14 +24,17 @@ def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
 
 
-def description(*, spec: DataSpec, policy: FreezePolicy, loss: nn.Module, options: CheckpointOptions) -> dict[str, Any]:
-    """Plain values from which `from_checkpoint` builds the classifier again."""
+def description(
+    *, spec: DataSpec, policy: FreezePolicy, loss: nn.Module, options: CheckpointOptions, engine: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Values from which `from_checkpoint` builds the classifier again."""
     return {
         "format": CHECKPOINT_FORMAT,
         "recipe": None if options.recipe is None else dict(options.recipe),
         "images": spec.as_dict(),
         "loss": getattr(loss, "recipe", None),
         "policy": policy.to_dict(),
+        "engine": dict(engine),
         "settings": dict(options.settings),
     }
 
@@ -91,7 +94,10 @@ def from_checkpoint(
             "policy": arguments.get("policy") or FreezePolicy.from_dict(described["policy"]),
             "training": training,
             "checkpoint": replace(
-                options, recipe=options.recipe or recipe, settings=options.settings or described["settings"]
+                options,
+                recipe=options.recipe or recipe,
+                settings=options.settings or described["settings"],
+                engine=options.engine or described.get("engine") or {"name": "torch"},
             ),
         }
         return build(**{**arguments, **stored})

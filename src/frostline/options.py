@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.optim import DecayExclusion, OptimizerBuilder, checked_optimizer, parameter_groups
+from frostline.prefix.engine_names import DEFAULT_ENGINE, EngineName
 from frostline.schedulers import SchedulerBuilder, constant
 
 
@@ -73,19 +74,24 @@ class ComputeOptions:
         compile: run the network by torch.compile.
         frozen_prefix: run the frozen layers without an autograd graph.
         feature_cache: where their features are stored; None stores nothing. Needs `frozen_prefix`.
+        engine: what computes the frozen layers. `auto`: the engine that a loaded checkpoint records; else `openvino`
+            on a CPU where it is installed and the images are so many that the conversion pays, and `torch` elsewhere.
 
     Raises:
-        ValueError: a feature cache without `frozen_prefix`.
+        ValueError: a feature cache or an engine other than torch without `frozen_prefix`.
     """
 
     channels_last: bool = False
     compile: bool = False
     frozen_prefix: bool = True
     feature_cache: FeatureCache | None = None
+    engine: EngineName = DEFAULT_ENGINE
 
     def __post_init__(self) -> None:
         if self.feature_cache is not None and not self.frozen_prefix:
             raise ValueError("feature_cache: needs frozen_prefix=True")
+        if self.engine not in ("auto", "torch") and not self.frozen_prefix:
+            raise ValueError(f"engine: {self.engine} needs frozen_prefix=True")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +102,12 @@ class CheckpointOptions:
         recipe: plain values from which the network can be built again (`model`, `head`); None for a network that only
             you can build, to be given again to `load_from_checkpoint`.
         settings: plain values of the run, such as its config; stored as they are.
+        engine: what computed the frozen layers of the checkpoint that was loaded; see `ComputeOptions.engine`.
         on_policy_change: `refuse` a checkpoint of another policy, or `restart` at the policy's first phase with the
             checkpoint's weights, step and epoch.
     """
 
     recipe: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, Any] | None = None
     on_policy_change: Literal["refuse", "restart"] = "refuse"

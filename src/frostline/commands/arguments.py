@@ -37,6 +37,7 @@ KEYS: Mapping[str, str] = {
     # ComputeOptions, FeatureCache
     "frozen_prefix": "speed.frozen_prefix",
     "feature_cache": "speed.feature_cache",
+    "engine": "speed.engine",
     "FeatureCache.folder": "cache.folder",
     "views": "cache.views",
     # load_from_checkpoint

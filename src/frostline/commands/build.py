@@ -130,6 +130,7 @@ def build_classifier(config: RunGroups, data: ImageDataModule) -> tuple[ImageCla
             compile=config.trainer.compile,
             frozen_prefix=config.speed.frozen_prefix,
             feature_cache=feature_cache(config.cache) if config.speed.feature_cache else None,
+            engine=config.speed.engine,
         ),
         checkpoint=CheckpointOptions(
             recipe=hidden(recipe),

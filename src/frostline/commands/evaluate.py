@@ -23,7 +23,7 @@ from frostline.config.training import Metrics, OwnLoss
 from frostline.data.build import source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import SPLITS
-from frostline.options import TrainingOptions
+from frostline.options import ComputeOptions, TrainingOptions
 from frostline.storage.atomic import write_text
 from frostline.tracking.report import evaluation_facts, evaluation_text
 
@@ -102,7 +102,10 @@ def _classifier(config: EvaluateConfig) -> ImageClassifier:
         metrics=own_metrics(Metrics.model_validate(sections.get("metrics") or {}), classes=classes),
     )
     return ImageClassifier.load_from_checkpoint(
-        config.checkpoint, trust_checkpoint=config.trust_checkpoint, training=training
+        config.checkpoint,
+        trust_checkpoint=config.trust_checkpoint,
+        training=training,
+        compute=ComputeOptions(engine=config.engine),
     )
 
 

@@ -10,6 +10,7 @@ from frostline.commands.trainer import device_options
 from frostline.config.commands import PredictConfig
 from frostline.data.folders import LeftOut
 from frostline.data.prediction_files import find_images
+from frostline.options import ComputeOptions
 from frostline.tracking.predictions import predict_files, write_predictions
 
 
@@ -19,7 +20,10 @@ def run(config: PredictConfig) -> None:
     accelerator = device_options(config.device)["accelerator"]
     device = "cuda" if accelerator == "gpu" else "cpu"
     classifier = ImageClassifier.load_from_checkpoint(
-        config.checkpoint, device, trust_checkpoint=config.trust_checkpoint
+        config.checkpoint,
+        device,
+        trust_checkpoint=config.trust_checkpoint,
+        compute=ComputeOptions(engine=config.engine),
     )
     inputs = config.inputs
     left_out = LeftOut()

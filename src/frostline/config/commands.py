@@ -130,6 +130,7 @@ Count = Annotated[int, Field(ge=1)]
 TRUST_CHECKPOINT = (
     "import the classes, contact the addresses and write the files that the checkpoint names: its author can run code"
 )
+ENGINE = "what computes the frozen layers; auto: what computed them in training"
 
 
 class TrainConfig(RunGroups):
@@ -165,6 +166,7 @@ class EvaluateConfig(CommandConfig):
     split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
     batch_size: Count | None = Field(default=None, description="images per batch; null: as in training")
     precision: Precision = Field(default="auto", description=PRECISION)
+    engine: Literal["auto", "torch"] = Field(default="auto", description=ENGINE)
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="JSON file for the results; null: the terminal only"
     )
@@ -188,6 +190,7 @@ class PredictConfig(CommandConfig):
     )
     top_k: Count = Field(default=5, description="classes written per image, most probable first")
     batch_size: Count = Field(default=32, description="images per batch")
+    engine: Literal["auto", "torch"] = Field(default="auto", description=ENGINE)
     device: Annotated[Device, GROUP]
 
 

@@ -197,6 +197,8 @@ def _speed(sound: Mapping[str, Any]) -> Iterator[str]:
         return
     if speed.feature_cache and not speed.frozen_prefix:
         yield "speed.feature_cache: needs speed.frozen_prefix=true; to keep nothing, set speed.feature_cache=false too."
+    if speed.engine not in ("auto", "torch") and not speed.frozen_prefix:
+        yield f"speed.engine: {speed.engine} needs speed.frozen_prefix=true. Or choose speed.engine=torch."
     if cache.views and not speed.feature_cache:
         yield "cache.views: nothing is kept with speed.feature_cache=false. Leave one out."
     augment: Augment | None = sound.get("augment")

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from frostline.config.paths import PathText
 from frostline.config.section import Section
+from frostline.prefix.engine_names import DEFAULT_ENGINE, EngineName
 
 
 class Speed(Section):
@@ -16,6 +17,11 @@ class Speed(Section):
     feature_cache: bool = Field(
         default=True,
         description="keep what the frozen part computes of an image, for later epochs, phases and runs; see cache",
+    )
+    engine: EngineName = Field(
+        default=DEFAULT_ENGINE,
+        description="what computes the frozen layers; auto: openvino on a CPU where it is installed and the images are "
+        "so many that the conversion pays, else torch",
     )
     fused_optimizer: bool = Field(default=True, description="take torch's fused form of the optimizer where it has one")
     allocator: bool = Field(

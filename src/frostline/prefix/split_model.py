@@ -10,11 +10,24 @@ step; only modules with the frost line inside are traced into, and all others ru
 
 import operator
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from frostline.prefix.traced import Part, SplitError, function_of, is_per_image, is_tensor, name_of, part_of, trace
+from frostline.prefix.engine import ConvertedPart, Engine, EngineError
+from frostline.prefix.traced import (
+    Part,
+    SplitError,
+    function_of,
+    is_per_image,
+    is_tensor,
+    name_of,
+    part_of,
+    trace,
+    without_gaps,
+)
 
 # Modules that do the same in training and in evaluation. Anything unknown is taken to differ.
 SAME_IN_BOTH_MODES = (
@@ -34,14 +47,23 @@ class SplitModel:
         after: the suffix.
         batch: the prefix computes in batches of this size, filled up where there are fewer images; None: of any.
         compiled: run both by torch.compile.
+        engine: what computes the prefix; None: torch.
     """
 
     def __init__(
-        self, *, network: nn.Module, before: Part, after: Part, batch: int | None = None, compiled: bool = False
+        self,
+        *,
+        network: nn.Module,
+        before: Part,
+        after: Part,
+        batch: int | None = None,
+        compiled: bool = False,
+        engine: Engine | None = None,
     ) -> None:
         self.network = network
         self.before, self.after = before, after
         self.batch, self.compiled = batch, compiled
+        self.engine, self._converted = engine or Engine("torch"), ConvertedPart(network, before)
         self._run_before, self._run_after = before.run, after.run
         if compiled:
             self._run_before, self._run_after = torch.compile(before.run), torch.compile(after.run)
@@ -49,13 +71,28 @@ class SplitModel:
     def prefix(self, inputs: Tensor) -> Tensor:
         """Features of inputs (batch, 3, height, width), without a graph."""
         self._restore_modes(inputs)
+        if self.engine.converts:
+            try:
+                return self._converted(inputs)
+            except EngineError as reason:
+                self.engine.give_up(reason)
         # oneDNN computes a batch of one by another algorithm, whose last bit may differ (seen at 64 px in float32);
         # from two on, an image's features do not depend on what else is in its batch, but for `batch`.
         size = self.batch or max(2, len(inputs))
         with torch.no_grad():
             if len(inputs) == size:
-                return _without_gaps(self._run_before(inputs))
+                return without_gaps(self._run_before(inputs))
             return torch.cat([self._run_before(_filled(few, size))[: len(few)] for few in inputs.split(size)])
+
+    def about(self) -> dict[str, Any]:
+        """What features depend on besides the network, the images and their layout, the precision and the device."""
+        return self._converted.about() if self.engine.converts else {"batch": self.batch}
+
+    def operations(self, image_size: int) -> float:
+        """Floating-point operations of the prefix for one image."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.before.run(torch.zeros(1, 3, image_size, image_size))
+        return float(counter.get_total_flops())
 
     def suffix(self, features: Tensor) -> Tensor:
         """Logits (batch, classes) of what the prefix returned."""
@@ -76,6 +113,7 @@ def split_at_frost_line(
     held: Collection[str],
     batch: int | None = None,
     compiled: bool = False,
+    engine: Engine | None = None,
 ) -> SplitModel | None:
     """Split a network where one tensor alone crosses, as late as possible before the first step that changes; None
     where no module with weights comes before that step.
@@ -84,6 +122,7 @@ def split_at_frost_line(
         trainable: names of the parameters that train.
         held: names of the modules that are kept in eval mode; a batch norm or dropout that is not held changes.
         batch: images that the prefix computes at once, where the last bits of features depend on that.
+        engine: what computes the prefix; None: torch.
 
     Raises:
         SplitError: the network cannot be traced, or more than one tensor crosses everywhere.
@@ -118,7 +157,7 @@ def split_at_frost_line(
     before = part_of(network, nodes[:place], source=nodes[0], result=features)
     after = part_of(network, nodes[place:-1], source=features, result=nodes[-1].args[0])
     batch = batch if _depends_on_batch(network, before) else None
-    return SplitModel(network=network, before=before, after=after, batch=batch, compiled=compiled)
+    return SplitModel(network=network, before=before, after=after, batch=batch, compiled=compiled, engine=engine)
 
 
 def _modules_with_weights(network: nn.Module, nodes: Sequence[fx.Node]) -> int:
@@ -180,11 +219,6 @@ def _depends_on_batch(network: nn.Module, part: Part) -> bool:
     """
     modules = (module for name in part.modules for module in network.get_submodule(name).modules())
     return any(isinstance(m, nn.Conv2d) and m.kernel_size == m.stride == (1, 1) for m in modules)
-
-
-def _without_gaps(features: Tensor) -> Tensor:
-    """The features themselves; a copy where others lie between their values in memory, as beside a class token's."""
-    return features if torch.empty_like(features).stride() == features.stride() else features.contiguous()
 
 
 def _filled(images: Tensor, size: int) -> Tensor:

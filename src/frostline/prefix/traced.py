@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 # Functions between modules that compute each image by itself, always in the same way.
@@ -158,3 +159,8 @@ def is_tensor(network: nn.Module, node: fx.Node) -> bool:
     except Exception:
         return True
     return isinstance(graph.output_node().args[0], fx.Node)
+
+
+def without_gaps(features: Tensor) -> Tensor:
+    """The features themselves; a copy where others lie between their values in memory, as beside a class token's."""
+    return features if torch.empty_like(features).stride() == features.stride() else features.contiguous()
