@@ -33,7 +33,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 def cli(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """Runs a command in the test's folder; `returncode`, `stdout` and `stderr` are there to look at.
 
-    `tests.preloaded` runs `frostline` and `python -c`, unless `preloaded=False` asks for a Python that starts anew.
+    `tests.preloaded` runs `frostline` and `python -c`; with `preloaded=False` Python itself does, as at a user's.
     """
     output = tmp_path_factory.mktemp("output")
 
