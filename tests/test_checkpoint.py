@@ -166,6 +166,7 @@ def test_a_checkpoints_network_is_not_downloaded(tmp_path: Path) -> None:
         ("image_size", 10**9, r"image_size 1000000000 and resize 1\.0 .* at most 16384"),
         ("resize", -1.0, r"image_size 32 and resize -1\.0"),
         ("resize", 1e9, r"image_size 32 and resize 1000000000\.0"),
+        ("interpolation", "nearest", r"interpolation must be bilinear or bicubic, not 'nearest'"),
         ("scaled_decoding", "x", r"scaled_decoding must be true or false"),
     ],
 )

@@ -225,6 +225,12 @@ def test_images_with_soft_labels_are_computed_once(cache: FeatureCache, monkeypa
     assert kept.passed == IMAGES + 2
 
 
+def test_another_interpolation_has_features_of_its_own(cache: FeatureCache) -> None:
+    Run(cache=cache)
+    assert Run(cache=cache, data=datamodule(interpolation="bicubic")).passed >= IMAGES
+    assert Run(cache=cache).passed == 4  # the look at the shape
+
+
 def test_a_later_run_with_another_optimizer_computes_nothing(cache: FeatureCache) -> None:
     Run(cache=cache, epochs=8)
     data = datamodule()

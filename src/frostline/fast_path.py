@@ -267,7 +267,7 @@ class FastPath(pl.Callback):
             "prefix": digest,
             "before": next(iter(self.model.after.modules), "the end"),
             "images": dataset.images.identity,
-            **{key: described[key] for key in ("image_size", "resize", "mean", "std")},
+            **{key: described[key] for key in ("image_size", "resize", "interpolation", "mean", "std")},
             "augment": repr(data.augment) if dataset.views > 1 else "none",
             "views": dataset.views,
             **self.model.about(),

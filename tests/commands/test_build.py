@@ -169,6 +169,9 @@ def test_gradual_unfreezing_takes_the_last_stages_of_any_network() -> None:
 def test_a_network_gives_the_size_and_normalisation_that_the_data_leaves_open() -> None:
     settings = composed("model=timm/vit_tiny_patch16_224", "data.image_size=null", "data.std=[0.2,0.2,0.2]")
     data = build_data(settings.data, settings.augment, seed=0, model=settings.model)
+    assert data.spec.interpolation == "bicubic"
+    named = settings.data.model_copy(update={"interpolation": "bilinear"})
+    assert build_data(named, settings.augment, seed=0, model=settings.model).interpolation == "bilinear"
     assert (data.image_size, tuple(data.mean), tuple(data.std)) == (224, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     assert data_of(composed("data.image_size=null")).image_size == 224
 

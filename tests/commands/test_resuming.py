@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.configs import settings, typed
 
-from frostline.commands.resuming import applied, changes, problems, restored, treatment
+from frostline.commands.resuming import applied, changes, problems, restored, treatment, with_interpolation
 from frostline.config.commands import RUN_GROUPS, TrainConfig
 from frostline.config.key_text import fields_of
 from frostline.freezing.policy import FreezePolicy
@@ -147,3 +147,16 @@ def test_a_state_that_cannot_be_taken_up_is_reported_with_its_file(error: Except
     loaded.clear()  # as Lightning does when all is restored: what comes later is no fault of the file
     with pytest.raises(type(error)), restored(trainer, "a.ckpt"):
         raise error
+
+
+def test_a_run_that_goes_on_keeps_the_interpolation_of_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a checkpoint of an earlier version was bilinear, whatever the network was trained with."""
+    images: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "frostline.commands.resuming.read_description", lambda *_, **__: {"frostline": {"images": images}}
+    )
+    data = config().data
+    assert with_interpolation(data, None).interpolation is None
+    assert with_interpolation(data, "a.ckpt").interpolation == "bilinear"
+    images["interpolation"] = "bicubic"
+    assert with_interpolation(data, "a.ckpt").interpolation == "bicubic"

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from PIL import Image
 from tests.quiet import quiet_trainer
 from torch import nn
+from torchvision.transforms import v2
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.digits import Digits
@@ -212,7 +213,7 @@ def test_the_description_is_plain_and_enough_for_a_file(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("RGB", (50, 40), (number * 100, 0, 0)).save(tmp_path / name / f"{number}.png")
-    data = ImageDataModule(source=ImageFolder(path=tmp_path), image_size=24, resize=1.143)
+    data = ImageDataModule(source=ImageFolder(path=tmp_path), image_size=24, resize=1.143, interpolation="bicubic")
     description = json.loads(json.dumps(data.spec.as_dict()))
     assert description == {
         "classes": ["a", "b"],
@@ -220,6 +221,7 @@ def test_the_description_is_plain_and_enough_for_a_file(tmp_path):
         "std": [0.229, 0.224, 0.225],
         "image_size": 24,
         "resize": 1.143,
+        "interpolation": "bicubic",
         "scaled_decoding": True,
     }
     assert DataSpec.from_dict(description) == data.spec
@@ -431,3 +433,16 @@ def test_a_broken_file_in_a_worker_is_still_named(tmp_path):
     data = ImageDataModule(source=source, image_size=8, batch_size=2, loading=Loading(workers=1))
     with pytest.raises(ValueError, match=r"^\S*/b/0\.png: no image"):
         epoch(data)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_are_resized_with_the_interpolation_that_is_named(split):
+    """Digits have 8 x 8 pixels."""
+    augment = Augmentation(name="none")
+    named = {kind: digits(image_size=32, interpolation=kind, augment=augment) for kind in ("bilinear", "bicubic")}
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    for kind, data in named.items():
+        _, transform = data.images_and_transform(split)
+        assert torch.equal(transform(image), v2.functional.resize(image, [32], v2.InterpolationMode(kind)))
+    with pytest.raises(ValueError, match="Unknown interpolation 'nearest'; choose from bilinear, bicubic"):
+        digits(interpolation="nearest")

@@ -15,6 +15,7 @@ from frostline.data.image_folder import ImageFolder
 from frostline.data.prediction_files import ImageFiles, find_images
 from frostline.data.source import ImageSource
 from frostline.data.spec import DataSpec
+from frostline.data.transforms import evaluation_transform
 
 
 def image(path, value=0):
@@ -331,3 +332,13 @@ def test_labels_are_no_part_of_the_identity(tmp_path):
     save(tmp_path / "a.bmp", 0)
     path = str(tmp_path / "a.bmp")
     assert FileImages([LabelledFile(path, 0)]).identity == FileImages([LabelledFile(path, 1)]).identity
+
+
+def test_a_prediction_resizes_as_the_training_did(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    for interpolation in ("bilinear", "bicubic"):
+        described = DataSpec.from_dict({**spec(8).as_dict(), "interpolation": interpolation})
+        image, _, _ = ImageFiles([tmp_path / "a.png"], spec=described)[0]
+        wanted = evaluation_transform(image_size=8, interpolation=interpolation)(Image.open(tmp_path / "a.png"))
+        assert torch.equal(image, wanted)

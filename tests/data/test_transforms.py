@@ -211,3 +211,12 @@ class TestOwnTransform:
     def test_a_name_without_a_transform_is_unknown(self):
         with pytest.raises(ValueError, match="Unknown augmentation 'mine'"):
             Augmentation(name="mine")
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_every_augmentation_resizes_with_the_interpolation_that_is_named(name):
+    def augmented_with(interpolation: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        return training_transform(Augmentation(name=name), image_size=64, interpolation=interpolation)(NOISE)
+
+    assert not torch.equal(augmented_with("bicubic"), augmented_with("bilinear"))

@@ -94,6 +94,19 @@ def test_a_timm_network_says_on_what_images_it_was_trained() -> None:
     assert inputs_of("efficientnet_b4").image_size == 380
 
 
+@pytest.mark.parametrize(
+    ("name", "interpolation"),
+    [
+        ("resnet18", "bilinear"),
+        ("swin_t", "bicubic"),
+        ("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "bicubic"),
+        (None, "bilinear"),
+    ],
+)
+def test_a_network_says_how_its_images_were_resized(name: str | None, interpolation: str) -> None:
+    assert inputs_of(name).interpolation == interpolation
+
+
 @pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_22", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1"])
 def test_an_unknown_name_of_timm_names_the_nearest(name: str) -> None:
     with pytest.raises(ValueError, match=r"timm has no network .* Did you mean .*`vit_tiny_patch16_224"):

@@ -10,6 +10,7 @@ KEYS: Mapping[str, str] = {
     "image_size": "data.image_size",
     "batch_size": "data.batch_size",
     "sampling": "data.sampling",
+    "interpolation": "data.interpolation",
     # sources
     **{name: f"data.{name}" for name in ("path", "root", "dataset", "download", "on_bad_image", "rare_classes")},
     **{name: f"data.{name}" for name in ("options", "decoded_cache", "decoded_cache_limit", "val_length")},

@@ -51,7 +51,7 @@ def build_data(
 
     Args:
         augment: None: training images as they are.
-        model: whose images' size, mean and deviation are taken where the source names none.
+        model: whose images' size, interpolation, mean and deviation are taken where the source names none.
         constructor: arguments of the source's class that no config holds.
 
     Raises:
@@ -72,6 +72,7 @@ def build_data(
         image_size=image_size,
         batch_size=source.batch_size,
         resize=source.resize,
+        interpolation=source.interpolation or inputs.interpolation,
         augment=Augmentation(**chosen, horizontal_flip=source.horizontal_flip),
         sampling=source.sampling,
         mean=source.mean or inputs.mean,

@@ -41,7 +41,7 @@ def run(config: EvaluateConfig) -> None:
     whole = {} if config.data is None else _as_a_whole(config.data, trained_on.get("data") or {}, split)
     source = config.data or _trained_on(config, trained_on)
     described = classifier.data_spec.as_dict()
-    images = {key: described[key] for key in ("image_size", "resize", "mean", "std")}
+    images = {key: described[key] for key in ("image_size", "resize", "interpolation", "mean", "std")}
     if isinstance(source, Decoded):
         images["scaled_decoding"] = described["scaled_decoding"]
     if config.batch_size is not None:

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from frostline.checkpoint import CHECKPOINT_KEY, read_description
 from frostline.config.commands import TrainConfig
+from frostline.config.data import Source
 from frostline.config.key_text import value_text
 from frostline.config.secret_values import hidden
 
@@ -62,7 +64,7 @@ REFUSED = (
     ),
     *_keys(
         "data",
-        "name _target_ image_size batch_size resize horizontal_flip sampling mean std val_fraction "
+        "name _target_ image_size batch_size resize interpolation horizontal_flip sampling mean std val_fraction "
         "test_fraction split_seed length val_length test_length train_length classes difficulty seed "
         "dataset options window scaled_decoding on_bad_image rare_classes",
     ),
@@ -204,6 +206,14 @@ def restored(trainer: Any, checkpoint: str | None) -> Iterator[None]:
             f"{checkpoint}: a run cannot go on from its state, which is damaged or of another version "
             f"({type(error).__name__}: {reason}). To start a new run from its weights: init_from={checkpoint}"
         ) from error
+
+
+def with_interpolation(data: Source, checkpoint: str | None) -> Source:
+    """The data with the interpolation of the checkpoint that a run goes on from; older ones have none, and bilinear."""
+    if checkpoint is None or data.interpolation is not None:
+        return data
+    images = read_description(checkpoint, key="resume_from")[CHECKPOINT_KEY]["images"]
+    return data.model_copy(update={"interpolation": images.get("interpolation", "bilinear")})
 
 
 def _plain(value: Any) -> Any:

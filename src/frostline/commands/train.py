@@ -140,7 +140,7 @@ def train(folder: Path, config: TrainConfig) -> None:
     quiet_libraries()
     seed_everything(config.seed, verbose=False)
     data = build_data(
-        config.data,
+        resuming.with_interpolation(config.data, config.resume_from),
         config.augment,
         seed=config.seed,
         model=config.model,

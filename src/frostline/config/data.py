@@ -33,6 +33,11 @@ class Data(Section):
         description="evaluation resizes the shorter side to image_size x resize and takes the centre; ImageNet's habit "
         "is 1.143",
     )
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(
+        default=None,
+        description="how images are resized; null for the interpolation that the network's published weights were "
+        "trained with, and that of the checkpoint where a run goes on",
+    )
     horizontal_flip: bool = Field(
         default=True,
         description="let augmentation mirror images; false where left and right mean something, as in digits",

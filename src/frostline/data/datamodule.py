@@ -37,6 +37,7 @@ from frostline.data.splits import SourceSplits
 from frostline.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    INTERPOLATIONS,
     Augmentation,
     Transform,
     checked_normalisation,
@@ -68,6 +69,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         image_size: height and width in pixels.
         batch_size: global; divided among the ranks.
         resize: evaluation resizes the shorter side to `image_size * resize` before it takes the centre.
+        interpolation: of a resize, `bilinear` or `bicubic`.
         sampling: `shuffled`, or `balanced`: every class equally often.
         mean: red, green, blue, on the scale [0, 1]; None for the source's own, else ImageNet's.
         std: the same of the standard deviations.
@@ -81,6 +83,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         image_size: int = 64,
         batch_size: int = 32,
         resize: float = 1.0,
+        interpolation: str = "bilinear",
         augment: Augmentation = Augmentation(),  # noqa: B008 - frozen
         sampling: str = "shuffled",
         mean: Sequence[float] | None = None,
@@ -92,6 +95,8 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         super().__init__(source)
         if sampling not in SAMPLING:
             raise ValueError(f"Unknown sampling {sampling!r}; choose from {', '.join(SAMPLING)}.")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"Unknown interpolation {interpolation!r}; choose from {', '.join(INTERPOLATIONS)}.")
         if image_size < 1 or batch_size < 1:
             raise ValueError(f"image_size={image_size} and batch_size={batch_size} must be at least 1.")
         if not 1 <= resize < math.inf:
@@ -101,6 +106,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         self.image_size = image_size
         self.batch_size = batch_size
         self.resize = resize
+        self.interpolation = interpolation
         self.augment = augment
         self.sampling = sampling
         self.mean = checked_normalisation(mean, getattr(source, "mean", IMAGENET_MEAN), "mean")
@@ -120,6 +126,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
             std=self.std,
             image_size=self.image_size,
             resize=self.resize,
+            interpolation=self.interpolation,
             scaled_decoding=bool(getattr(self.source, "scaled_decoding", False)),
         )
 
@@ -251,10 +258,10 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
     def images_and_transform(self, split: str) -> tuple[LabelledImages, Transform]:
         """A split's images as they are decoded, and the transform that gives the network's input."""
         images = self._required(split)
+        sizes: Any = {"image_size": self.image_size, "resize": self.resize, "interpolation": self.interpolation}
         if split == "train":
-            transform = training_transform(self.augment, image_size=self.image_size, resize=self.resize)
-            return self.decoded(images, self.augment), transform
-        return self.decoded(images), evaluation_transform(image_size=self.image_size, resize=self.resize)
+            return self.decoded(images, self.augment), training_transform(self.augment, **sizes)
+        return self.decoded(images), evaluation_transform(**sizes)
 
     def decoded(self, images: LabelledImages, augment: Augmentation | None = None) -> LabelledImages:
         """A split's images as a transform reads them: at reduced size, and from the cache of decoded images.

@@ -25,7 +25,7 @@ class ImageFiles(Dataset[tuple[torch.Tensor | None, str, str]]):
     def __init__(self, paths: Sequence[Path], *, spec: DataSpec, max_pixels: int = MAX_PIXELS) -> None:
         self.paths = [str(path) for path in paths]
         size, resize = spec.image_size, spec.resize
-        self.transform = evaluation_transform(image_size=size, resize=resize)
+        self.transform = evaluation_transform(image_size=size, resize=resize, interpolation=spec.interpolation)
         self.max_pixels = max_pixels
         self.shorter_side = shorter_side(image_size=size, resize=resize) if spec.scaled_decoding else None
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frostline.data.transforms import INTERPOLATIONS
+
 # Pixels on a side, resized: more than Pillow opens (179 million pixels), so that no larger ones can be meant.
 LARGEST_SIDE = 2**14
 
@@ -21,6 +23,7 @@ class DataSpec:
         mean, std: red, green, blue, on the scale [0, 1].
         image_size: height and width in pixels.
         resize: evaluation resizes the shorter side to `image_size * resize` before it takes the centre.
+        interpolation: of the resize, `bilinear` or `bicubic`.
         scaled_decoding: whether large JPEGs are decoded at reduced size.
 
     Raises:
@@ -32,6 +35,7 @@ class DataSpec:
     std: Sequence[float]
     image_size: int
     resize: float = 1.0
+    interpolation: str = "bilinear"
     scaled_decoding: bool = False
 
     def __post_init__(self) -> None:
@@ -87,6 +91,8 @@ def _problems(spec: DataSpec) -> Iterator[str]:
             f"image_size {_short(size)} and resize {_short(resize)} must be greater than 0, and their product at most "
             f"{LARGEST_SIDE}"
         )
+    if spec.interpolation not in INTERPOLATIONS:
+        yield f"interpolation must be {' or '.join(INTERPOLATIONS)}, not {_short(spec.interpolation)}"
     if spec.scaled_decoding not in (True, False):
         yield "scaled_decoding must be true or false"
 

@@ -17,6 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 AUGMENTATIONS = ("none", "light", "crop", "standard", "trivial")
 # Of the image's area, by the name of the augmentation; that of `crop` is what ImageNet recipes take.
 CROP_AREA = {"crop": (0.08, 1.0), "standard": (0.25, 1.0)}
+INTERPOLATIONS = ("bilinear", "bicubic")  # of a resize
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
 # Of a longer image only the middle is resized: of 40,000 x 1 pixels, the whole would take 8.6 GB at 256 pixels a side.
 LONGEST = 16  # times the shorter side
@@ -52,41 +53,49 @@ class Augmentation:
             raise ValueError(f"mixup={self.mixup} and cutmix={self.cutmix} must be finite and at least 0.")
 
 
-def evaluation_transform(*, image_size: int, resize: float = 1.0) -> Transform:
+def evaluation_transform(*, image_size: int, resize: float = 1.0, interpolation: str = "bilinear") -> Transform:
     """Shorter side to `image_size * resize`, then the centre; to a tensor `(3, image_size, image_size)`.
 
     A float image that has the size already passes unchanged.
     """
-    transform: Transform = v2.Compose(_centre(image_size, resize))
+    transform: Transform = v2.Compose(_centre(image_size, resize, interpolation))
     return transform
 
 
-def training_transform(augment: Augmentation, *, image_size: int, resize: float = 1.0) -> Transform:
+def training_transform(
+    augment: Augmentation, *, image_size: int, resize: float = 1.0, interpolation: str = "bilinear"
+) -> Transform:
     """The same, with the augmentation's random changes; randomness comes from torch's global generator."""
     steps: list[Any]
     if augment.own is not None:
-        fitted = Fitted(image_size=image_size, resize=resize)
+        fitted = Fitted(image_size=image_size, resize=resize, interpolation=interpolation)
         steps = [v2.ToImage(), middle, v2.ToPureTensor(), augment.own, fitted]
         if augment.horizontal_flip:
             steps.append(v2.RandomHorizontalFlip())
         own: Transform = v2.Compose(steps)
         return own
     if augment.name == "none":
-        return evaluation_transform(image_size=image_size, resize=resize)
+        return evaluation_transform(image_size=image_size, resize=resize, interpolation=interpolation)
     if augment.name == "light":
         steps = [
-            *_centre(image_size, resize),
+            *_centre(image_size, resize, interpolation),
             v2.RandomCrop(image_size, padding=max(1, image_size // 8), padding_mode="reflect"),
         ]
     elif augment.name in CROP_AREA:
         steps = [
             v2.ToImage(),
-            v2.RandomResizedCrop(image_size, scale=CROP_AREA[augment.name], ratio=CROP_RATIO, antialias=True),
+            v2.RandomResizedCrop(
+                image_size,
+                scale=CROP_AREA[augment.name],
+                ratio=CROP_RATIO,
+                interpolation=v2.InterpolationMode(interpolation),
+                antialias=True,
+            ),
         ]
         if augment.name == "standard":
             steps.append(v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2))
     else:
-        steps = [*_centre(image_size, resize), v2.TrivialAugmentWide()]
+        steps = [*_centre(image_size, resize, interpolation), v2.TrivialAugmentWide()]
     if augment.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip())
     transform: Transform = v2.Compose([*steps, v2.ToPureTensor()])
@@ -108,11 +117,11 @@ def shorter_side(*, image_size: int, resize: float = 1.0, augment: Augmentation 
     return math.ceil(image_size / math.sqrt(CROP_AREA[augment.name][0] * CROP_RATIO[0]))
 
 
-def _centre(image_size: int, resize: float) -> list[Any]:
+def _centre(image_size: int, resize: float, interpolation: str) -> list[Any]:
     return [
         v2.ToImage(),
         middle,
-        v2.Resize(round(image_size * resize), antialias=True),
+        v2.Resize(round(image_size * resize), v2.InterpolationMode(interpolation), antialias=True),
         v2.CenterCrop(image_size),
         v2.ToPureTensor(),
     ]
@@ -121,9 +130,9 @@ def _centre(image_size: int, resize: float) -> list[Any]:
 class Fitted:
     """An image `(3, height, width)` at `(3, image_size, image_size)`: as in evaluation where it has another size."""
 
-    def __init__(self, *, image_size: int, resize: float) -> None:
+    def __init__(self, *, image_size: int, resize: float, interpolation: str = "bilinear") -> None:
         self.shape = (3, image_size, image_size)
-        self.centre = v2.Compose(_centre(image_size, resize))
+        self.centre = v2.Compose(_centre(image_size, resize, interpolation))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         if not isinstance(image, torch.Tensor) or image.ndim != 3 or image.shape[0] != 3:

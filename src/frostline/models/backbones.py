@@ -26,11 +26,13 @@ class Inputs:
 
     Attributes:
         image_size: height and width in pixels.
+        interpolation: by which they were resized.
         mean, std: for normalisation; None: ImageNet's.
         size_option: argument of the network's builder that takes the image size; None where it takes any.
     """
 
     image_size: int = 224
+    interpolation: str = "bilinear"
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     size_option: str | None = None
@@ -54,6 +56,7 @@ def inputs_of(name: str | None) -> Inputs:
         config = timm_with(name).get_pretrained_cfg(name.removeprefix(TIMM))
         return Inputs(
             image_size=config.input_size[-1],
+            interpolation=config.interpolation,
             mean=config.mean,
             std=config.std,
             size_option="img_size" if config.fixed_input_size else None,
@@ -63,7 +66,7 @@ def inputs_of(name: str | None) -> Inputs:
     _torchvision_builder(name)
     preset = models.get_model_weights(name).DEFAULT.transforms()
     option = "image_size" if name.startswith("vit_") else "input_size" if name.startswith("maxvit") else None
-    return Inputs(image_size=preset.crop_size[0], size_option=option)
+    return Inputs(image_size=preset.crop_size[0], interpolation=preset.interpolation.value, size_option=option)
 
 
 def build_backbone(config: Mapping[str, Any]) -> nn.Module:
