@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-# Test files are shared out among this many processes, each with one thread.
+# Test files are shared out among this many processes, each with one thread; in their own order, as those with few tests
+# take longest and would come last.
 JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -27,10 +28,10 @@ train: $(INSTALLED) ## train on handwritten digits: no download, no GPU, about a
 	$(BIN)/python train.py $(ARGS)
 
 test: $(INSTALLED) ## run the tests (ARGS="-k name")
-	$(BIN)/pytest -n $(JOBS) --dist loadscope $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-all: $(INSTALLED) ## run the slow, cluster and browser tests as well
-	$(BIN)/pytest -n $(JOBS) --dist loadscope -m "not gpu" $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder -m "not gpu" $(ARGS)
 
 format: $(INSTALLED) ## format, and apply lint fixes
 	$(BIN)/ruff check --fix src tests scripts train.py

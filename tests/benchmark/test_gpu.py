@@ -11,6 +11,7 @@ import torch
 from scripts.benchmark.document import put_section, section_in
 from scripts.benchmark.gpu import agreed, measure, rate
 from scripts.benchmark.gpu_report import NOT_MEASURED, section, share
+from tests.preloaded import run as run_preloaded
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark" / "gpu.py"
 SMALL = (
@@ -19,11 +20,9 @@ SMALL = (
 )  # fmt: skip
 
 
-def gpu(*words: str) -> subprocess.CompletedProcess[str]:
+def gpu(output: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, env=environment, check=False
-    )
+    return run_preloaded([sys.executable, SCRIPT, *words], output=output, env=environment)
 
 
 def found(**changes) -> dict:
@@ -39,7 +38,7 @@ def found(**changes) -> dict:
 def test_without_a_device_each_row_says_not_measured_and_the_script_succeeds(tmp_path):
     document = tmp_path / "BENCHMARKS.md"
     document.write_text("# Benchmarks\n\nMine.\n")
-    done = gpu("--document", str(document), "--batch-sizes", "32", "--image-size", "64")
+    done = gpu(tmp_path, "--document", str(document), "--batch-sizes", "32", "--image-size", "64")
     assert done.returncode == 0, done.stderr
     assert "There is no CUDA device here: not measured." in done.stdout
     text = section_in(document, "gpu")
@@ -53,13 +52,13 @@ def test_figures_of_a_device_are_not_overwritten_without_one(tmp_path):
     document = tmp_path / "BENCHMARKS.md"
     put_section(document, "gpu", "2,000 images/s")
     before = document.read_text()
-    done = gpu("--document", str(document), "--workloads", "cached", "--batch-sizes", "32")
+    done = gpu(tmp_path, "--document", str(document), "--workloads", "cached", "--batch-sizes", "32")
     assert "they stay" in done.stdout
     assert document.read_text() == before
 
 
 def test_a_trial_on_the_cpu_never_goes_into_a_document(tmp_path):
-    done = gpu(*SMALL, "--document", str(tmp_path / "BENCHMARKS.md"))
+    done = gpu(tmp_path, *SMALL, "--document", str(tmp_path / "BENCHMARKS.md"))
     assert done.returncode == 2
     assert "do not go into a document" in done.stderr
     assert not (tmp_path / "BENCHMARKS.md").exists()
@@ -67,7 +66,7 @@ def test_a_trial_on_the_cpu_never_goes_into_a_document(tmp_path):
 
 @pytest.mark.slow
 def test_the_loop_measures_what_runs_and_says_why_what_fails_does(tmp_path):
-    done = gpu(*SMALL, "--modes", "eager", "graph", "--json", str(tmp_path / "found.json"))
+    done = gpu(tmp_path, *SMALL, "--modes", "eager", "graph", "--json", str(tmp_path / "found.json"))
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "found.json").read_text())
     assert len(result["rows"]) == 10
@@ -83,7 +82,7 @@ def test_the_loop_measures_what_runs_and_says_why_what_fails_does(tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_together(tmp_path):
     words = ("--devices", "2", "--workloads", "layer4", "--modes", "eager", "--json", str(tmp_path / "found.json"))
-    done = gpu(*SMALL, *words)
+    done = gpu(tmp_path, *SMALL, *words)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "found.json").read_text())["rows"]
     assert row["devices"] == 2

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.preloaded import Started
 
 from frostline.config import data as schema
 from frostline.data.chunk_folder import MANIFEST
@@ -160,16 +160,17 @@ def test_a_filled_output_is_refused_and_an_empty_one_taken(photos, tmp_path):
     assert (tmp_path / "empty" / MANIFEST).is_file()
 
 
-def test_of_two_that_write_into_one_folder_one_wins_whole(photos, shards, tmp_path):
+def test_of_two_that_write_into_one_folder_one_wins_whole(photos, shards, tmp_path, tmp_path_factory):
     """The other ends with a message; the folder is the winner's, byte by byte."""
     code = (
         "import sys; sys.path[:0] = ['.', 'tests']\n"
         "from tests.data.conftest import pack; from pathlib import Path\n"
         f"pack(Path({str(photos)!r}), Path({str(tmp_path / 'shards')!r}))"
     )
-    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=200)[1] for process in both]
-    codes = sorted(process.returncode for process in both)
+    errors = [tmp_path_factory.mktemp("output") / "stderr" for _ in range(2)]
+    both = [Started([sys.executable, "-c", code], stderr=file) for file in errors]
+    codes = sorted(process.wait(200) for process in both)
+    errors = [file.read_text() for file in errors]
     assert codes == [0, 1], errors
     assert any("is there already, and not empty" in error for error in errors)
     assert contents(tmp_path / "shards") == contents(shards)
@@ -177,7 +178,7 @@ def test_of_two_that_write_into_one_folder_one_wins_whole(photos, shards, tmp_pa
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, signum):
+def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, tmp_path_factory, signum):
     """SIGKILL leaves a hidden folder without a manifest, which no source takes for shards."""
     code = (
         "import signal, sys, time; sys.path[:0] = ['.', 'tests']\n"
@@ -190,15 +191,14 @@ def test_interrupted_at_any_image_it_leaves_no_output(photos, tmp_path, signum):
         "ChunkWriter(chunk_size=0.004).write({s: source.dataset(s) for s in ('train', 'val', 'test')},\n"
         f"    classes=source.classes, output=Path({str(tmp_path / 'shards')!r}), progress=slowly)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "40":
-        assert process.poll() is None
+    printed = tmp_path_factory.mktemp("output") / "stdout"
+    process = Started([sys.executable, "-c", code], stdout=printed)
+    end = time.monotonic() + 60
+    while not printed.exists() or "40" not in printed.read_text().split():
+        assert time.monotonic() < end
+        time.sleep(0.01)
     process.send_signal(signum)
     process.wait(60)
-    process.stdout.close()
     time.sleep(0.1)
     left = [path.name for path in tmp_path.iterdir()]
     assert "shards" not in left
