@@ -78,12 +78,14 @@ def test_the_demand_is_that_of_all_ranks_on_this_machine(monkeypatch):
 # A process of its own: what libgomp says when torch loads it.
 
 CODE = """
-import sys
+import importlib, sys, types
 from frostline.commands import openmp
 from frostline.commands.main import main
 readings = iter([openmp.Reading(0.0, 0.0, 0.0), openmp.Reading(1.0, {others}, 0.0)])
 openmp.read = lambda: next(readings)
 openmp.usable_cores = lambda: 2
+# OpenMP displays its settings when torch is imported: all that is needed of the command.
+sys.modules["frostline.commands.plan"] = types.SimpleNamespace(run=lambda config: importlib.import_module("torch"))
 openmp.begin()
 main(None, sys.argv[1:])
 """
