@@ -1,6 +1,5 @@
 """How OpenMP's threads wait, chosen before torch is imported: spinning, or asleep where other processes are busy."""
 
-import logging
 import os
 import sys
 import time
@@ -14,8 +13,6 @@ from frostline.data.cores import usable_cores
 
 if TYPE_CHECKING:
     from frostline.config.training import Device
-
-log = logging.getLogger("frostline")
 
 # Any of them is a choice of the user's own; libgomp and libomp read them once, when torch loads them.
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -118,7 +115,9 @@ def _later(first: Reading) -> Reading | None:
 def log_choice() -> None:
     """One line where threads sleep by a choice of this module."""
     if _reason is not None:
-        log.info("OpenMP's threads sleep while they wait: %s", _reason)
+        import logging  # which registers an exit handler: `fast_exit` has to come before it
+
+        logging.getLogger("frostline").info("OpenMP's threads sleep while they wait: %s", _reason)
 
 
 def demand_of(device: "Device") -> Demand:
