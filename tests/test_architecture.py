@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "losses": set(),
     "metrics": {"numeric_checks"},
     "schedulers": set(),
-    "prefix": {"data", "storage"},
+    "prefix": {"data", "modes", "storage"},
     "data": {"nearest", "signatures", "storage"},
     "models": {"nearest", "numeric_checks", "signatures", "storage"},
     "optim": {"freezing"},

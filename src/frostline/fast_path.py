@@ -249,7 +249,7 @@ class FastPath(pl.Callback):
         assert self.model is not None
         example = self.inputs(dataset.decoded(np.array([0, 0])).to(trainer.strategy.root_device))
         with trainer.precision_plugin.forward_context():
-            features = self.model.prefix(example)
+            features = self.model.by_torch(example)
         if len(features) != 2 or not torch.equal(features[0], features[1]):
             log.info("Features of the %s images are not kept: two of the same image differ.", split)
             return
@@ -278,6 +278,12 @@ class FastPath(pl.Callback):
             "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
         }
         key = feature_key({**about, "format": FORMAT, "dtype": rows.dtype, "shape": list(rows.shape)})
+        if self.engine.converts and not (self.cache.folder / f"{key}.features").exists():
+            with trainer.precision_plugin.forward_context():
+                self.model.prefix(example)  # the key names the engine, which may turn out to be unable
+            if {**about, **self.model.about()} != about:
+                self._open(trainer, split, dataset, digest=digest, data=data)
+                return
         try:
             store = open_store(self.cache.folder, key=key, rows=rows, limit_bytes=self.cache.limit_bytes, about=about)
         except (OSError, ValueError) as error:

@@ -61,6 +61,15 @@ def test_features_are_torch_s_up_to_rounding_in_type_and_layout(bf16: bool, trai
     torch.testing.assert_close(one, other, rtol=0.03 if bf16 else 1e-4, atol=0.05 if bf16 else 1e-4)
 
 
+def test_what_trains_behind_the_frost_line_keeps_its_mode() -> None:
+    network = built().train()
+    model = split(network, Engine("openvino"), "layer4")
+    modes = {name: module.training for name, module in network.named_modules()}
+    assert modes["layer4.0.bn1"] is True
+    features(model)
+    assert {name: module.training for name, module in network.named_modules()} == modes
+
+
 def test_true_float32_is_not_computed_in_bf16() -> None:
     network = built()
     exact = features(split(copy.deepcopy(network).double(), None), IMAGES.double())

@@ -20,6 +20,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from frostline.modes import eval_mode
 from frostline.prefix.engine_names import DEFAULT_ENGINE, INSTALL, WORTH_IMAGES, WORTH_OPERATIONS, EngineName
 from frostline.prefix.traced import Part, without_gaps
 
@@ -251,8 +252,9 @@ def converted(network: nn.Module, part: Part, example: Tensor) -> Any:
 
         frontend = FrontEndManager().load_by_framework("pytorch")
         batch = ({0: torch.export.Dim.DYNAMIC},)
-        with _without_warnings():
-            program = torch.export.export(_PartModule(network, part).eval(), (example,), dynamic_shapes=batch)
+        module = _PartModule(network, part)
+        with _without_warnings(), eval_mode(module):
+            program = torch.export.export(module, (example,), dynamic_shapes=batch)
             decoder = TorchFXPythonDecoder.from_exported_program(program)  # in use until the conversion ends
             model = frontend.convert(frontend.load(decoder))
         model.reshape([-1, *example.shape[1:]])

@@ -70,12 +70,16 @@ class SplitModel:
 
     def prefix(self, inputs: Tensor) -> Tensor:
         """Features of inputs (batch, 3, height, width), without a graph."""
-        self._restore_modes(inputs)
         if self.engine.converts:
             try:
                 return self._converted(inputs)
             except EngineError as reason:
                 self.engine.give_up(reason)
+        return self.by_torch(inputs)
+
+    def by_torch(self, inputs: Tensor) -> Tensor:
+        """The same by torch, whatever the engine: its results have the shape, type and layout of any engine's."""
+        self._restore_modes(inputs)
         # oneDNN computes a batch of one by another algorithm, whose last bit may differ (seen at 64 px in float32);
         # from two on, an image's features do not depend on what else is in its batch, but for `batch`.
         size = self.batch or max(2, len(inputs))
