@@ -47,7 +47,7 @@ APPLIED = (
         "beta2_decay d lambd t0 etas step_sizes",
     ),
     *_keys("", "scheduler augment"),
-    *_keys("speed", "fused_optimizer"),
+    *_keys("speed", "engine fused_optimizer"),
     *_keys(
         "trainer",
         "precision gradient_clip_val channels_last sync_batchnorm limit_val_batches "
