@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -354,9 +355,9 @@ def test_what_exceeds_the_limit_is_reported_with_its_size(
 ) -> None:
     little = FeatureCache(folder=cache.folder, limit_bytes=3000)
     kept = Run(cache=little)
-    # A row is 8 channels of 2 x 2 in float32 and a checksum: 144 bytes.
+    # A row is 8 channels of 2 x 2 in float32 and a checksum: 144 bytes. The description takes 600 to 700.
     assert "Features of the train images are not kept" in caplog.text
-    assert "they would take 3.4 kB, more than the limit of 3.0 kB" in caplog.text
+    assert re.search(r"they would take 3\.[56] kB, more than the limit of 3\.0 kB", caplog.text)
     assert "val" in kept.classifier.feature_facts()
     assert same(kept, Run(cache=None))
 
