@@ -170,6 +170,19 @@ def test_auto_takes_torch_for_a_small_run_and_openvino_for_a_large_one(
     assert "computes the frozen layers: 22 images of" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("precision", "amx", "name"),
+    [("bf16-mixed", True, "torch"), ("bf16-mixed", False, "openvino"), ("32-true", True, "openvino")],
+)
+def test_auto_stays_with_torch_in_bf16_where_the_processor_has_amx(
+    monkeypatch: pytest.MonkeyPatch, precision: str, amx: bool, name: str
+) -> None:
+    monkeypatch.setattr(engines, "WORTH_IMAGES", 16)
+    monkeypatch.setattr(engines, "WORTH_OPERATIONS", 1e6)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert trained(engine="auto", epochs=1, max_steps=1, precision=precision)[0].engine == name
+
+
 def test_an_engine_needs_the_frozen_prefix() -> None:
     with pytest.raises(ValueError, match="engine: openvino needs frozen_prefix=True"):
         ComputeOptions(engine="openvino", frozen_prefix=False)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch import nn
 
 from frostline.data.datamodule import ImageDataModule
@@ -65,9 +66,12 @@ def decide_engine(
         and trainer.strategy.root_device.type == "cpu"
         and trainer.precision in ("32-true", "bf16-mixed")
         and not (compiled or averages_weights(trainer) or trainer.fast_dev_run)  # type: ignore[attr-defined]
+        and not (trainer.precision == "bf16-mixed" and torch.cpu._is_amx_tile_supported())
     )
     splits = [data.images(split) for split in ("train", "val")] if possible else []
     images = sum(len(found) for found in splits if found is not None)
     work = (model.operations(data.image_size) for model in models if model is not None)
-    if (line := engine.decide(work, images=images, possible=possible)) is not None and trainer.is_global_zero:
+    line = engine.decide(work, images=images, possible=possible)
+    engine.name = trainer.strategy.broadcast(engine.name)  # other machines may have other processors
+    if line is not None and trainer.is_global_zero:
         log.info("%s", line)

@@ -1,5 +1,7 @@
 """Batches whose images may be replaced by their features."""
 
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,37 @@ def test_an_image_with_features_is_never_asked_for(tmp_path: Path) -> None:
     batch = keyed.__getitems__([2, 0])
     assert Counted.asked == 0
     assert batch.targets.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_threads_decode_images_that_allow_it_to_the_same_bits(monkeypatch: pytest.MonkeyPatch, safe: bool) -> None:
+    seen = set()
+
+    class Watched(ArrayImages):
+        thread_safe = safe
+
+        def __getitem__(self, index: int):
+            seen.add(threading.get_ident())
+            warnings.simplefilter("ignore")
+            return super().__getitem__(index)
+
+    pixels = torch.randint(0, 256, (8, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    dataset = FeatureDataset(
+        Watched(images=pixels, labels=[0] * 8), transform=evaluation_transform(image_size=8, resize=1.0)
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = dataset.decoded(np.arange(8))
+    assert seen == {threading.get_ident()}
+    monkeypatch.undo()
+    threads, filters = torch.get_num_threads(), list(warnings.filters)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(dataset.decoded(np.arange(8)), alone)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert (len(seen) > 1) == safe
+    assert warnings.filters == filters
 
 
 def views(number: int, seed: int = 0) -> FeatureDataset:

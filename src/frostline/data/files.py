@@ -39,6 +39,8 @@ class FileImages(LabelledImages):
         UnreadableImage: on reading a broken file; names it.
     """
 
+    thread_safe = True
+
     def __init__(
         self,
         files: Sequence[LabelledFile],

