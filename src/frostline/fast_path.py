@@ -262,12 +262,11 @@ class FastPath(pl.Callback):
             dtype=str(features.dtype).removeprefix("torch."),
             strides=features.stride()[1:],
         )
-        described = data.spec.as_dict()
         about = {
             "prefix": digest,
             "before": next(iter(self.model.after.modules), "the end"),
             "images": dataset.images.identity,
-            **{key: described[key] for key in ("image_size", "resize", "interpolation", "mean", "std")},
+            **data.spec.preparation,
             "augment": repr(data.augment) if dataset.views > 1 else "none",
             "views": dataset.views,
             **self.model.about(),

@@ -40,10 +40,9 @@ def run(config: EvaluateConfig) -> None:
     trained_on, split = classifier.settings, config.split
     whole = {} if config.data is None else _as_a_whole(config.data, trained_on.get("data") or {}, split)
     source = config.data or _trained_on(config, trained_on)
-    described = classifier.data_spec.as_dict()
-    images = {key: described[key] for key in ("image_size", "resize", "interpolation", "mean", "std")}
+    images = classifier.data_spec.preparation
     if isinstance(source, Decoded):
-        images["scaled_decoding"] = described["scaled_decoding"]
+        images["scaled_decoding"] = classifier.data_spec.scaled_decoding
     if config.batch_size is not None:
         images["batch_size"] = config.batch_size
     data = build_data(source.model_copy(update=images), seed=trained_on.get("seed", 0), constructor=whole)

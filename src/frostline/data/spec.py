@@ -53,6 +53,11 @@ class DataSpec:
         """Plain values, sequences as lists."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """Of `as_dict`, what makes a decoded image of any source the network's input."""
+        return {name: value for name, value in self.as_dict().items() if name not in ("classes", "scaled_decoding")}
+
 
 class Normalisation(nn.Module):
     """Maps images (batch, 3, height, width), uint8 or floats in [0, 1], to floats of mean 0 and standard deviation 1.
