@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.optim import DecayExclusion, OptimizerBuilder, checked_optimizer, parameter_groups
-from frostline.prefix.engine_names import DEFAULT_ENGINE, EngineName
+from frostline.prefix.engine_names import DEFAULT_ENGINE, EngineName, converts
 from frostline.schedulers import SchedulerBuilder, constant
 
 
@@ -90,7 +90,7 @@ class ComputeOptions:
     def __post_init__(self) -> None:
         if self.feature_cache is not None and not self.frozen_prefix:
             raise ValueError("feature_cache: needs frozen_prefix=True")
-        if self.engine not in ("auto", "torch") and not self.frozen_prefix:
+        if converts(self.engine) and not self.frozen_prefix:
             raise ValueError(f"engine: {self.engine} needs frozen_prefix=True")
 
 

@@ -18,6 +18,7 @@ from frostline.config.paths import PathText
 from frostline.config.section import FILE, FOLDER, OwnClass, Section
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import PRECISION, Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
+from frostline.prefix.engine_names import LoadedEngineName
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class EvaluateConfig(CommandConfig):
     split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
     batch_size: Count | None = Field(default=None, description="images per batch; null: as in training")
     precision: Precision = Field(default="auto", description=PRECISION)
-    engine: Literal["auto", "torch"] = Field(default="auto", description=ENGINE)
+    engine: LoadedEngineName = Field(default="auto", description=ENGINE)
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="JSON file for the results; null: the terminal only"
     )
@@ -190,7 +191,7 @@ class PredictConfig(CommandConfig):
     )
     top_k: Count = Field(default=5, description="classes written per image, most probable first")
     batch_size: Count = Field(default=32, description="images per batch")
-    engine: Literal["auto", "torch"] = Field(default="auto", description=ENGINE)
+    engine: LoadedEngineName = Field(default="auto", description=ENGINE)
     device: Annotated[Device, GROUP]
 
 

@@ -14,6 +14,7 @@ from frostline.config.optimizer import SGD, Optimizer, Rprop
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import MONITORED, Callbacks, CrossEntropy, Device, Loggers, Metrics, TrainerSection
 from frostline.nearest import suggest
+from frostline.prefix.engine_names import converts
 
 # torch 2.15's oneDNN leaves bf16 gradients of a 3x3 convolution of stride 2 over a 1x1 map partly uninitialised (1e30
 # in a weight, without a word). A ResNet's layer4 has such maps at 16 pixels and below.
@@ -197,7 +198,7 @@ def _speed(sound: Mapping[str, Any]) -> Iterator[str]:
         return
     if speed.feature_cache and not speed.frozen_prefix:
         yield "speed.feature_cache: needs speed.frozen_prefix=true; to keep nothing, set speed.feature_cache=false too."
-    if speed.engine not in ("auto", "torch") and not speed.frozen_prefix:
+    if converts(speed.engine) and not speed.frozen_prefix:
         yield f"speed.engine: {speed.engine} needs speed.frozen_prefix=true. Or choose speed.engine=torch."
     if cache.views and not speed.feature_cache:
         yield "cache.views: nothing is kept with speed.feature_cache=false. Leave one out."

@@ -21,7 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from frostline.modes import eval_mode
-from frostline.prefix.engine_names import DEFAULT_ENGINE, INSTALL, WORTH_IMAGES, WORTH_OPERATIONS, EngineName
+from frostline.prefix.engine_names import (
+    DEFAULT_ENGINE,
+    INSTALL,
+    WORTH_IMAGES,
+    WORTH_OPERATIONS,
+    EngineName,
+    converts,
+)
 from frostline.prefix.traced import Part, without_gaps
 
 log = logging.getLogger("frostline.engine")
@@ -68,7 +75,7 @@ class Engine:
     @property
     def converts(self) -> bool:
         """Whether the prefix is converted: torch does not compute it."""
-        return self.name not in ("auto", "torch")
+        return converts(self.name)
 
     def begin(self, *, trainable: Collection[str], eval_modules: Collection[str]) -> None:
         """Take note of the frost line of a phase."""

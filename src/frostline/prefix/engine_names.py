@@ -3,6 +3,7 @@
 from typing import Literal
 
 EngineName = Literal["auto", "torch", "openvino"]
+LoadedEngineName = Literal["auto", "torch"]  # of a checkpoint that is not trained on: the recorded one, or torch
 DEFAULT_ENGINE: EngineName = "auto"
 INSTALL = "pip install 'frostline[openvino]'"
 
@@ -13,3 +14,8 @@ INSTALL = "pip install 'frostline[openvino]'"
 # cache's state count, so that a run and its repetition choose the same.
 WORTH_OPERATIONS = 1e13
 WORTH_IMAGES = 256  # with fewer, the operations are not counted
+
+
+def converts(name: str) -> bool:
+    """Whether the frozen layers are converted for this engine; `auto`, until it is decided, computes by torch."""
+    return name not in ("auto", "torch")
