@@ -8,15 +8,22 @@ from torch import nn
 
 
 @contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module and all in it into eval mode; afterwards each has its own mode again."""
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Afterwards a module and all in it have the modes again that they had before."""
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
     try:
         yield
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module and all in it into eval mode; afterwards each has its own mode again."""
+    with modes_kept(module):
+        module.eval()
+        yield
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """A network's traced graph (torch.fx): what it runs after what, and stretches of it that run by themselves."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+
+from frostline.modes import modes_kept
 
 # Functions between modules that compute each image by itself, always in the same way.
 PER_IMAGE = (
@@ -50,7 +51,9 @@ def trace(network: nn.Module, opened: Collection[str] = ()) -> list[fx.Node]:
     """
     graphs, kind = [], type(network).__name__
     for training in (True, False):
-        with _all_in_mode(network, training=training):
+        with modes_kept(network):
+            for module in network.modules():
+                module.training = training
             try:
                 graphs.append(_Tracer(opened).trace(_Holder(network)))
             except Exception as error:  # whatever a forward does with values that it is not given
@@ -84,18 +87,6 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name not in self.opened
-
-
-@contextmanager
-def _all_in_mode(network: nn.Module, *, training: bool) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    for module, _ in modes:
-        module.training = training
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def part_of(network: nn.Module, nodes: Sequence[fx.Node], *, source: fx.Node, result: Any) -> Part:
