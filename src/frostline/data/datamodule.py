@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import lightning
@@ -175,14 +177,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
             check_trainer(self.trainer)
         if self.sampling == "balanced" and images.labels is None:
             raise ValueError("sampling=balanced needs one class per image; these labels are soft. Use shuffled.")
-        batches = ResumableBatchSampler(
-            order=self._order,
-            length=len(images),
-            batch_size=self.batch_size,
-            position=self._position,
-            rank=rank,
-            world_size=world_size,
-        )
+        batches = self._batch_sampler(self._position, rank=rank, world_size=world_size)
         options = {"batch_sampler": batches, "expected": self._at, **self.fetching(len(images))}
         if "train" in self._replaced:
             return ResumableLoader(PlacedBatches(self._replaced["train"]), collate_fn=unchanged, **options)
@@ -223,19 +218,18 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
     @property
     def drawn_per_epoch(self) -> int:
         """Samples that training draws in an epoch that no option shortens."""
-        images = len(self._required("train"))
-        return max(1, images // self.batch_size) * min(images, self.batch_size)
+        batches = self._batch_sampler(self._position)
+        return len(batches) * batches.batch_size
 
     def drawn(self, until: int) -> Iterator[list[SampleIndex]]:
         """The samples that training draws from the run's position to an optimizer step, epoch by epoch."""
         assert self.trainer is not None
-        size, step = min(self.batch_size, len(self._required("train"))), self.trainer.global_step
+        step, accumulate = self.trainer.global_step, self.trainer.accumulate_grad_batches
         while step < until:
-            accumulate = self.trainer.accumulate_grad_batches
-            epoch, first = position_after(step, batches=self.batches_per_epoch, accumulate=accumulate)
-            last = min(self.batches_per_epoch, first + (until - step) * accumulate)
-            order = self._order(epoch).tolist()
-            yield [SampleIndex(epoch, place, order[place]) for place in range(first * size, last * size)]
+            place = partial(position_after, step, batches=self.batches_per_epoch, accumulate=accumulate)
+            epoch, first = place()
+            count = min(self.batches_per_epoch - first, (until - step) * accumulate)
+            yield [index for batch in islice(self._batch_sampler(place), count) for index in batch]
             step = (epoch + 1) * self.steps_per_epoch
             if self.same_batches and first == 0:
                 return
@@ -274,6 +268,18 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
         if augment is not None and augment.own is not None:  # which may look at any part of the image
             return images
         return images.for_shorter_side(shorter_side(image_size=self.image_size, resize=self.resize, augment=augment))
+
+    def _batch_sampler(
+        self, position: Callable[[], tuple[int, int]], *, rank: int = 0, world_size: int = 1
+    ) -> ResumableBatchSampler:
+        return ResumableBatchSampler(
+            order=self._order,
+            length=len(self._required("train")),
+            batch_size=self.batch_size,
+            position=position,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def _required(self, split: str) -> LabelledImages:
         images = self.images(split)
