@@ -61,13 +61,13 @@ class FastPath(pl.Callback):
         inputs: Callable[[Tensor], Tensor],
         cache: FeatureCache | None = None,
         compiled: bool = False,
-        engine: Engine | None = None,
+        engine: Engine,
     ) -> None:
         self.schedule = schedule
-        self.engine = engine or Engine("torch")
         self.inputs = inputs
         self.cache = cache
         self.compiled = compiled
+        self.engine = engine
         self.model: SplitModel | None = None
         self._batch: int | None = None
         self._phase: int | None = None
@@ -198,7 +198,7 @@ class FastPath(pl.Callback):
             return
         self._phase = self.schedule.phase.index
         self._move(trainer, self.schedule.phase)
-        if "train" in self._datasets:
+        if self.model is not None and "train" in self._datasets:
             data = trainer.datamodule  # type: ignore[attr-defined]
             end, dataset = self.schedule.latest_end(trainer), self._datasets["train"]
             if (end - trainer.global_step) * trainer.accumulate_grad_batches * data.batch_size >= data.drawn_per_epoch:
@@ -309,12 +309,12 @@ class FastPath(pl.Callback):
             return
         self._extracted.add(split)
         store = self._datasets[split].handle.get()[1]
+        # The second time there is something to do on machines that do not share the first one's folder.
         places = ((trainer.global_rank, trainer.world_size), (trainer.local_rank, trainer.num_devices))
         with ExitStack() as writing:
             if store is not None and trainer.is_global_zero:
                 writing.enter_context(sole_writer(store, limit=None if trainer.world_size == 1 else SHARED_LOCK_LIMIT))
-            # The second time there is something to do on machines that do not share the first one's folder.
-            for number, (rank, ranks) in enumerate(places[: 1 if trainer.world_size == 1 else 2]):
+            for number, (rank, ranks) in enumerate(places):
                 trainer.strategy.barrier(f"extraction {number}")
                 if store is not None:
                     store = self._extract_missing(trainer, split, store, rows[rank::ranks], check=number == 0)
@@ -331,15 +331,15 @@ class FastPath(pl.Callback):
             with trainer.precision_plugin.forward_context():
                 return self.model.prefix(self.inputs(images.to(device, non_blocking=True)))
 
-        shown = trainer.progress_bar_callback
+        shown, missing = trainer.progress_bar_callback, store.missing(rows, check=check)
         try:
             self._counts[split]["computed"] += extract(
                 store,
-                store.missing(rows, check=check),
+                missing,
                 dataset=self._datasets[split],
                 compute=features,
                 batch_size=per_rank(data.batch_size, world_size=trainer.world_size),
-                loading=data.fetching(len(rows)),
+                loading=data.fetching(len(missing)),
                 title=f"features of the {split} images",
                 bar=shown.progress if isinstance(shown, RichProgressBar) else None,
             )
