@@ -40,7 +40,7 @@ class Started:
         stdout: str | Path = os.devnull,
         stderr: str | Path = os.devnull,
     ) -> None:
-        self._words = [str(word) for word in words]
+        self._words, self._output = [str(word) for word in words], (Path(stdout), Path(stderr))
         assert self._words[0] == sys.executable
         whole_env = dict(os.environ if env is None else env)
         arguments = (self._words, str(cwd or Path.cwd()), whole_env, (str(stdout), str(stderr)), _search_path())
@@ -57,6 +57,11 @@ class Started:
             self._process.join()
             raise subprocess.TimeoutExpired(self._words, seconds)
         return self._process.exitcode
+
+    def completed(self, seconds: float) -> subprocess.CompletedProcess[str]:
+        """Its exit code and its output, of a process that ends in time."""
+        code = self.wait(seconds)
+        return subprocess.CompletedProcess(self._words, code, *(file.read_text() for file in self._output))
 
     def send_signal(self, signum: int) -> None:
         os.kill(self.pid, signum)
@@ -75,9 +80,7 @@ def run(
     Args:
         output: a folder for what is printed.
     """
-    files = output / "stdout", output / "stderr"
-    code = Started(words, cwd=cwd, env=env, stdout=files[0], stderr=files[1]).wait(seconds)
-    return subprocess.CompletedProcess(list(words), code, *(file.read_text() for file in files))
+    return Started(words, cwd=cwd, env=env, stdout=output / "stdout", stderr=output / "stderr").completed(seconds)
 
 
 def run_ranks(
@@ -94,16 +97,17 @@ def run_ranks(
         port = free.getsockname()[1]
     shared = {**(os.environ if env is None else env), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
-    ranks = []
-    for rank in ("0", "1"):
-        files = output / f"stdout{rank}", output / f"stderr{rank}"
-        own = {**shared, "RANK": rank, "LOCAL_RANK": rank}
-        ranks.append((Started(words, cwd=cwd, env=own, stdout=files[0], stderr=files[1]), files))
-    codes = [rank.wait(seconds) for rank, _ in ranks]
-    return [
-        subprocess.CompletedProcess(list(words), code, *(file.read_text() for file in files))
-        for code, (_, files) in zip(codes, ranks, strict=True)
+    ranks = [
+        Started(
+            words,
+            cwd=cwd,
+            env={**shared, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=output / f"stdout{rank}",
+            stderr=output / f"stderr{rank}",
+        )
+        for rank in ("0", "1")
     ]
+    return [rank.completed(seconds) for rank in ranks]
 
 
 def _python(
