@@ -29,7 +29,7 @@ CONTEXT.set_forkserver_preload(
 
 
 class Started:
-    """A started Python, as `subprocess.Popen` would have it. Its output goes into files."""
+    """A started Python, as `subprocess.Popen` would have it. Its output goes into files or to a terminal."""
 
     def __init__(
         self,
@@ -114,9 +114,14 @@ def _python(
     words: list[str], folder: str, env: dict[str, str], output: tuple[str, str], search_path: list[str]
 ) -> None:
     for descriptor, name in enumerate(output, start=1):
-        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        # A terminal must not be created, even though it exists.
+        new = 0 if Path(name).exists() else os.O_CREAT
+        file = os.open(name, os.O_WRONLY | os.O_TRUNC | new)
         os.dup2(file, descriptor)
         os.close(file)
+        if os.isatty(descriptor):  # Python's own stream is of a file that can be searched
+            stream = open(descriptor, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, ("stdout", "stderr")[descriptor - 1], stream)
     gc.freeze()  # what the server has imported is no garbage
     os.chdir(folder)
     os.environ.clear()

@@ -17,7 +17,6 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor, nn
 
 from frostline.data.datamodule import ImageDataModule
@@ -331,7 +330,7 @@ class FastPath(pl.Callback):
             with trainer.precision_plugin.forward_context():
                 return self.model.prefix(self.inputs(images.to(device, non_blocking=True)))
 
-        shown, missing = trainer.progress_bar_callback, store.missing(rows, check=check)
+        missing = store.missing(rows, check=check)
         try:
             self._counts[split]["computed"] += extract(
                 store,
@@ -341,7 +340,7 @@ class FastPath(pl.Callback):
                 batch_size=per_rank(data.batch_size, world_size=trainer.world_size),
                 loading=data.fetching(len(missing)),
                 title=f"features of the {split} images",
-                bar=shown.progress if isinstance(shown, RichProgressBar) else None,
+                line=getattr(trainer.progress_bar_callback, "line", None),
             )
         except WriteError as error:
             log.warning("Features are no longer kept: %s.", error)

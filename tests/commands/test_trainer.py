@@ -10,7 +10,6 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
-from rich.console import Console
 from tests.configs import config, settings, typed
 
 from frostline import checkpoint
@@ -24,8 +23,9 @@ from frostline.config.training import TrainerSection
 from frostline.data.datamodule import ImageDataModule
 from frostline.models.weights import LoadedWeights
 from frostline.resume import TimeLimit
+from frostline.tracking.epoch_lines import EpochLines
 from frostline.tracking.first_gradient import FirstGradient
-from frostline.tracking.progress_bar import EpochLines, ThrottledProgressBar
+from frostline.tracking.progress_bar import RunProgress
 
 SMALL = (
     "data=synthetic",
@@ -147,18 +147,13 @@ def test_without_a_validation_nothing_is_monitored() -> None:
         monitored(stopping, data_of(stopping))
 
 
-def test_callbacks_are_those_that_the_config_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callbacks_are_those_that_the_config_asks_for(tmp_path: Path) -> None:
     def progress_of(*overrides: str) -> list[type]:
         callbacks = trainer_of(tmp_path, *overrides).callbacks
         return [type(callback) for callback in callbacks if isinstance(callback, ProgressBar | EpochLines)]
 
-    assert progress_of() == [EpochLines]
-    with monkeypatch.context() as terminal:
-        terminal.setattr("rich._console", Console(force_terminal=True, force_interactive=True))
-        terminal.setattr("sys.stdout.isatty", lambda: True)
-        assert progress_of() == [ThrottledProgressBar]
-        assert progress_of("callbacks.progress_bar=false") == []
-    assert progress_of("callbacks.progress_bar=false") == []
+    assert progress_of() == [EpochLines, RunProgress]
+    assert progress_of("callbacks.progress_bar=false") == [EpochLines]
     kinds = [type(callback) for callback in trainer_of(tmp_path).callbacks]
     assert not {EarlyStopping, FirstGradient} & set(kinds)
     asked = ["callbacks.progress_bar=false", "callbacks.first_gradient=true", "callbacks.early_stopping_patience=3"]

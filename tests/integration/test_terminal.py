@@ -1,43 +1,75 @@
 """What a training leaves on a screen: a real pseudo-terminal, emulated by pyte, and a pipe."""
 
+import fcntl
+import itertools
 import os
 import pty
 import re
-import subprocess
+import select
+import signal
+import struct
+import termios
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyte
 import pytest
 
 from tests.integration.conftest import FROSTLINE, SHORT, Cli, only_run
+from tests.preloaded import Started
 
 PHASES = (
     *(word for word in SHORT if not word.startswith(("callbacks.progress_bar", "trainer.max_epochs"))),
-    *("freeze=gradual_unfreezing", "trainer.max_epochs=4", "data.batch_size=4", "test=false"),
+    *("freeze=gradual_unfreezing", "trainer.max_epochs=4", "data.batch_size=4"),
 )
+WIDEST = 200
 
 
-def screen_of(folder: Path, *, columns: int, **env: str) -> list[str]:
-    """The lines that a training has left on a terminal of so many columns."""
-    terminal, inside = pty.openpty()
-    size = {"COLUMNS": str(columns), "LINES": "50"}
-    with subprocess.Popen(
-        [*FROSTLINE, "train", *PHASES],
-        stdin=inside, stdout=inside, stderr=inside, cwd=folder,
-        env={**os.environ, "TERM": "xterm-256color", **size, **env}, start_new_session=True,
-    ) as process:  # fmt: skip
+class Terminal:
+    """A pseudo-terminal of some width in which a command runs to its end.
+
+    Attributes:
+        lines: what is left on the screen, all that has scrolled away included.
+        drawn: what stood in the cursor's line at some time, with the width that the terminal had.
+    """
+
+    def __init__(self, words: Sequence[str], *, columns: int, resizes: Sequence[tuple[str, int]], **env: str) -> None:
+        self._terminal, inside = pty.openpty()
+        self._set_columns(columns)
+        # As long as everything that is printed, so that nothing scrolls away; the program sees 50 lines. As wide as the
+        # terminal ever is: pyte's screen forgets what is cut off when it shrinks.
+        screen = pyte.Screen(max([columns, *(width for _, width in resizes)]), 600)
+        stream, waited_for = pyte.ByteStream(screen), list(resizes)
+        self.drawn: list[tuple[int, str]] = []
+        place, given = os.ttyname(inside), {"TERM": "xterm-256color", **env}
+        whole = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+        process = Started([*FROSTLINE, *words], env={**whole, **given}, stdout=place, stderr=place)
+        select.select([self._terminal], [], [], 60)  # the process has opened the terminal by then
         os.close(inside)
-        # As long as everything that is printed, so that nothing scrolls away; the program sees 50 lines.
-        screen = pyte.Screen(columns, 600)
-        stream = pyte.ByteStream(screen)
         try:
-            while chunk := os.read(terminal, 65536):
+            while chunk := os.read(self._terminal, 65536):
                 stream.feed(chunk)
+                line = screen.display[screen.cursor.y].rstrip()
+                self.drawn.append((columns, line))
+                if waited_for and waited_for[0][0] in line:
+                    columns = waited_for.pop(0)[1]
+                    self._set_columns(columns)
+                    process.send_signal(signal.SIGWINCH)
         except OSError:  # Linux's way to say that the other end is closed
             pass
-        os.close(terminal)
-    assert process.returncode == 0, screen.display
-    return [line.rstrip() for line in screen.display]
+        os.close(self._terminal)
+        self.lines = [line.rstrip() for line in screen.display]
+        assert process.wait() == 0, "\n".join(self.lines).strip()
+        assert not waited_for, self.drawn
+        assert not screen.cursor.hidden
+
+    def _set_columns(self, columns: int) -> None:
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+
+    @property
+    def progress(self) -> list[tuple[int, str]]:
+        """The lines of progress that were drawn, with the terminal's width then."""
+        return [(width, line) for width, line in self.drawn if re.match(r"(epoch \d/\d · (?!loss)|test · )", line)]
 
 
 def logged(folder: Path) -> list[str]:
@@ -52,23 +84,57 @@ def unfolded(lines: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("columns", "env"),
+    ("columns", "resizes", "env"),
     [
-        (80, {}),
-        pytest.param(60, {"NO_COLOR": "1"}, marks=pytest.mark.slow),
-        pytest.param(200, {"TERM": "dumb"}, marks=pytest.mark.slow),
+        (80, [], {}),
+        (60, [], {"NO_COLOR": "1", "FORCE_COLOR": "1"}),
+        (100, [("epoch 2/4 · layer4", 66), ("epoch 4/4", 140)], {"COLUMNS": "100"}),
+        pytest.param(200, [], {"FORCE_COLOR": "1"}, marks=pytest.mark.slow),
     ],
+    ids=["80 columns", "60 without colours", "resized from 100 to 66 and 140", "200 columns"],
 )
-def test_every_row_that_is_logged_stays_on_the_screen(tmp_path: Path, columns: int, env: dict[str, str]) -> None:
-    shown = unfolded(screen_of(tmp_path, columns=columns, **env))
+def test_the_screen_keeps_every_line_of_the_log_once_and_no_other(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+    resizes: list[tuple[str, int]],
+    env: dict[str, str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    terminal = Terminal(["train", *PHASES], columns=columns, resizes=resizes, **env)
     lines = logged(tmp_path)
     assert sum(bool(re.match(r"Phase \d of 4, ", line)) for line in lines) == 4
-    assert [line for line in lines if unfolded([line]) not in shown] == []
+    assert sum(bool(re.match(r"epoch \d/4 · loss ", line)) for line in lines) == 4
+    assert unfolded(terminal.lines) == unfolded(lines)
+    assert "\x1b" not in "".join(lines)
+    # In each width its own line of progress, which leaves the last column free; a resize shows from the next one on.
+    assert {width for width, _ in terminal.progress} == {columns, *(width for _, width in resizes)}
+    late = [now for before, now in itertools.pairwise(terminal.progress) if before[0] == now[0]]
+    assert all(len(line) < width for width, line in late)
+    assert any(line.startswith("epoch 2/4 · layer4 unfrozen · ") for _, line in late)
 
 
-def test_a_pipe_gets_lines_even_where_colours_are_forced(cli: Cli, tmp_path: Path) -> None:
+def test_a_dumb_terminal_gets_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    terminal = Terminal(["train", *PHASES], columns=120, resizes=[], TERM="dumb", FORCE_COLOR="1")
+    assert unfolded(terminal.lines) == unfolded(logged(tmp_path))
+    assert terminal.progress == []
+
+
+@pytest.mark.slow
+def test_two_processes_print_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    terminal = Terminal(["train", *PHASES, "device=cpu", "device.devices=2"], columns=100, resizes=[])
+    assert unfolded(terminal.lines) == unfolded(logged(tmp_path))
+    assert terminal.progress
+
+
+def test_a_pipe_gets_lines_even_where_colours_are_forced(cli: Cli) -> None:
     done = cli(*FROSTLINE, "train", *PHASES, env={"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"})
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert "\r" not in done.stdout + done.stderr
-    assert "epoch 4 of 4: " in done.stdout
+    epochs = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
+    number = r"[\d.e-]+"
+    shape = rf"epoch \d/4 · loss {number} · acc {number} % · val acc {number} % · lr {number} · {number} img/s · .* s"
+    assert [re.fullmatch(shape, line) is not None for line in epochs] == [True] * 4, epochs

@@ -1,7 +1,7 @@
 """The pass that computes what a store does not have."""
 
-import io
 import logging
+import re
 import threading
 import time
 from pathlib import Path
@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from frostline.data.synthetic import Synthetic
@@ -19,6 +17,7 @@ from frostline.prefix import extraction
 from frostline.prefix.dataset import FeatureDataset
 from frostline.prefix.extraction import extract
 from frostline.prefix.store import FeatureStore, Rows, open_store, sole_writer
+from frostline.progress_line import Part, ProgressLine, fitted
 
 OPTIONS = {"num_workers": 0, "patience": 0}
 
@@ -64,15 +63,29 @@ def test_corrupt_rows_are_missing_to_a_check_only(tmp_path: Path) -> None:
     assert store.missing(rows, check=False).tolist() == []
 
 
-def test_a_bar_counts_images_and_its_place_in_the_display_stays(tmp_path: Path) -> None:
-    with Progress(console=Console(file=io.StringIO(), force_terminal=True)) as bar:
-        extract(
-            open_one(tmp_path), np.arange(10), dataset=dataset(), compute=mean, batch_size=4, loading=OPTIONS,
-            title="features of the train images", bar=bar,
-        )  # fmt: skip
-        [task] = bar.tasks
-        assert (task.description, task.completed, task.total) == ("features of the train images", 10, 10)
-        assert not task.visible
+class Recorded(ProgressLine):
+    """A line of progress that is shown nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_drawn = True
+        self.shown: list[str] = []
+
+    def show(self, *parts: Part, at_once: bool = False) -> None:
+        self.shown.append(fitted(list(parts), width=100))
+
+
+def test_a_line_of_progress_counts_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    line = Recorded()
+    extract(
+        open_one(tmp_path), np.arange(10), dataset=dataset(), compute=mean, batch_size=4, loading=OPTIONS,
+        title="features of the train images", line=line,
+    )  # fmt: skip
+    for text, done in zip(line.shown, (4, 8, 10), strict=True):
+        assert re.fullmatch(rf"features of the train images · {done}/10 · [\d.,]+ img/s · 0:00 left", text)
+    [logged] = [record.getMessage() for record in caplog.records if record.name == "frostline.features"]
+    assert re.fullmatch(r"features of the train images: 10 in 0\.\d s, [\d.,]+ img/s", logged)
 
 
 def test_without_a_bar_lines_say_how_far_it_is(
@@ -84,8 +97,8 @@ def test_without_a_bar_lines_say_how_far_it_is(
         open_one(tmp_path), np.arange(10), dataset=dataset(), compute=mean, batch_size=4, loading=OPTIONS, title="train"
     )
     lines = [record.getMessage() for record in caplog.records if record.name == "frostline.features"]
-    assert [line.split(",")[0] for line in lines[:2]] == ["train: 4 of 10", "train: 8 of 10"]
-    assert lines[0].endswith("s left")
+    assert [line.split(" · ")[:2] for line in lines[:2]] == [["train", "4/10"], ["train", "8/10"]]
+    assert lines[0].endswith(" img/s · 0:00 left")
     assert lines[-1].startswith("train: 10 in ")
 
 

@@ -68,7 +68,7 @@ def test_the_wait_for_data_is_measured_apart_from_the_step():
     last = callback.epochs[-1]
     assert float(trainer.logged_metrics["speed/data_wait"]) == pytest.approx(last.waited / last.seconds, abs=1e-3)
     assert float(trainer.logged_metrics["speed/images_per_second"]) == pytest.approx(16 / last.seconds, rel=1e-2)
-    assert trainer.progress_bar_metrics.keys() >= {"speed/images_per_second", "speed/data_wait"}
+    assert trainer.callback_metrics.keys() >= {"speed/images_per_second", "speed/data_wait"}
 
 
 def test_without_a_wait_the_share_is_small():

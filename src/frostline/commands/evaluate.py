@@ -25,6 +25,7 @@ from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import SPLITS
 from frostline.options import ComputeOptions, TrainingOptions
 from frostline.storage.atomic import write_text
+from frostline.tracking.progress_bar import RunProgress
 from frostline.tracking.report import evaluation_facts, evaluation_text
 
 # How a source that is not divided yet is divided, and what else decides which image comes into which part.
@@ -59,7 +60,7 @@ def run(config: EvaluateConfig) -> None:
         print(line)
     trainer = lightning.Trainer(
         logger=False,
-        enable_progress_bar=False,
+        callbacks=[RunProgress()],
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,

@@ -1,10 +1,6 @@
 """frostline pack: a source's images as shards, which data=streaming reads from a disk or a store."""
 
-import sys
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from frostline.commands.build import build_data
 from frostline.commands.failures import explained
@@ -14,6 +10,7 @@ from frostline.config.commands import PackConfig
 from frostline.data.chunk_writer import MIB, ChunkSummary, ChunkWriter
 from frostline.data.cores import usable_cores
 from frostline.data.source import SPLITS
+from frostline.progress_line import Part, ProgressLine, of_total
 
 
 @explained
@@ -31,16 +28,15 @@ def run(config: PackConfig) -> None:
         skip_broken=config.skip_broken,
         workers=_workers(config.data.workers, length),
     )
-    with Progress(console=Console(file=getattr(sys.stderr, "rich_proxied_file", sys.stderr)), transient=True) as bar:
-        tasks: dict[str, TaskID] = {
-            split: bar.add_task(f"writing {split}", total=len(of_split)) for split, of_split in images.items()
-        }
-        written = writer.write(
-            images,
-            classes=data.classes,
-            output=output,
-            progress=lambda split, done: bar.update(tasks[split], completed=done),
-        )
+    line = ProgressLine()
+
+    def progress(split: str, done: int) -> None:
+        line.show(Part(f"writing {split}", 1), Part(of_total(done, len(images[split])), 0))
+
+    try:
+        written = writer.write(images, classes=data.classes, output=output, progress=progress)
+    finally:
+        line.clear()
     print("\n".join([*data.notes, _text(written, output)]))
 
 

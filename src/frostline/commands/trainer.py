@@ -34,9 +34,10 @@ from frostline.resume import ChangedOptimizer, ExactResume, TimeLimit
 from frostline.tracking.applied_rates import AppliedRates
 from frostline.tracking.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveOnInterrupt, checkpoint_callbacks
 from frostline.tracking.compile_cost import CompileCost
+from frostline.tracking.epoch_lines import EpochLines
 from frostline.tracking.first_gradient import FirstGradient
 from frostline.tracking.loggers import build_loggers
-from frostline.tracking.progress_bar import progress
+from frostline.tracking.progress_bar import RunProgress
 from frostline.tracking.throughput import Throughput
 
 # Keys that are arguments of Lightning's Trainer as they are.
@@ -210,8 +211,9 @@ def _callbacks(config: TrainConfig, *, folder: Path, data: ImageDataModule, logs
         callbacks.append(TimeLimit(config.trainer.max_time))
     if logs:
         callbacks.append(AppliedRates())
+    callbacks.append(EpochLines())
     if options.progress_bar:
-        callbacks.append(progress())
+        callbacks.append(RunProgress())
     if logs and options.gradient_flow_every_n_steps is not None:  # a fast_dev_run has no logger
         callbacks.append(GradientFlow(every_n_steps=options.gradient_flow_every_n_steps, attribute="network"))
     if config.trainer.compile:

@@ -206,7 +206,7 @@ class Callbacks(OpenSection):
         default=None, description="steps between two writings of last.ckpt; null: at each epoch's end"
     )
     progress_bar: bool = Field(
-        default=True, description="show a progress bar; where no terminal is, print a line an epoch"
+        default=True, description="show a line of progress in a terminal; each finished epoch has its line in any case"
     )
     gradient_flow_every_n_steps: Positive | None = Field(
         default=None,

@@ -88,6 +88,22 @@ def total(rows: Iterable[StageRow]) -> StageRow:
     )
 
 
+def unfrozen_text(network: nn.Module, resolved: ResolvedPolicy, phase: ResolvedPhase) -> str:
+    """What a phase trains, in a few words: "layer4 unfrozen". The head is named only where nothing else trains."""
+    inside: dict[str, set[str]] = {stage: set() for stage in resolved.stages}
+    for name, _ in bare(network).named_parameters():
+        inside[stage_of(name, resolved.stages)].add(name)
+    filled = [stage for stage, names in inside.items() if names]
+    training = [stage for stage in filled if inside[stage] & phase.trainable]
+    if all(inside[stage] <= phase.trainable for stage in filled):
+        return "all unfrozen"
+    partly = "partly " if any(not inside[stage] <= phase.trainable for stage in training) else ""
+    named = training[:-1] if len(training) > 1 and training[-1] == filled[-1] else training
+    gaps = filled.index(named[-1]) - filled.index(named[0]) + 1 != len(named)
+    places = f"{len(named)} stages" if gaps else named[0] if len(named) == 1 else f"{named[0]} to {named[-1]}"
+    return f"{places} {partly}unfrozen"
+
+
 def as_text(rows: Iterable[StageRow]) -> str:
     """The table with its totals as plain text, for a log."""
     rows = list(rows)

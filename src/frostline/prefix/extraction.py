@@ -13,11 +13,11 @@ from frostline.data.batches import WatchedLoader, unchanged
 from frostline.data.time_limit import monitor
 from frostline.prefix.dataset import FeatureDataset
 from frostline.prefix.store import FeatureStore
+from frostline.progress_line import SEPARATOR, Part, ProgressLine, clock, image_rate, of_total
 
 log = logging.getLogger("frostline.features")
 
-REPORT_INTERVAL = 10.0  # seconds between lines where there is no progress bar
-DRAWN_PER_SECOND = 5
+REPORT_INTERVAL = 10.0  # seconds between lines in the log where no line of progress is drawn
 
 
 class WriteError(RuntimeError):
@@ -33,7 +33,7 @@ def extract(
     batch_size: int,
     loading: Mapping[str, Any],
     title: str,
-    bar: Any = None,
+    line: ProgressLine | None = None,
 ) -> int:
     """Compute these rows and write them, a batch at a time: after an interruption those that are written stay.
 
@@ -41,9 +41,8 @@ def extract(
         rows: int64 (n,).
         compute: images (batch, 3, height, width) -> features (batch, *shape).
         loading: options of a `WatchedLoader`.
-        title: of the progress bar.
-        bar: a `rich.progress.Progress` that is shown now, which gets one task more; None logs a line every
-            `REPORT_INTERVAL`.
+        title: of the progress.
+        line: where the progress is shown; where it is not drawn, a line is logged every `REPORT_INTERVAL`.
 
     Returns:
         How many were computed.
@@ -57,7 +56,7 @@ def extract(
     options = {**loading, "persistent_workers": False}
     loader = WatchedLoader(_Decoded(dataset), batch_sampler=batches, collate_fn=unchanged, **options)
     unwritten: tuple[np.ndarray, Tensor] | None = None
-    for part, images in _reported(zip(batches, loader, strict=True), total=len(rows), title=title, bar=bar):
+    for part, images in _reported(zip(batches, loader, strict=True), total=len(rows), title=title, line=line):
         features = compute(images)
         # From a GPU they are written one batch later: a copy now would wait for this one.
         if unwritten is not None:
@@ -89,24 +88,20 @@ class _Decoded(Dataset[Tensor]):
 
 
 def _reported(
-    batches: Iterator[tuple[np.ndarray, Tensor]], *, total: int, title: str, bar: Any
+    batches: Iterator[tuple[np.ndarray, Tensor]], *, total: int, title: str, line: ProgressLine | None
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """The batches; how many of the images have passed is shown."""
-    begin = shown = time.monotonic()
-    done, task = 0, bar.add_task(title, total=total) if bar is not None else None
+    begin = logged = time.monotonic()
+    done = 0
     for part, images in batches:
         yield part, images
         done, now = done + len(part), time.monotonic()
-        if task is not None and (now - shown > 1 / DRAWN_PER_SECOND or done == total):
-            bar.update(task, completed=done, refresh=True)
-            shown = now
-        elif task is None and now - shown > REPORT_INTERVAL:
-            rate = done / (now - begin)
-            left = (total - done) / rate
-            log.info("%s: %s of %s, %.0f images/s, %.0f s left", title, f"{done:,}", f"{total:,}", rate, left)
-            shown = now
-    if task is not None:
-        bar.update(task, visible=False, refresh=True)  # Lightning finds its own tasks by their place in the list
-    else:
-        seconds = max(time.monotonic() - begin, 1e-9)
-        log.info("%s: %s in %.1f s, %.0f images/s", title, f"{total:,}", seconds, total / seconds)
+        rate = done / max(now - begin, 1e-9)
+        texts = (title, of_total(done, total), image_rate(rate), f"{clock((total - done) / rate)} left")
+        if line is not None and line.is_drawn:
+            line.show(*map(Part, texts, (1, 0, 3, 2)))
+        elif now - logged > REPORT_INTERVAL:
+            log.info("%s", SEPARATOR.join(texts))
+            logged = now
+    seconds = max(time.monotonic() - begin, 1e-9)
+    log.info("%s: %s in %.1f s, %s", title, f"{total:,}", seconds, image_rate(total / seconds))

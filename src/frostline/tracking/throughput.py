@@ -117,9 +117,7 @@ class Throughput(lightning.Callback):
             epoch = Epoch(epoch.images * trainer.world_size, seconds, waited)
         self.epochs.append(epoch)
         # Equal on all ranks by now.
-        pl_module.log_dict(
-            {f"speed/{name}": value for name, value in summary([epoch]).items()}, prog_bar=True, rank_zero_only=True
-        )
+        pl_module.log_dict({f"speed/{name}": value for name, value in summary([epoch]).items()}, rank_zero_only=True)
 
     def facts(self) -> dict[str, Any]:
         """The fit as a whole and epoch by epoch, as plain values; empty where no epoch was finished."""
