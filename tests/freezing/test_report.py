@@ -3,7 +3,7 @@
 import torchvision
 
 from frostline.freezing import FreezePolicy, as_text, freezing_table
-from frostline.freezing.report import total
+from frostline.freezing.report import total, unfrozen_text
 
 NET = torchvision.models.resnet18(num_classes=10)
 PARAMETERS = {"stem": 9536, "layer1": 147968, "layer2": 525568, "layer3": 2099712, "layer4": 8393728, "head": 5130}
@@ -39,6 +39,21 @@ def test_learning_rates():
     assert rows[-1].lr == (0.1, 0.2)
     assert rows[0].lr is None
     assert as_text(rows).splitlines()[-1].endswith("0.1 to 0.2")
+
+
+def test_what_a_phase_trains_in_a_few_words():
+    def words(*train):
+        resolved = FreezePolicy.static(*train).resolve(NET)
+        return unfrozen_text(NET, resolved, resolved.phases[0])
+
+    assert words("head") == "head unfrozen"
+    assert words("layer4", "head") == "layer4 unfrozen"
+    assert words("layer3", "layer4", "head") == "layer3 to layer4 unfrozen"
+    assert words("stem", "layer4", "head") == "2 stages unfrozen"
+    assert words("layer4.1", "head") == "layer4 partly unfrozen"
+    assert words("@BatchNorm2d", "head") == "stem to layer4 partly unfrozen"
+    assert words("all") == "all unfrozen"
+    assert words("layer2") == "layer2 unfrozen"
 
 
 def test_as_text():
