@@ -84,6 +84,7 @@ ALLOWED: dict[str, set[str]] = {
         "schedulers",
         "signatures",
         "storage",
+        "tables",
         "tracking",
     },
     "__main__": {"commands"},

@@ -112,7 +112,7 @@ def test_a_worker_is_reported_what_was_typed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("FROSTLINE_SWEEP", "/runs/sweep")
     begun = TrainConfig.model_construct(init_from="a", on_policy_change="refuse")
     assert command_to_go_on(Path("/runs/sweep/0/checkpoints/last.ckpt"), begun) == (
-        "python train.py 'a=\"b c\"' resume_from=/runs/sweep"
+        "python train.py 'a=\"b c\"'"  # the sweep's folder is found by the command
     )
 
 

@@ -69,5 +69,5 @@ def test_one_failed_job_stops_no_other(tmp_path: Path) -> None:
     assert "`nothing`" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "frostline: 2 of the sweep's jobs failed: 0 (freeze.train=[nothing]); 2 (freeze.train=[neither])."
+        "frostline: 2 of the sweep's jobs failed: 1 (freeze.train=[nothing]); 3 (freeze.train=[neither])."
     )

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from frostline.commands.launcher import launched_outside
@@ -20,19 +21,31 @@ def command_line() -> str:
 
 
 def command_to_go_on(checkpoint: Path, config: TrainConfig) -> str:
-    """What to type after an interruption: the same command from the checkpoint on, or with the same sweep.
+    """What to type after an interruption: the same command from the checkpoint on; a sweep's finds its own folder.
 
     The keys of where a run begins are left out, as each of these keys would contradict the checkpoint.
     """
-    sweep = sweep_folder()
-    changed = {"resume_from": override_text("resume_from", str(sweep or checkpoint))}
-    if sweep is None and config.init_from is not None:
-        changed["init_from"] = "init_from=null"
-    if sweep is None and config.on_policy_change == "restart":
-        changed["on_policy_change"] = "on_policy_change=refuse"
+    changed = {}
+    if sweep_folder() is None:
+        changed["resume_from"] = override_text("resume_from", str(checkpoint))
+        if config.init_from is not None:
+            changed["init_from"] = "init_from=null"
+        if config.on_policy_change == "restart":
+            changed["on_policy_change"] = "on_policy_change=refuse"
     words = [hide(word) for word in _typed() if word.partition("=")[0].lstrip("+") not in changed]
     text = shell_text(*words, *changed.values())
     return f"{text}  # with the password or token in place of {MARK}" if MARK in text else text
+
+
+def command_of_job(swept: Mapping[str, str]) -> str:
+    """What to type to run one job of this sweep alone.
+
+    Args:
+        swept: the keys in which the jobs differ, with the job's values as they are typed.
+    """
+    swept_now = {*swept, "-m", "--multirun", "hydra.mode"}
+    words = [hide(word) for word in _typed() if word.partition("=")[0].lstrip("+~") not in swept_now]
+    return shell_text(*words, *(f"{key}={value}" for key, value in swept.items()))
 
 
 def sweep_folder() -> Path | None:

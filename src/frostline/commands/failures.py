@@ -54,13 +54,21 @@ def explained(run: Callable[[Config], None]) -> Callable[[Config], None]:
     return wrapper
 
 
+class Failed(SystemExit):
+    """Exit code 2, after a message was printed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(USER_ERROR)
+        self.message = message
+
+
 def fail(problems: Sequence[str]) -> NoReturn:
     """Print what is wrong, one line a problem, and end with exit code 2."""
     count = f"{len(problems)} problems:" if len(problems) > 1 else "frostline:"
     text = "\n".join(f"  {problem}" if len(problems) > 1 else problem for problem in problems)
     text = shown(text)
     print(f"{count}{chr(10) if len(problems) > 1 else ' '}{text}", file=sys.stderr)
-    raise SystemExit(USER_ERROR)
+    raise Failed(" ".join(map(shown, problems)))
 
 
 def close_stdout() -> NoReturn:

@@ -51,8 +51,8 @@ def log_into(folder: Path, rank: int) -> None:
     file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers: list[logging.Handler] = [file]
     if rank == 0:
-        handlers.append(TerminalHandler())
-        handlers[-1].setFormatter(PrintableFormatter("%(message)s"))
+        handlers.insert(0, TerminalHandler())  # before the file: see `NewWarnings`
+        handlers[0].setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=handlers)
 
 

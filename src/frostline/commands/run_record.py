@@ -78,7 +78,11 @@ class RunRecord(Callback):
     def _fitted(self, trainer: lightning.Trainer, classifier: ImageClassifier) -> None:
         self._best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         reached = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "best_checkpoint": self._best or None}
-        facts = {**reached, "freezing": _the(FreezingSchedule, trainer).verdict()}
+        facts: dict[str, Any] = {**reached, "freezing": _the(FreezingSchedule, trainer).verdict()}
+        checkpoints: Any = trainer.checkpoint_callback
+        if getattr(checkpoints, "best_model_score", None) is not None:
+            score = float(checkpoints.best_model_score)
+            facts["best"] = {"monitor": checkpoints.monitor, "mode": checkpoints.mode, "score": score}
         if features := classifier.feature_facts():
             facts["features"] = features
         if speed := _the(Throughput, trainer).facts():

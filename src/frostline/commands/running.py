@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,11 +19,13 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext
 from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 
-from frostline.commands import config_files, openmp, sweep
+from frostline.commands import config_files, job_records, openmp, sweep
+from frostline.commands.command_line import command_line
 from frostline.commands.failures import INTERRUPTIONS, USER_ERROR, close_stdout, fail
 from frostline.commands.launcher import global_rank, launched_outside, outside_world
 from frostline.commands.overrides import Checked, Invocation, check, resolved, without_hydra
 from frostline.commands.quoting import override_text
+from frostline.commands.terminal import shown
 from frostline.commands.words import adapted, unswept
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig
@@ -90,8 +93,7 @@ def run_command(command: str, words: list[str]) -> None:
     if command == "train" and (problem := output_problem(folder, folder=True)):
         fail([f"The run folder {problem}"])
     if sweeps:
-        named_again = [override_text(key, folder)] if named.startswith("~") else []
-        _sweep(invocation, [*options, *overrides, *named_again])
+        _sweep_in(Path(folder), invocation, options, key=key)
     else:
         _run_here(invocation, checked, folder)
 
@@ -175,22 +177,62 @@ def _run_here(invocation: Invocation, checked: Checked, folder: str) -> None:
         _ = done.return_value  # raises what the command did
 
 
-def _sweep(invocation: Invocation, words: Sequence[str]) -> None:
+def _sweep_in(folder: Path, invocation: Invocation, options: Sequence[str], *, key: str) -> None:
+    """Run a sweep in its folder, or go on with the one that the same command has begun; other commands have none."""
+    words = [*options, *invocation.overrides]
+    named = [word for word in invocation.overrides if word.partition("=")[0] != key]
+    if invocation.command != "train":
+        _sweep(invocation, [*options, *named, override_text(key, str(folder))], goes_on=False)
+        return
+    with job_records.opened(folder, words) as (found, goes_on):
+        if goes_on:
+            done = sum(job.message is None for job in job_records.jobs_in(found))
+            begun = f"Going on with this sweep in {found}, {done} jobs are finished"
+            print(shown(f"{begun}; another output_dir begins a new one."))
+        interrupted = False
+        try:
+            _sweep(invocation, [*options, *named, override_text(key, str(found))], goes_on=goes_on)
+        except (SystemExit, KeyboardInterrupt) as end:
+            interrupted = isinstance(end, KeyboardInterrupt) or end.code in INTERRUPTIONS
+            raise
+        finally:
+            from frostline.commands.sweep_table import conclude  # imports torch, as the jobs have
+
+            if table := conclude(found):
+                print(shown(table))
+            if interrupted:
+                print(f"The sweep was interrupted. The same command goes on with what is missing: {command_line()}")
+
+
+def _sweep(invocation: Invocation, words: Sequence[str], *, goes_on: bool) -> None:
     failed: dict[sweep.Job, Any] = {}
-    process = os.getpid()
+    process, trains = os.getpid(), invocation.command == "train"
 
     def run_one(composed: DictConfig) -> None:
-        job = sweep.this_job(invocation.overrides)
+        job, folder = sweep.this_job(invocation.overrides), Path(HydraConfig.get().runtime.output_dir)
+        assert job is not None
+        before = job_records.job_in(folder) if goes_on else None
+        if before is not None and before.message is None:
+            return
+        count = sweep.number_of_jobs(invocation.overrides)
+        print(shown(f"job {job.number + 1}{f' of {count}' if count else ''}: {' '.join(job.swept)}"), flush=True)
+        began, message = time.monotonic(), None
         try:
             try:
                 config = validate(invocation.kind, resolved(composed))
             except ConfigError as error:  # of a job beyond those checked above
                 fail(error.problems)
-            _run(invocation, config, job)
+            _run(invocation, sweep.from_own_checkpoint(config, folder) if goes_on else config, job)
         except SystemExit as end:
-            if job is None or end.code in INTERRUPTIONS or os.getpid() != process:  # another launcher's process
+            if end.code in INTERRUPTIONS or os.getpid() != process:  # another launcher's process
                 raise
-            failed[job] = end.code
+            failed[job], message = end.code, job_records.reason_of(end, folder)
+        if trains:
+            seconds = time.monotonic() - began
+            from frostline.commands.sweep_table import result_text
+
+            record = job_records.record(folder, swept=job.swept, message=message, seconds=seconds)
+            print(f"  {result_text(record)}", flush=True)
         gc.collect()  # a run's trainer and network refer to each other, and stay, 45 MB and more of each run
 
     _hydra_main(invocation.command, words, run_one)

@@ -1,14 +1,17 @@
 """The jobs of a sweep, and one that goes on where another was interrupted: each job has its own checkpoint there."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import ValueType
+
 from frostline.commands.failures import fail
 from frostline.commands.quoting import parsed
-from frostline.commands.run_folder import OVERRIDES
-from frostline.config.commands import TrainConfig
+from frostline.commands.run_folder import CHECKPOINTS, OVERRIDES
+from frostline.config.commands import CommandConfig, TrainConfig
 from frostline.config.section import Section
 
 
@@ -16,7 +19,7 @@ from frostline.config.section import Section
 class Job:
     """One of a sweep's jobs.
 
-    number: counted from 0, the name of its folder.
+    number: counted from 0, the name of its folder; what is printed counts from 1.
     swept: the overrides in which the jobs differ.
     """
 
@@ -24,7 +27,7 @@ class Job:
     swept: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.number} ({' '.join(self.swept)})"
+        return f"{self.number + 1} ({' '.join(self.swept)})"
 
 
 def this_job(typed: Sequence[str]) -> Job | None:
@@ -46,6 +49,31 @@ def this_job(typed: Sequence[str]) -> Job | None:
     return Job(number=config.job.num, swept=own)
 
 
+def number_of_jobs(typed: Sequence[str]) -> int | None:
+    """How many jobs Hydra makes of the command line and the config; None where only a sweeper plugin knows."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.hydra_config import HydraConfig
+
+    sweeper = HydraConfig.get().sweeper
+    if not str(sweeper.get("_target_")).endswith(BasicSweeper.__name__):
+        return None
+    words = [*typed, *(f"{key}={value}" for key, value in (sweeper.get("params") or {}).items())]
+    swept = [override for word in words if (override := parsed(word)) and override.is_sweep_override()]
+    if any(override.value_type is ValueType.GLOB_CHOICE_SWEEP for override in swept):
+        return None
+    return math.prod(len(list(override.sweep_string_iterator())) for override in swept)
+
+
+def from_own_checkpoint(config: CommandConfig, folder: Path) -> CommandConfig:
+    """The config of a job in the folder in which an earlier sweep of the same command began it."""
+    last = folder / CHECKPOINTS / "last.ckpt"
+    return config.model_copy(update=_resumed_from(last)) if last.is_file() else config
+
+
+def _resumed_from(checkpoint: Path) -> dict[str, Any]:
+    return {"resume_from": str(checkpoint), "init_from": None, "on_policy_change": "refuse"}
+
+
 def with_own_checkpoint(config: Section, job: Job | None) -> Section:
     """The config of a job, its `resume_from` no longer the folder of an interrupted sweep.
 
@@ -65,10 +93,9 @@ def with_own_checkpoint(config: Section, job: Job | None) -> Section:
         if not jobs:
             fail([f"resume_from: `{source}` is no folder of a sweep. Name one, or a checkpoint."])
         for folder, overrides in jobs.items():
-            checkpoint = folder / "checkpoints" / "last.ckpt"
+            checkpoint = folder / CHECKPOINTS / "last.ckpt"
             if set(job.swept) <= set(overrides) and checkpoint.is_file():
-                changed = {"resume_from": str(checkpoint), "init_from": None, "on_policy_change": "refuse"}
-                return config.model_copy(update=changed)
+                return config.model_copy(update=_resumed_from(checkpoint))
         seen.append(source)
         source = next((_value(word) for word in overrides if word.startswith("resume_from=")), None)
     return config.model_copy(update={"resume_from": None if source in seen else source})
