@@ -12,6 +12,7 @@ from frostline.commands.command_line import command_line, command_to_go_on
 from frostline.commands.failures import USER_ERROR, USER_MISTAKES, fail, message_of
 from frostline.commands.launcher import launched_outside, outside_world
 from frostline.commands.run_log import end_loggers, explain, explained_elsewhere, log_into, quiet_libraries
+from frostline.commands.words import typed_keys
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig, TrainConfig
 from frostline.config.rules import visible_gpus
@@ -67,8 +68,7 @@ def check_resume(config: TrainConfig, overrides: Sequence[str]) -> None:
         checkpoint = read_description(str(config.resume_from), key="resume_from")
     except USER_MISTAKES as error:
         fail([message_of(error)])
-    typed = {override.partition("=")[0].lstrip("+~").partition("@")[0] for override in overrides}
-    if found := resuming.problems(checkpoint, config, typed=typed):
+    if found := resuming.problems(checkpoint, config, typed=typed_keys(overrides)):
         fail(found)
 
 

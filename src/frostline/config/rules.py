@@ -144,6 +144,8 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
             yield "init_from, model.weights: both say where the weights come from. Leave one out."
     if sound.get("on_policy_change") == "restart" and resume_from is None:
         yield "on_policy_change: restart is about the checkpoint in resume_from; name one."
+    if "resume_from" in sound and sound.get("trust_checkpoint") and resume_from is None:
+        yield "trust_checkpoint: is about the checkpoint in resume_from; name one."
     optimizer: Optimizer | None = sound.get("optimizer")
     if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
         yield "optimizer.nesterov: needs optimizer.momentum > 0."
