@@ -112,7 +112,7 @@ def test_a_run_goes_on_by_the_name_of_its_folder_alone(tmp_path: Path, monkeypat
     monkeypatch.setattr(secret_values, "_known", {})
     secret_values.remember(secret.as_dict())
     assert command_to_go_on(checkpoint, secret) == (
-        "frostline train resume_from=runs/a 'data.endpoint_url=\"***\"' trust_checkpoint=true"
+        "frostline train resume_from=runs/a 'data.endpoint_url=***' trust_checkpoint=true"
         "  # with the password or token in place of ***"
     )
 

@@ -12,6 +12,7 @@ from frostline.commands import run_folder
 from frostline.commands.config_files import group_options
 from frostline.commands.overrides import Invocation, check, problems_of
 from frostline.commands.words import adapted, unswept
+from frostline.config.commands import CHECKPOINT
 
 
 @pytest.fixture(autouse=True)
@@ -387,7 +388,7 @@ def test_help_mistakes_and_the_config_itself_answer_without_torch(tmp_path: Path
         import sys
         from frostline.commands.help import command_help, overview
         from frostline.commands.main import main
-        from frostline.config.commands import CHECKPOINT, COMMANDS
+        from frostline.config.commands import COMMANDS
 
         overview()
         for name in COMMANDS:

@@ -89,10 +89,8 @@ def _classifier(config: EvaluateConfig) -> ImageClassifier:
         ValueError: the checkpoint is corrupt, or names classes that are not to be had.
     """
     described = read_checkpoint(config.checkpoint)[CHECKPOINT_KEY]
-    sections = {
-        key: described["settings"][key] for key in ("loss", "metrics", "trainer") if key in described["settings"]
-    }
-    check_stored(config.checkpoint, sections)
+    sections = {key: described["settings"][key] for key in ("loss", "metrics") if key in described["settings"]}
+    check_stored(config.checkpoint, {**sections, "trainer": described["settings"].get("trainer") or {}})
     if not config.trust_checkpoint and (foreign := list(classes_named(sections))):
         for key, target in foreign:
             instead = "; `loss` is the cross-entropy" if key.startswith("loss.") else ""
@@ -115,10 +113,10 @@ def _classifier(config: EvaluateConfig) -> ImageClassifier:
 
 def _trainer(stored: Mapping[str, Any]) -> TrainerSection:
     """How the checkpoint's run computed, as far as it says so."""
-    known = {
-        key: value for key, value in (stored.get("trainer") or {}).items() if key in ("precision", "channels_last")
-    }
-    return TrainerSection.model_validate(known)
+    section = stored.get("trainer") or {}
+    return TrainerSection.model_validate(
+        {key: section[key] for key in ("precision", "channels_last") if key in section}
+    )
 
 
 def _precision(config: EvaluateConfig, stored: Mapping[str, Any]) -> str:
