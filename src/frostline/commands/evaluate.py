@@ -113,10 +113,8 @@ def _classifier(config: EvaluateConfig) -> ImageClassifier:
 
 def _trainer(stored: Mapping[str, Any]) -> TrainerSection:
     """How the checkpoint's run computed, as far as it says so."""
-    section = stored.get("trainer") or {}
-    return TrainerSection.model_validate(
-        {key: section[key] for key in ("precision", "channels_last") if key in section}
-    )
+    section, keys = stored.get("trainer") or {}, ("precision", "channels_last")
+    return TrainerSection.model_validate({key: section[key] for key in keys if key in section})
 
 
 def _precision(config: EvaluateConfig, stored: Mapping[str, Any]) -> str:
