@@ -15,6 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ALLOWED: dict[str, set[str]] = {
     "nearest": set(),
     "renamed": set(),
+    "trust": set(),
     "freezing": {"nearest", "renamed", "storage", "tables"},
     "storage": set(),
     "tables": set(),
@@ -37,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "fast_path": {"data", "feature_limits", "freezing", "options", "prefix", "storage"},
     "feature_limits": {"data", "freezing", "prefix"},
     "checkpoint": {"data", "models", "numeric_checks", "renamed"},
-    "loading": {"checkpoint", "data", "freezing", "losses", "models", "options"},
+    "loading": {"checkpoint", "data", "freezing", "losses", "models", "options", "trust"},
     "classifier": {
         "checkpoint",
         "data",
@@ -68,6 +69,8 @@ ALLOWED: dict[str, set[str]] = {
     "commands": {
         "figures",
         "config",
+        "renamed",
+        "trust",
         "autograd",
         "checkpoint",
         "classifier",

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from frostline.checkpoint import PARTS, PARTS_OF_A_RUN, check_trust, read_checkpoint, reading_only
+from frostline.checkpoint import PARTS, PARTS_OF_A_RUN, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.resume.callback import KEY
+from frostline.trust import check_trust, reading_only
 
 
 def whole() -> dict[str, Any]:

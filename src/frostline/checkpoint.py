@@ -15,8 +15,6 @@ from frostline.renamed import with_current_names
 
 CHECKPOINT_KEY = "frostline"
 CHECKPOINT_FORMAT = 1
-# Modules whose classes a checkpoint may name: their imports and constructors write and contact nothing.
-OWN_MODULES = ("frostline", "torch.nn", "torch.optim", "torchmetrics.classification", "torchvision.models")
 
 # Each part of a checkpoint, by its path, and its type.
 PARTS: Mapping[str, type | tuple[type, ...]] = {
@@ -210,51 +208,3 @@ def _part(content: Any, path: str) -> Any:
         return content[path]
     key, _, rest = path.partition(".")
     return _part(content.get(key), rest) if rest else None
-
-
-def classes_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, class) of each class outside `OWN_MODULES` in config sections: importing it runs its code."""
-    for key, value in sections.items():
-        if key == "_target_" and not str(value).startswith(tuple(f"{module}." for module in OWN_MODULES)):
-            yield key, str(value)
-        elif isinstance(value, Mapping):
-            yield from ((f"{key}.{inner}", target) for inner, target in classes_named(value))
-        elif isinstance(value, list | tuple):
-            yield from (pair for item in value if isinstance(item, Mapping) for pair in classes_named({key: item}))
-
-
-def addresses_named(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, address) of each other machine in config sections."""
-    for key, value in sections.items():
-        if isinstance(value, str) and ("://" in value or value.startswith("\\\\")):
-            yield key, value
-        elif isinstance(value, Mapping):
-            yield from ((f"{key}.{inner}", address) for inner, address in addresses_named(value))
-
-
-def check_trust(path: str | Path, sections: Mapping[str, Any], *, how: str = "trust_checkpoint=True") -> None:
-    """Refuse config sections of a checkpoint that name another package's class or an address.
-
-    Args:
-        sections: the part of the checkpoint's config that is about to be built.
-        how: how the user allows it.
-
-    Raises:
-        ValueError: they do.
-    """
-    asked = [f"import {target} ({key})" for key, target in classes_named(sections)]
-    data = sections.get("data")
-    if isinstance(data, Mapping):
-        asked += [f"contact {address} ({key})" for key, address in addresses_named({"data": data})]
-    if asked:
-        raise ValueError(
-            f"{path}: would have frostline {', and '.join(asked)}. A checkpoint is not obeyed unless you say so: if "
-            f"you trust the file, {how}"
-            + ("; or name the data yourself, as data=…" if any("(data." in item for item in asked) else "")
-        )
-
-
-def reading_only(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with which a checkpoint's data section only reads: nothing is written or fetched."""
-    quiet = {"decoded_cache": None, "cache_dir": None, "download": False}
-    return {key: value for key, value in quiet.items() if data.get(key)}

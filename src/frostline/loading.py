@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_trust, read_checkpoint
+from frostline.checkpoint import CHECKPOINT_FORMAT, CHECKPOINT_KEY, read_checkpoint
 from frostline.data.spec import DataSpec
 from frostline.freezing.policy import FreezePolicy
 from frostline.losses import build_loss
 from frostline.models.network import build_network
 from frostline.models.saved_file import of_this_version
 from frostline.options import CheckpointOptions, TrainingOptions
+from frostline.trust import check_trust
 
 T = TypeVar("T")
 PREFIX = "network."  # of the network's names in the classifier

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.configs import config
 
 from frostline.commands.command_line import COMMAND_VARIABLE, command_line, command_to_go_on, for_workers
 from frostline.commands.quoting import override_text, parsed, shell_text, shell_words, unreadable
+from frostline.config import secret_values
 from frostline.config.commands import TrainConfig
 
 ODD = [
@@ -23,7 +25,7 @@ import json, sys
 from pathlib import Path
 from frostline.commands.command_line import command_to_go_on
 from frostline.config.commands import TrainConfig
-config = TrainConfig.model_construct(init_from=None, on_policy_change="refuse")
+config = TrainConfig.model_construct()
 print(json.dumps([sys.argv[1:], command_to_go_on(Path({checkpoint!r}), config)]))
 """
 
@@ -57,11 +59,12 @@ def test_what_is_printed_can_be_pasted(tmp_path: Path) -> None:
     checkpoint = "/runs (1)=\u00e9/it's $HOME/last.ckpt"
     script = tmp_path / "train it.py"
     script.write_text(PROGRAM.format(checkpoint=checkpoint))
-    typed = [override_text("a.b", value) for value in ODD]
+    own = ["--config-dir", "my=configs (1)"]
+    typed = ["--config-dir", own[1], *(override_text("data.path", value) for value in ODD), "~cache", "+head.a=1"]
     words, printed = started(sys.executable, script, *typed, "resume_from=old", cwd=tmp_path)
     assert words == [*typed, "resume_from=old"]
     again, printed_again = started("sh", "-c", printed, cwd=tmp_path)
-    assert again == [*typed, f'resume_from="{checkpoint}"']
+    assert again == [*own, f'resume_from="{checkpoint}"']
     assert printed_again == printed
 
 
@@ -76,7 +79,7 @@ def test_a_launcher_is_in_the_command(tmp_path: Path) -> None:
     launch = [torchrun, "--nproc-per-node=2", "train.py", "seed=1"]
     assert started(*launch, cwd=tmp_path, TORCHELASTIC_RUN_ID="none") == (
         ["seed=1"],
-        "torchrun --nproc-per-node=2 train.py seed=1 resume_from=/last.ckpt",
+        "torchrun --nproc-per-node=2 train.py resume_from=/last.ckpt",
     )
 
 
@@ -96,12 +99,21 @@ def test_the_installed_script_is_called_by_its_name(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("installed")
-def test_what_began_the_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    typed = ["/usr/bin/python3", "/usr/bin/frostline", "train", "init_from=a", "on_policy_change=restart", "seed=1"]
-    monkeypatch.setattr(sys, "orig_argv", typed)
-    begun = TrainConfig.model_construct(init_from="a", on_policy_change="restart")
-    assert command_to_go_on(Path("b"), begun) == (
-        "frostline train seed=1 resume_from=b init_from=null on_policy_change=refuse"
+def test_a_run_goes_on_by_the_name_of_its_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "runs/a/checkpoints/last.ckpt"
+    plain = config("init_from=null", "seed=1")
+    assert command_to_go_on(checkpoint, plain) == f"frostline train resume_from={checkpoint}"
+    checkpoint.parent.mkdir(parents=True)
+    (tmp_path / "runs/a/config.yaml").touch()
+    assert command_to_go_on(checkpoint, plain) == f"frostline train resume_from={tmp_path}/runs/a"
+    monkeypatch.chdir(tmp_path)
+    assert command_to_go_on(checkpoint, plain) == "frostline train resume_from=runs/a"
+    secret = config("data=streaming", "data.path=s3://shards", "data.endpoint_url=https://me:hush@host")
+    monkeypatch.setattr(secret_values, "_known", {})
+    secret_values.remember(secret.as_dict())
+    assert command_to_go_on(checkpoint, secret) == (
+        "frostline train resume_from=runs/a 'data.endpoint_url=***' trust_checkpoint=true"
+        "  # with the password or token in place of ***"
     )
 
 

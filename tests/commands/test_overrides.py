@@ -12,6 +12,7 @@ from frostline.commands import run_folder
 from frostline.commands.config_files import group_options
 from frostline.commands.overrides import Invocation, check, problems_of
 from frostline.commands.words import adapted, unswept
+from frostline.config.commands import CHECKPOINT
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def test_a_sound_command_line_has_no_problems() -> None:
 
 MOMENTUM = "unknown key. Did you mean optimizer.momentum (float ≥ 0, default 0.9)?"
 LOGGERS = "The choices are: csv, none, tensorboard, wandb."
-CHECKPOINT = "checkpoint: missing; type checkpoint=VALUE (path of a frostline checkpoint)."
+MISSING = f"checkpoint: missing; type checkpoint=VALUE ({CHECKPOINT})."
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_mistake_is_answered_with_what_was_meant(words: str, found: list[str])
 
 
 def test_every_missing_key_of_a_command_is_named() -> None:
-    assert problems(command="evaluate") == [CHECKPOINT]
+    assert problems(command="evaluate") == [MISSING]
     assert [problem.partition(":")[0] for problem in problems(command="predict")] == ["checkpoint", "inputs"]
     assert [problem.partition(":")[0] for problem in problems("data=digits", command="pack")] == ["output"]
 
@@ -197,7 +198,7 @@ def test_a_group_of_another_command_is_a_mistake() -> None:
     for override in ("freeze=backbone", "+freeze=backbone"):
         assert problems(override, command="evaluate") == [
             "freeze: evaluate has no such group. Its groups are: device, data.",
-            "checkpoint: missing; type checkpoint=VALUE (path of a frostline checkpoint).",
+            MISSING,
         ]
 
 

@@ -72,21 +72,26 @@ def test_a_rate_that_is_only_the_default_is_asked_about() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "back"),
     [
-        ("seed", 1, "type seed=0"),
-        ("data__batch_size", 4, "type data.batch_size=8"),
-        ("data", settings("data=synthetic")["data"], "type data=digits"),
-        ("optimizer", settings("optimizer=adamw")["optimizer"], "type optimizer=sgd"),
-        ("optimizer__exclude_from_decay", ["bias"], "type optimizer.exclude_from_decay=[]"),
-        ("model__name", "resnet34", "type model=resnet18"),
-        ("head__dropout", 0.5, "type head.dropout=0.0"),
-        ("head", {"name": "mlp", "hidden": [4]}, "type head=linear"),
-        ("head", {"_target_": "my.Head", "size": 3}, "type head=linear"),
+        ("seed", 1, "leave seed out"),
+        ("data__batch_size", 4, "leave data.batch_size out"),
+        ("data", settings("data=synthetic")["data"], "leave data out"),
+        ("optimizer", settings("optimizer=adamw")["optimizer"], "leave optimizer out"),
+        ("optimizer__exclude_from_decay", ["bias"], "leave optimizer.exclude_from_decay out"),
+        ("model__name", "resnet34", "leave model.name out"),
+        ("head__dropout", 0.5, "leave head.dropout out"),
+        ("head", {"name": "mlp", "hidden": [4]}, "leave head out"),
+        ("head", {"_target_": "my.Head", "size": 3}, "leave head out"),
     ],
 )
 def test_what_the_weights_belong_to_is_refused_with_both_values(key: str, value: Any, back: str) -> None:
     problem = met({key.replace("__", ".")}, **{key: value})[0]
     assert back in problem
     assert "or start a new run from its weights: init_from=a.ckpt in place of resume_from" in problem
+
+
+def test_what_a_typed_option_leaves_at_its_default_is_refused_with_the_value_to_type() -> None:
+    assert "To go on as before, type data.batch_size=8;" in met({"data"}, data__batch_size=4)[0]
+    assert "To go on as before, type data=digits;" in met(set(), data=settings("data=synthetic")["data"])[0]
 
 
 def test_every_key_of_a_class_of_the_users_own_is_part_of_it() -> None:

@@ -124,14 +124,13 @@ PLAIN = config()
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").touch()
     (tmp_path / "checkpoints/last.ckpt").write_bytes(b"")
     return tmp_path
 
 
 def test_a_run_that_starts_in_a_folder_with_a_checkpoint_is_refused_and_explains_what_to_type(trained: Path) -> None:
-    with pytest.raises(
-        ValueError, match=f"would overwrite. To go on with it: .* resume_from={trained}/checkpoints/last"
-    ):
+    with pytest.raises(ValueError, match=f"would overwrite. To go on with it: .* resume_from={trained}"):
         continued(trained, PLAIN)
 
 

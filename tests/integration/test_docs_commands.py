@@ -54,6 +54,8 @@ def as_run(command: str) -> list[str]:
         "torchrun": [sys.executable, "-m", "torch.distributed.run"],
     }[words[0]]
     words = [*program, *(str(ROOT / "train.py") if word == "train.py" else word for word in words[1:])]
+    if any(word.startswith("resume_from=") for word in words):
+        return words  # the config is in the checkpoint
     trains = str(ROOT / "train.py") in words and not {"--cfg", "--help"} & set(words)
     if not trains:
         return words
@@ -62,8 +64,6 @@ def as_run(command: str) -> list[str]:
     if any(word.startswith("experiment=") for word in words):
         limits = (f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test"))
         return [*words, *limits, "model.weights=none", "callbacks.progress_bar=false"]
-    if any(word.startswith("resume_from=") for word in words):
-        return [*words, *short, "data.batch_size=8", "trainer.max_epochs=3"]
     if "data.batch_size" not in typed:
         short.append("data.batch_size=8")
     if "data.classes" in typed:  # the synthetic source: fewer images

@@ -9,7 +9,9 @@ from pathlib import Path
 from frostline.commands.launcher import launched_outside
 from frostline.commands.quoting import override_text, shell_text, shell_words
 from frostline.config.commands import TrainConfig
-from frostline.config.secret_values import MARK, hide
+from frostline.config.secret_values import MARK, hidden, hide, marked
+from frostline.storage.run_files import run_folder_of
+from frostline.trust import needs_trust
 
 COMMAND_VARIABLE = "FROSTLINE_COMMAND"
 SWEEP_VARIABLE = "FROSTLINE_SWEEP"
@@ -21,20 +23,31 @@ def command_line() -> str:
 
 
 def command_to_go_on(checkpoint: Path, config: TrainConfig) -> str:
-    """What to type after an interruption: the same command from the checkpoint on; a sweep's finds its own folder.
+    """What to type after an interruption: the run's folder, whose checkpoint has the config.
 
-    The keys of where a run begins are left out, as each of these keys would contradict the checkpoint.
+    Of a sweep, the same command, which finds its own folder.
     """
-    changed = {}
-    if sweep_folder() is None:
-        changed["resume_from"] = override_text("resume_from", str(checkpoint))
-        if config.init_from is not None:
-            changed["init_from"] = "init_from=null"
-        if config.on_policy_change == "restart":
-            changed["on_policy_change"] = "on_policy_change=refuse"
-    words = [hide(word) for word in _typed() if word.partition("=")[0].lstrip("+") not in changed]
-    text = shell_text(*words, *changed.values())
+    if sweep_folder() is not None:
+        words = [hide(word) for word in _typed()]
+    else:
+        settings = config.as_dict()
+        words = [word for word in _typed() if not _sets_a_key(word)]
+        words.append(override_text("resume_from", _from_here(run_folder_of(checkpoint) or checkpoint)))
+        words += [override_text(key, MARK) for key in marked(hidden(settings))]
+        if needs_trust(settings):
+            words.append("trust_checkpoint=true")
+    text = shell_text(*words)
     return f"{text}  # with the password or token in place of {MARK}" if MARK in text else text
+
+
+def _sets_a_key(word: str) -> bool:
+    """Whether a word of the command line is an override, not the program, a launcher's word or an option."""
+    key = word.partition("=")[0].lstrip("+~").partition("@")[0].partition(".")[0].partition("/")[0]
+    return word[:1] in "+~" or ("=" in word and key in (*TrainConfig.model_fields, *TrainConfig.selectors, "hydra"))
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def command_of_job(swept: Mapping[str, str]) -> str:

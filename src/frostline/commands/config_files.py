@@ -16,6 +16,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.commands import run_folder
+from frostline.commands.stored_config import StoredConfig
 from frostline.config.commands import COMMANDS, RUN_GROUPS
 from frostline.config.key_text import Fields, fields_of, has_choices, nested_section
 from frostline.config.section import MISSING
@@ -24,7 +25,12 @@ PACKAGED = Path(str(files("frostline.conf")))
 
 
 class ConfigFiles(FileConfigSource):
-    """The YAML files of a folder."""
+    """The YAML files of a folder.
+
+    stored: the config of the checkpoint that a run goes on from, which takes the place of the defaults.
+    """
+
+    stored: ClassVar[StoredConfig | None] = None
 
     @staticmethod
     def scheme() -> str:
@@ -32,22 +38,25 @@ class ConfigFiles(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         if (node := self._without_file(config_path)) is not None:
-            filled = OmegaConf.create(with_defaults("model/*", node))
+            whole = OmegaConf.create(with_defaults(f"{config_path.partition('/')[0]}/*", node))
             header = self._get_header_dict("")
-            return ConfigResult(provider=self.provider, path=self.full_path(), config=filled, header=header)
+            return ConfigResult(provider=self.provider, path=self.full_path(), config=whole, header=header)
         found = super().load_config(config_path)
         if isinstance(found.config, DictConfig):
             keys = OmegaConf.to_container(found.config)
             assert isinstance(keys, dict)
             place = Path(config_path).with_suffix("").as_posix()
-            found.config = OmegaConf.create(with_defaults(place, {str(key): value for key, value in keys.items()}))
+            filled = with_defaults(place, {str(key): value for key, value in keys.items()})
+            found.config = OmegaConf.create(self.stored.laid_under(place, filled) if self.stored else filled)
         return found
 
     def is_config(self, config_path: str) -> bool:
         return super().is_config(config_path) or self._without_file(config_path) is not None
 
-    def _without_file(self, config_path: str) -> dict[str, Any] | None:
-        """The option that a network of a library is, of which most have no file."""
+    def _without_file(self, config_path: str) -> Mapping[str, Any] | None:
+        """The option that a network of a library is, of which most have no file, or that a checkpoint holds."""
+        if self.stored is not None and (node := self.stored.option(config_path)) is not None:
+            return node
         group, _, name = config_path.removesuffix(".yaml").partition("/")
         known = group == "model" and Path(self.path) == PACKAGED and not super().is_config(config_path)
         return {"name": name} if known and RUN_GROUPS["model"].named(name) is not None else None

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 
-from frostline.checkpoint import CHECKPOINT_KEY, classes_named, read_checkpoint
+from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_data, listed, own_metrics
 from frostline.commands.failures import explained
 from frostline.commands.own_classes import build_own
-from frostline.commands.phases import check_stored, unobeyed, without_keys
+from frostline.commands.phases import check_stored, unobeyed
 from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import device_options
 from frostline.config.commands import EvaluateConfig, stored_settings
 from frostline.config.data import Decoded, Source
 from frostline.config.secret_values import refuse_hidden
-from frostline.config.training import Metrics, OwnLoss
+from frostline.config.training import Metrics, OwnLoss, TrainerSection
 from frostline.data.build import source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import SPLITS
@@ -27,6 +28,7 @@ from frostline.options import ComputeOptions, TrainingOptions
 from frostline.storage.atomic import write_text
 from frostline.tracking.progress_bar import RunProgress
 from frostline.tracking.report import evaluation_facts, evaluation_text
+from frostline.trust import classes_named, without_keys
 
 # How a source that is not divided yet is divided, and what else decides which image comes into which part.
 FRACTIONS = ("val_fraction", "test_fraction", "split_seed")
@@ -64,7 +66,7 @@ def run(config: EvaluateConfig) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
-        **device_options(config.device, precision=config.precision),
+        **device_options(config.device, precision=_precision(config, trained_on), image_size=data.image_size),
     )
     data.trainer = trainer  # by which it knows whether there is a GPU to pin memory for
     [results] = trainer.test(classifier, dataloaders=data.evaluation_loader(split), verbose=False)
@@ -88,7 +90,7 @@ def _classifier(config: EvaluateConfig) -> ImageClassifier:
     """
     described = read_checkpoint(config.checkpoint)[CHECKPOINT_KEY]
     sections = {key: described["settings"][key] for key in ("loss", "metrics") if key in described["settings"]}
-    check_stored(config.checkpoint, sections)
+    check_stored(config.checkpoint, {**sections, "trainer": described["settings"].get("trainer") or {}})
     if not config.trust_checkpoint and (foreign := list(classes_named(sections))):
         for key, target in foreign:
             instead = "; `loss` is the cross-entropy" if key.startswith("loss.") else ""
@@ -105,8 +107,20 @@ def _classifier(config: EvaluateConfig) -> ImageClassifier:
         config.checkpoint,
         trust_checkpoint=config.trust_checkpoint,
         training=training,
-        compute=ComputeOptions(engine=config.engine),
+        compute=ComputeOptions(engine=config.engine, channels_last=_trainer(described["settings"]).channels_last),
     )
+
+
+def _trainer(stored: Mapping[str, Any]) -> TrainerSection:
+    """How the checkpoint's run computed, as far as it says so."""
+    section, keys = stored.get("trainer") or {}, ("precision", "channels_last")
+    return TrainerSection.model_validate({key: section[key] for key in keys if key in section})
+
+
+def _precision(config: EvaluateConfig, stored: Mapping[str, Any]) -> str:
+    """The run's own precision, so that the results are the same, unless one was typed."""
+    own = config.precision if config.precision != "auto" else _trainer(stored).precision
+    return "auto" if own == "16-mixed" and config.precision == "auto" and not torch.cuda.is_available() else own
 
 
 def _trained_on(config: EvaluateConfig, stored: Mapping[str, Any]) -> Source:

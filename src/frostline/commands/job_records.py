@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frostline.commands.run_folder import FACTS, claimed, write_facts
+from frostline.commands.run_folder import claimed, write_facts
 from frostline.config.secret_values import hide
 from frostline.storage.atomic import write_text
+from frostline.storage.run_files import FACTS
 
 SWEEP = "sweep.yaml"
 

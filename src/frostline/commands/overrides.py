@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from frostline.commands import openmp
-from frostline.commands.config_files import composing, group_options
+from frostline.commands.config_files import ConfigFiles, composing, group_options
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
-from frostline.commands.words import apart, key_of, option_problem, without_keys
+from frostline.commands.words import apart, key_of, option_problem, typed_keys, without_keys
 from frostline.config import secret_values
 from frostline.config.commands import COMMANDS, CommandConfig
 from frostline.config.key_text import fields_of
@@ -160,6 +160,10 @@ def _checked(invocation: Invocation, job: list[str], defaults: Mapping[str, Any]
     composed = _composed(invocation, job)
     settings = resolved(composed)
     config = validate(invocation.kind, settings, defaults=defaults)
+    if (stored := ConfigFiles.stored) is not None and not getattr(config, "trust_checkpoint", False):
+        typed = typed_keys(invocation.overrides)
+        if problems := stored.untrusted(settings, composed.hydra.runtime.choices, typed):
+            raise ConfigError(problems)
     openmp.choose(getattr(config, "device", None))  # before anything imports torch
     if "_target_" in str(settings):
         from frostline.commands.own_classes import own_class_problems  # imports torch

@@ -1,6 +1,6 @@
 """A classifier in one phase of its policy, as a training run with the same overrides, or a checkpoint, has it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from lightning import seed_everything
 
-from frostline.checkpoint import CHECKPOINT_KEY, check_trust, read_checkpoint, reading_only
+from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, build_data
-from frostline.commands.defaults import without_auto
 from frostline.commands.trainer import device_options
 from frostline.config.commands import PhaseConfig, stored_settings
 from frostline.config.model import OwnBackbone
@@ -20,6 +19,7 @@ from frostline.config.validation import stored_problems
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.apply import apply_phase
 from frostline.freezing.resolved import ResolvedPhase
+from frostline.trust import check_trust, reading_only, without_keys
 
 # What a checkpoint fixes; the other groups may be changed on the command line.
 FIXED = ("model", "head")
@@ -70,9 +70,7 @@ def build_at_phase(config: PhaseConfig, overrides: Sequence[str]) -> PhaseSetup:
     speed = config.speed.model_copy(update={"fused_optimizer": False})
     config = config.model_copy(update={"trainer": trainer, "speed": speed})
     seed_everything(config.seed, verbose=False)
-    chosen = without_auto(config)
-    config = chosen.config
-    data = build_data(config.data, config.augment, seed=config.seed, model=config.model, built=chosen.source)
+    data = build_data(config.data, config.augment, seed=config.seed, model=config.model)
     classifier, _ = build_classifier(config, data)
     phases = classifier.resolved.phases
     if config.phase is not None:
@@ -142,14 +140,6 @@ def unobeyed(checkpoint: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     for key in quiet:
         print(f"note: data.{key} of the checkpoint is left out, as it writes files; trust_checkpoint=true takes it")
     return quiet
-
-
-def without_keys(sections: Mapping[str, Any], keys: Collection[str], place: str = "") -> dict[str, Any]:
-    return {
-        key: without_keys(value, keys, f"{place}{key}.") if isinstance(value, dict) else value
-        for key, value in sections.items()
-        if place + key not in keys
-    }
 
 
 def _phase_of(checkpoint: Mapping[str, Any]) -> int:

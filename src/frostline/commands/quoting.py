@@ -23,12 +23,16 @@ def parsed(text: str) -> Override | None:
 
 def override_text(key: str, value: str) -> str:
     """`KEY=VALUE` that gives the key exactly this text, quoted where Hydra would take it for something else."""
-    # OmegaConf reads ${…}, unless a backslash stands before it, for which other backslashes there are doubled.
-    literal = re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", value)
+    literal = literal_text(value)
     plain = parsed(f"{key}={literal}")
     if value and plain is not None and plain.value_type is not None and plain.value() == literal:
         return f"{key}={literal}"
     return f"{key}={QuotedString(literal, Quote.double).with_quotes()}"
+
+
+def literal_text(text: str) -> str:
+    """The text as OmegaConf keeps it: it reads ${…}, unless a backslash stands before it, where others are doubled."""
+    return re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", text)
 
 
 def shell_text(*words: str) -> str:

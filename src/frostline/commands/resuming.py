@@ -22,7 +22,9 @@ def _keys(group: str, names: str) -> list[str]:
 # May change: where and how a run computes, what it shows and writes, where its files are. FreezingSchedule compares the
 # policy, by its content.
 FREE = (
-    *_keys("", "fit test resume_from init_from on_policy_change output_dir device logger metrics freeze"),
+    *_keys(
+        "", "fit test resume_from init_from on_policy_change trust_checkpoint output_dir device logger metrics freeze"
+    ),
     *_keys("model", "weights"),
     *_keys(
         "data",
@@ -133,7 +135,11 @@ def problems(checkpoint: Mapping[str, Any], config: TrainConfig, *, typed: Colle
         if kind == "free" or (kind == "applied" and spoken):
             continue
         back = f"type {change.key}={value_text(change.before)}"
-        if change.key.endswith(".name"):
+        if change.key in typed:
+            back = f"leave {change.key} out"
+        elif change.key.endswith(".name") and group in typed:
+            back = f"leave {group} out"
+        elif change.key.endswith(".name"):
             back = f"type {group}={value_text(change.before)}"
         other = (
             f"or {change.key}={value_text(change.now)} to go on with that"

@@ -19,9 +19,9 @@ from frostline.config.commands import TrainConfig
 from frostline.config.paths import absolute
 from frostline.config.secret_values import hidden, hide
 from frostline.storage.atomic import write_text
+from frostline.storage.run_files import CHECKPOINTS, CONFIG, FACTS, LAST, METRICS, OVERRIDES, SWEEP, run_folder_of
 
-CONFIG, OVERRIDES, FACTS = "config.yaml", "overrides.yaml", "facts.json"
-CHECKPOINTS, LOCK = "checkpoints", ".lock"
+LOCK = ".lock"
 
 log = logging.getLogger("frostline")
 
@@ -95,7 +95,7 @@ def continued(folder: Path, config: TrainConfig) -> TrainConfig:
     kept = sorted((folder / CHECKPOINTS).glob("*.ckpt"))
     if not kept or not config.fit or config.resume_from is not None:
         return config
-    last = folder / CHECKPOINTS / "last.ckpt"
+    last = folder / CHECKPOINTS / f"{LAST}.ckpt"
     restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
     if last in kept and any(count not in ("", "0") for count in restarts):
         log.info("The job was started again and goes on from %s", last)
@@ -103,7 +103,7 @@ def continued(folder: Path, config: TrainConfig) -> TrainConfig:
     if _finished(folder):
         aside = next(aside for number in itertools.count(1) if not (aside := folder / f"earlier-{number}").exists())
         aside.mkdir()
-        for name in (CHECKPOINTS, FACTS, CONFIG, OVERRIDES, "metrics.csv"):
+        for name in (CHECKPOINTS, FACTS, CONFIG, OVERRIDES, METRICS):
             if (folder / name).exists():
                 (folder / name).rename(aside / name)
         log.info("%s holds a finished run, whose checkpoints and facts are kept in %s", folder, aside)
@@ -124,11 +124,19 @@ def _finished(folder: Path) -> bool:
 
 
 def prepare(folder: Path, config: TrainConfig, overrides: Sequence[str]) -> None:
-    """Write the resolved config and the overrides into the run folder, without secrets."""
+    """Write the resolved config and the overrides into the run folder, without secrets.
+
+    A run that goes on in its folder adds its overrides to those that were typed before.
+    """
     from omegaconf import OmegaConf
 
+    if goes_on_in(folder, config):
+        earlier = [str(word) for word in OmegaConf.load(folder / OVERRIDES)] if (folder / OVERRIDES).exists() else []
+        own = {word.partition("=")[0]: word for word in overrides if word.partition("=")[0] != "resume_from"}
+        overrides = [*(word for word in earlier if word.partition("=")[0] not in own), *own.values()]
+
     folder.mkdir(parents=True, exist_ok=True)
-    sweep = folder.parent / "multirun.yaml"  # Hydra's, with all that was typed
+    sweep = folder.parent / SWEEP  # with all that was typed
     if sweep.is_file() and hide(text := sweep.read_text(encoding="utf-8")) != text:
         write_text(sweep, hide(text))
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(hidden(config.as_dict()))))
@@ -136,6 +144,12 @@ def prepare(folder: Path, config: TrainConfig, overrides: Sequence[str]) -> None
         folder / OVERRIDES,
         OmegaConf.to_yaml(OmegaConf.create([hide(override) for override in overrides])) if overrides else "[]\n",
     )
+
+
+def goes_on_in(folder: Path, config: TrainConfig) -> bool:
+    """Whether a run goes on in the folder of its checkpoint."""
+    source = None if config.resume_from is None else run_folder_of(Path(config.resume_from))
+    return source is not None and source.resolve() == folder.resolve()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from frostline.commands.failures import INTERRUPTIONS, USER_ERROR, close_stdout,
 from frostline.commands.launcher import global_rank, launched_outside, outside_world
 from frostline.commands.overrides import Checked, Invocation, check, resolved, without_hydra
 from frostline.commands.quoting import override_text
+from frostline.commands.stored_config import stored_config
 from frostline.commands.terminal import shown
 from frostline.commands.words import adapted, unswept
 from frostline.config import secret_values
@@ -56,6 +57,7 @@ def run_command(command: str, words: list[str]) -> None:
         _hydra_main(command, [*options, *overrides], lambda _: None)
         return
     sweeps = flags.multirun or "hydra.mode=MULTIRUN" in overrides
+    config_files.ConfigFiles.stored = stored_config(command, overrides, sweeps=sweeps)
     if launched_outside() and not flags.cfg:
         # Each process would start the sweep for itself; and one process is enough for a command that does not train.
         if command != "train" and global_rank() > 0:
@@ -148,6 +150,14 @@ def _show(composed: DictConfig, flags: argparse.Namespace) -> None:
     sys.stdout.write(OmegaConf.to_yaml(node) if isinstance(node, Container) else f"{node}\n")
 
 
+def _name_checkpoints(composed: DictConfig, config: CommandConfig) -> None:
+    """A line for each checkpoint that was named by its folder; not on stdout, where a table may go."""
+    for key in ("resume_from", "init_from", "checkpoint"):
+        taken, typed = getattr(config, key, None), composed.get(key)
+        if taken is not None and typed is not None and taken != absolute(str(typed)) and global_rank() == 0:
+            print(f"{key}: {taken}", file=sys.stderr)
+
+
 def _run(invocation: Invocation, config: CommandConfig, job: sweep.Job | None) -> None:
     # Found by name, as each command pulls in torch.
     run = importlib.import_module(f"frostline.commands.{invocation.command}").run
@@ -161,6 +171,7 @@ def _run(invocation: Invocation, config: CommandConfig, job: sweep.Job | None) -
 def _run_here(invocation: Invocation, checked: Checked, folder: str) -> None:
     """Run with the config that was checked, in a run folder that Hydra makes."""
     composed = checked.composed
+    _name_checkpoints(composed, checked.config)
     with read_write(composed.hydra), open_dict(composed.hydra):
         composed.hydra.run.dir = folder
     with config_files.composing(invocation.command, invocation.config_dir):

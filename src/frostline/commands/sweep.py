@@ -10,9 +10,9 @@ from hydra.core.override_parser.types import ValueType
 
 from frostline.commands.failures import fail
 from frostline.commands.quoting import parsed
-from frostline.commands.run_folder import CHECKPOINTS, OVERRIDES
 from frostline.config.commands import CommandConfig, TrainConfig
 from frostline.config.section import Section
+from frostline.storage.run_files import CHECKPOINTS, LAST, OVERRIDES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def with_own_checkpoint(config: Section, job: Job | None) -> Section:
         if not jobs:
             fail([f"resume_from: `{source}` is no folder of a sweep. Name one, or a checkpoint."])
         for folder, overrides in jobs.items():
-            checkpoint = folder / CHECKPOINTS / "last.ckpt"
+            checkpoint = folder / CHECKPOINTS / f"{LAST}.ckpt"
             if set(job.swept) <= set(overrides) and checkpoint.is_file():
                 return config.model_copy(update=_resumed_from(checkpoint))
         seen.append(source)

@@ -31,8 +31,9 @@ from frostline.config.training import Device, OwnProfiler, OwnStrategy, TrainerS
 from frostline.data.datamodule import ImageDataModule
 from frostline.models.weights import LoadedWeights
 from frostline.resume import ChangedOptimizer, ExactResume, TimeLimit
+from frostline.storage.run_files import BEST, LAST
 from frostline.tracking.applied_rates import AppliedRates
-from frostline.tracking.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveOnInterrupt, checkpoint_callbacks
+from frostline.tracking.checkpoints import AtomicCheckpointIO, SaveOnInterrupt, checkpoint_callbacks
 from frostline.tracking.compile_cost import CompileCost
 from frostline.tracking.epoch_lines import EpochLines
 from frostline.tracking.first_gradient import FirstGradient
@@ -61,7 +62,9 @@ def build_trainer(
     options = config.trainer
     loggers: list[Logger] = []
     if not options.fast_dev_run:
-        loggers += build_loggers(config.logger.as_dict(), folder=folder, settings=hidden(config.as_dict()))
+        loggers += build_loggers(
+            config.logger.as_dict(), folder=folder, settings=hidden(config.as_dict()), first_step=_first_step(config)
+        )
         loggers += [build_own(key, own, save_dir=folder) for key, own in own_classes(config.logger, "logger")]
     changes = [] if config.resume_from is None else _changes(config, config.resume_from)
     tests = config.test and data.images("test") is not None
@@ -88,6 +91,13 @@ def build_trainer(
     )
     _leave_cores_to_workers(config, data, trainer)
     return trainer
+
+
+def _first_step(config: TrainConfig) -> int | None:
+    """The step that a resumed run takes first."""
+    if config.resume_from is None:
+        return None
+    return int(read_description(config.resume_from, key="resume_from")["global_step"])
 
 
 def _changes(config: TrainConfig, resume_from: str) -> list[Change]:

@@ -20,6 +20,11 @@ def key_of(override: Override) -> str:
     return str(override.get_key_element()).lstrip("+~")
 
 
+def typed_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys and groups of a command line's overrides, as texts."""
+    return {text.partition("=")[0].lstrip("+~").partition("@")[0] for text in overrides}
+
+
 def apart(kind: type[CommandConfig], words: Sequence[str]) -> list[str]:
     """What to type for `optimizer.lr 0.1` and for `optimizer.lr = 0.1`."""
     found = []

@@ -14,13 +14,11 @@ from frostline.config.data import Source
 from frostline.config.freeze import Freeze
 from frostline.config.model import Head, Model
 from frostline.config.optimizer import Optimizer, Scheduler
-from frostline.config.paths import PathText
+from frostline.config.paths import CheckpointText, PathText, ResumeText
 from frostline.config.section import FILE, FOLDER, OwnClass, Section
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import PRECISION, Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
 from frostline.prefix.engine_names import LoadedEngineName
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,6 @@ class RunGroups(CommandConfig):
 
     selectors = ("experiment",)
 
-    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
     model: Annotated[Model, GROUP]
     head: Annotated[Head, GROUP]
     freeze: Annotated[Freeze, GROUP]
@@ -129,31 +126,40 @@ class RunGroups(CommandConfig):
     cache: Annotated[Cache, GROUP]
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1)]
 TRUST_CHECKPOINT = (
     "import the classes, contact the addresses and write the files that the checkpoint names: its author can run code"
 )
+CHECKPOINT = "path of a run folder, for its best.ckpt or else last.ckpt, or of a frostline checkpoint"
 ENGINE = "what computes the frozen layers; auto: what computed them in training"
 
 
 class TrainConfig(RunGroups):
     """Train a classifier and test it."""
 
+    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
     fit: bool = Field(default=True, description="train; false only tests")
     test: bool = Field(default=True, description="evaluate the best checkpoint on the test images at the end")
-    resume_from: PathText | None = Field(
+    resume_from: ResumeText | None = Field(
         default=None,
-        description="checkpoint of an interrupted run to go on from; with -m, an interrupted sweep's folder",
+        description="run folder or checkpoint of an interrupted run to go on from, by the config in it and the keys "
+        "that are typed; with -m, an interrupted sweep's folder",
     )
-    init_from: PathText | None = Field(
+    init_from: CheckpointText | None = Field(
         default=None,
-        description="frostline checkpoint whose weights a new run starts from, under any policy; its classifier is "
-        "kept where it has the same form",
+        description="run folder or frostline checkpoint whose weights a new run starts from, under any policy; its "
+        "classifier is kept where it has the same form",
     )
     on_policy_change: Literal["refuse", "restart"] = Field(
         default="refuse",
         description="what resume_from does with a checkpoint of another freezing policy: `restart` keeps its weights "
         "and begins the first phase",
+    )
+    trust_checkpoint: bool = Field(
+        default=False,
+        description="let resume_from import the classes, contact the addresses and write the files that its checkpoint "
+        "names: its author can run code",
     )
     output_dir: PathText = Field(
         default="runs", json_schema_extra=FOLDER, description="folder in which each run gets a folder of its own"
@@ -163,7 +169,7 @@ class TrainConfig(RunGroups):
 class EvaluateConfig(CommandConfig):
     """Evaluate a checkpoint on data."""
 
-    checkpoint: PathText = Field(description="path of a frostline checkpoint")
+    checkpoint: CheckpointText = Field(description=CHECKPOINT)
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
     split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
     batch_size: Count | None = Field(default=None, description="images per batch; null: as in training")
@@ -179,7 +185,7 @@ class EvaluateConfig(CommandConfig):
 class PredictConfig(CommandConfig):
     """Predict the classes of images in files."""
 
-    checkpoint: PathText = Field(description="path of a frostline checkpoint")
+    checkpoint: CheckpointText = Field(description=CHECKPOINT)
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
     inputs: PathText | Annotated[list[PathText], Field(min_length=1)] = Field(
         description="an image, a folder of images (with its subfolders), or a list of these"
@@ -199,6 +205,7 @@ class PredictConfig(CommandConfig):
 class PlanConfig(RunGroups):
     """Show which stage a run would train when, and what that saves; train nothing."""
 
+    seed: Seed = Field(default=0, description="seed; it chooses nothing that a plan shows, but configs carry it")
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="picture of the phases (.svg, .png or .pdf); null: none"
     )
@@ -226,9 +233,11 @@ class PackConfig(CommandConfig):
 class PhaseConfig(RunGroups):
     """What the commands share that show the autograd graph or the gradients of one phase."""
 
-    checkpoint: PathText | None = Field(
+    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
+    checkpoint: CheckpointText | None = Field(
         default=None,
-        description="frostline checkpoint whose network, data and policy are taken instead of those of this config",
+        description="run folder or frostline checkpoint whose network, data and policy are taken instead of those of "
+        "this config",
     )
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
     phase: Annotated[str, Field(min_length=1)] | None = Field(

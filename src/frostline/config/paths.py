@@ -2,10 +2,13 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
+
+from frostline.storage.run_files import BEST, LAST, SWEEP, checkpoint_in
 
 
 def absolute(path: str) -> str:
@@ -37,3 +40,21 @@ def absolute(path: str) -> str:
 
 PATH = AfterValidator(absolute)
 PathText = Annotated[str, Field(min_length=1), PATH]
+
+
+def _checkpoint(*names: str) -> Callable[[str], str]:
+    return lambda path: str(checkpoint_in(Path(path), names)) if Path(path).is_dir() else path
+
+
+def to_go_on_from(path: str) -> str:
+    """The checkpoint that a run folder stands for; a sweep's folder stays, as each job has its own checkpoint there.
+
+    Raises:
+        ValueError: a folder of another kind.
+    """
+    return path if (Path(path) / SWEEP).is_file() else _checkpoint(LAST, BEST)(path)
+
+
+# A run folder stands for its checkpoint.
+CheckpointText = Annotated[PathText, AfterValidator(_checkpoint(BEST, LAST))]
+ResumeText = Annotated[PathText, AfterValidator(to_go_on_from)]

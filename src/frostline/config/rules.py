@@ -11,7 +11,6 @@ from frostline.config.data import Data, Random
 from frostline.config.freeze import PolicyFile
 from frostline.config.model import Model
 from frostline.config.optimizer import SGD, Optimizer, Rprop
-from frostline.config.recommended import AUTO
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import MONITORED, Callbacks, CrossEntropy, Device, Loggers, Metrics, TrainerSection
 from frostline.nearest import suggest
@@ -38,12 +37,6 @@ def visible_gpus() -> int:
     if chosen is None:
         return present
     return min(present, len([name for name in chosen.split(",") if name.strip() not in ("", "-1")]))
-
-
-def processes_of(device: Device) -> int:
-    """Processes that train together, at least one."""
-    per_node = visible_gpus() if device.devices == "all" else device.devices
-    return max(1, per_node * device.num_nodes)
 
 
 def _files(sound: Mapping[str, Any]) -> Iterator[str]:
@@ -113,10 +106,10 @@ def _devices(sound: Mapping[str, Any]) -> Iterator[str]:
         yield "device.accelerator: there is no GPU here. Use device=cpu, or device=cpu_ddp for several processes."
     elif device.accelerator != "cpu" and gpus and devices != "all" and devices > gpus:
         yield f"device.devices: {devices} GPUs wanted, but {gpus} {'is' if gpus == 1 else 'are'} visible."
-    ranks = processes_of(device)
+    ranks = (gpus if devices == "all" else devices) * device.num_nodes
     data: Data | None = sound.get("data")
-    batch = AUTO if data is None else data.batch_size
-    if batch != AUTO and ranks > 1 and batch % ranks:
+    if data is not None and ranks > 1 and data.batch_size % ranks:
+        batch = data.batch_size
         near = sorted({max(ranks, batch // ranks * ranks), (batch // ranks + 1) * ranks})
         yield (
             f"data.batch_size: {batch} images cannot be shared evenly by {ranks} processes (the size is global). "
@@ -151,6 +144,8 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
             yield "init_from, model.weights: both say where the weights come from. Leave one out."
     if sound.get("on_policy_change") == "restart" and resume_from is None:
         yield "on_policy_change: restart is about the checkpoint in resume_from; name one."
+    if "resume_from" in sound and sound.get("trust_checkpoint") and resume_from is None:
+        yield "trust_checkpoint: is about the checkpoint in resume_from; name one."
     optimizer: Optimizer | None = sound.get("optimizer")
     if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
         yield "optimizer.nesterov: needs optimizer.momentum > 0."
@@ -184,7 +179,7 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
 
 def _trainer(trainer: TrainerSection) -> Iterator[str]:
     every = trainer.check_val_every_n_epoch
-    if every is not None and trainer.max_epochs != AUTO and every > trainer.max_epochs:
+    if every is not None and every > trainer.max_epochs:
         yield (
             f"trainer.check_val_every_n_epoch: {every} is more than trainer.max_epochs={trainer.max_epochs}, so that "
             "nothing would be validated."

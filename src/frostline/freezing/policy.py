@@ -157,8 +157,7 @@ class FreezePolicy:
             ValueError: there is no such preset; the message lists them.
         """
         folder = resources.files("frostline.conf") / "freeze"
-        # `file` is the user's own, `auto` depends on data and weights.
-        names = sorted({Path(file.name).stem for file in folder.iterdir()} - {"file", "auto"})
+        names = sorted({Path(file.name).stem for file in folder.iterdir()} - {"file"})  # a policy file of the user's
         if name not in names:
             now = OPTIONS["freeze"].get(name)
             hint = f" `{name}` is now called `{now}`." if now else suggest(name, names)

@@ -18,9 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from frostline.data.time_limit import monitor
 from frostline.models.saved_file import check_sums, read_plain
 from frostline.storage.atomic import atomically
+from frostline.storage.run_files import BEST, LAST
 from frostline.tracking.checkpoint_content import content_of
-
-BEST, LAST = "best", "last"
 
 log = logging.getLogger("frostline.checkpoints")
 
@@ -132,22 +131,22 @@ class BestCheckpoint(_RunCheckpoint):
         state = states.get(self.state_key)
         if not state or state["best_model_score"] is None:
             return
-        if Path(state["dirpath"]) != Path(self.dirpath or ""):
-            carried = trainer.is_global_zero and self._carry(state, Path(str(trainer.ckpt_path)))
-            if not trainer.strategy.broadcast(carried):
-                del checkpoint["callbacks"][self.state_key]
-                return
+        carried = trainer.is_global_zero and self._carry(state, Path(str(trainer.ckpt_path)))
+        if not trainer.strategy.broadcast(carried):
+            del checkpoint["callbacks"][self.state_key]
+            return
         score, path = state["best_model_score"], str(self.path)
         state.update(dirpath=self.dirpath, best_model_path=path, kth_best_model_path=path, best_k_models={path: score})
 
     def _carry(self, state: Mapping[str, Any], resumed: Path) -> bool:
-        """Link or copy the state's file, which lies beside `resumed`, into this run's folder."""
+        """Link or copy the state's file, which lies beside `resumed`, into this run's folder, if it is not there."""
         found = resumed.with_name(self.path.name)
         # An unreadable file, or another run's, counts as missing.
         with suppress(OSError, ValueError, LookupError, TypeError):
             there = read_plain(found)
             if torch.equal(there["callbacks"][self.state_key]["best_model_score"], state["best_model_score"].cpu()):
-                link_or_copy(found, self.path)
+                if not (self.path.exists() and self.path.samefile(found)):
+                    link_or_copy(found, self.path)
                 return True
         log.warning(
             "The run's best checkpoint so far (%s = %.4g) is not at %s: %s will be the best of what follows.",
@@ -283,6 +282,9 @@ class SaveOnInterrupt(lightning.Callback):
         signum = int(received)
         if signum:
             trainer.save_checkpoint(self.checkpoint)
+            # The step's values, which Lightning would log after this hook: the run that goes on starts with the next.
+            trainer._logger_connector.on_batch_end()
+            trainer._logger_connector.update_train_step_metrics()
             raise Interrupted(signum, self.checkpoint, trainer.global_step)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
