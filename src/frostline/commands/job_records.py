@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frostline.commands.run_folder import claimed, write_facts
+from frostline.commands.run_folder import claimed, read_facts, write_facts
 from frostline.config.secret_values import hide
 from frostline.storage.atomic import write_text
 from frostline.storage.run_files import FACTS
 
-SWEEP = "sweep.yaml"
+WORDS = "sweep.yaml"  # the words of the sweep's command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,10 @@ def opened(new: Path, words: Sequence[str]) -> Iterator[tuple[Path, bool]]:
         ValueError: another sweep works in `new`.
     """
     text = "".join(f"- {json.dumps(hide(word), ensure_ascii=False)}\n" for word in words)
-    files = [new / SWEEP, *sorted(new.parent.glob(f"*/{SWEEP}"), key=lambda file: file.stat().st_mtime, reverse=True)]
+    files = [
+        new / WORDS,
+        *sorted(new.parent.glob(f"*/{WORDS}"), key=lambda file: file.stat().st_mtime, reverse=True),
+    ]
     with ExitStack() as held:
         for file in files:
             if file.is_file() and file.read_text(encoding="utf-8") == text:
@@ -55,7 +58,7 @@ def opened(new: Path, words: Sequence[str]) -> Iterator[tuple[Path, bool]]:
                 yield file.parent, True
                 return
         held.enter_context(claimed(new))
-        write_text(new / SWEEP, text)
+        write_text(new / WORDS, text)
         yield new, False
 
 
@@ -72,10 +75,7 @@ def record(folder: Path, *, swept: Sequence[str], message: str | None, seconds: 
 
 def job_in(folder: Path) -> JobRecord | None:
     """The record of the job in a folder; None where it has not come to an end."""
-    try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    facts = read_facts(folder)
     if "job" not in facts or not folder.name.isdecimal():
         return None
     swept, message, seconds = (facts["job"][name] for name in ("swept", "message", "seconds"))

@@ -12,6 +12,7 @@ from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, build_data
 from frostline.commands.trainer import device_options
+from frostline.commands.words import typed_keys
 from frostline.config.commands import PhaseConfig, stored_settings
 from frostline.config.model import OwnBackbone
 from frostline.config.secret_values import refuse_hidden
@@ -109,8 +110,7 @@ def _with_checkpoint(config: PhaseConfig, stored: Mapping[str, Any], overrides: 
         target[last] = source[last]
     refuse_hidden(merged, where=checkpoint)
     if not config.trust_checkpoint:
-        typed = [override.partition("=")[0].lstrip("+~") for override in overrides]
-        merged["data"] |= unobeyed(checkpoint, without_keys(merged, typed))
+        merged["data"] |= unobeyed(checkpoint, without_keys(merged, typed_keys(overrides)))
     merged["model"] = {**merged["model"], "weights": checkpoint}
     merged["device"] = settings["device"]
     return type(config).model_validate(merged)

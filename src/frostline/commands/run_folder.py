@@ -19,7 +19,16 @@ from frostline.config.commands import TrainConfig
 from frostline.config.paths import absolute
 from frostline.config.secret_values import hidden, hide
 from frostline.storage.atomic import write_text
-from frostline.storage.run_files import CHECKPOINTS, CONFIG, FACTS, LAST, METRICS, OVERRIDES, SWEEP, run_folder_of
+from frostline.storage.run_files import (
+    CHECKPOINTS,
+    CONFIG,
+    FACTS,
+    METRICS,
+    OVERRIDES,
+    SWEEP,
+    last_checkpoint,
+    run_folder_of,
+)
 
 LOCK = ".lock"
 
@@ -95,7 +104,7 @@ def continued(folder: Path, config: TrainConfig) -> TrainConfig:
     kept = sorted((folder / CHECKPOINTS).glob("*.ckpt"))
     if not kept or not config.fit or config.resume_from is not None:
         return config
-    last = folder / CHECKPOINTS / f"{LAST}.ckpt"
+    last = last_checkpoint(folder)
     restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
     if last in kept and any(count not in ("", "0") for count in restarts):
         log.info("The job was started again and goes on from %s", last)
@@ -117,10 +126,7 @@ def continued(folder: Path, config: TrainConfig) -> TrainConfig:
 
 def _finished(folder: Path) -> bool:
     """Whether the training in a run folder came to its end: its facts then hold its steps."""
-    try:
-        return "steps" in json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    return "steps" in read_facts(folder)
 
 
 def prepare(folder: Path, config: TrainConfig, overrides: Sequence[str]) -> None:
@@ -159,6 +165,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     settings = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of the run in a folder; empty where there are none, or none that can be read."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:

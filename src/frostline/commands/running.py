@@ -31,7 +31,7 @@ from frostline.commands.words import adapted, unswept
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig
 from frostline.config.guesses import GUESSES
-from frostline.config.paths import absolute
+from frostline.config.paths import CHECKPOINT_KEYS, absolute
 from frostline.config.validation import ConfigError, validate
 from frostline.storage.atomic import output_problem
 
@@ -152,7 +152,7 @@ def _show(composed: DictConfig, flags: argparse.Namespace) -> None:
 
 def _name_checkpoints(composed: DictConfig, config: CommandConfig) -> None:
     """A line for each checkpoint that was named by its folder; not on stdout, where a table may go."""
-    for key in ("resume_from", "init_from", "checkpoint"):
+    for key in CHECKPOINT_KEYS:
         taken, typed = getattr(config, key, None), composed.get(key)
         if taken is not None and typed is not None and taken != absolute(str(typed)) and global_rank() == 0:
             print(f"{key}: {taken}", file=sys.stderr)

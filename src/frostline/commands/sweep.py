@@ -12,7 +12,7 @@ from frostline.commands.failures import fail
 from frostline.commands.quoting import parsed
 from frostline.config.commands import CommandConfig, TrainConfig
 from frostline.config.section import Section
-from frostline.storage.run_files import CHECKPOINTS, LAST, OVERRIDES
+from frostline.storage.run_files import OVERRIDES, last_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def number_of_jobs(typed: Sequence[str]) -> int | None:
 
 def from_own_checkpoint(config: CommandConfig, folder: Path) -> CommandConfig:
     """The config of a job in the folder in which an earlier sweep of the same command began it."""
-    last = folder / CHECKPOINTS / "last.ckpt"
+    last = last_checkpoint(folder)
     return config.model_copy(update=_resumed_from(last)) if last.is_file() else config
 
 
@@ -93,7 +93,7 @@ def with_own_checkpoint(config: Section, job: Job | None) -> Section:
         if not jobs:
             fail([f"resume_from: `{source}` is no folder of a sweep. Name one, or a checkpoint."])
         for folder, overrides in jobs.items():
-            checkpoint = folder / CHECKPOINTS / f"{LAST}.ckpt"
+            checkpoint = last_checkpoint(folder)
             if set(job.swept) <= set(overrides) and checkpoint.is_file():
                 return config.model_copy(update=_resumed_from(checkpoint))
         seen.append(source)

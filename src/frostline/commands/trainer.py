@@ -31,7 +31,7 @@ from frostline.config.training import Device, OwnProfiler, OwnStrategy, TrainerS
 from frostline.data.datamodule import ImageDataModule
 from frostline.models.weights import LoadedWeights
 from frostline.resume import ChangedOptimizer, ExactResume, TimeLimit
-from frostline.storage.run_files import BEST, LAST
+from frostline.storage.run_files import BEST, CHECKPOINTS, last_checkpoint
 from frostline.tracking.applied_rates import AppliedRates
 from frostline.tracking.checkpoints import AtomicCheckpointIO, SaveOnInterrupt, checkpoint_callbacks
 from frostline.tracking.compile_cost import CompileCost
@@ -201,14 +201,13 @@ def monitored(config: TrainConfig, data: ImageDataModule) -> str | None:
 def _callbacks(config: TrainConfig, *, folder: Path, data: ImageDataModule, logs: bool) -> list[Callback]:
     options = config.callbacks
     monitor = monitored(config, data)
-    checkpoints = folder / "checkpoints"
     kept = checkpoint_callbacks(
-        checkpoints,
+        folder / CHECKPOINTS,
         monitor=monitor,
         every_n_steps=options.checkpoint_every_n_steps,
         within_epochs=config.trainer.val_check_interval is not None,
     )
-    callbacks: list[Callback] = [ExactResume(), SaveOnInterrupt(checkpoints / f"{LAST}.ckpt")]
+    callbacks: list[Callback] = [ExactResume(), SaveOnInterrupt(last_checkpoint(folder))]
     if config.trainer.enable_checkpointing:
         callbacks += kept.values()
     callbacks.append(Throughput())

@@ -56,5 +56,6 @@ def to_go_on_from(path: str) -> str:
 
 
 # A run folder stands for its checkpoint.
+CHECKPOINT_KEYS = ("resume_from", "init_from", "checkpoint")
 CheckpointText = Annotated[PathText, AfterValidator(_checkpoint(BEST, LAST))]
 ResumeText = Annotated[PathText, AfterValidator(to_go_on_from)]

@@ -11,6 +11,7 @@ from frostline.config.data import Data, Random
 from frostline.config.freeze import PolicyFile
 from frostline.config.model import Model
 from frostline.config.optimizer import SGD, Optimizer, Rprop
+from frostline.config.paths import CHECKPOINT_KEYS
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import MONITORED, Callbacks, CrossEntropy, Device, Loggers, Metrics, TrainerSection
 from frostline.nearest import suggest
@@ -40,7 +41,7 @@ def visible_gpus() -> int:
 
 
 def _files(sound: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("resume_from", "init_from", "checkpoint"):
+    for key in CHECKPOINT_KEYS:
         path = sound.get(key)
         if path is not None and not Path(path).exists():
             yield f"{key}: there is no file `{path}`."

@@ -26,6 +26,11 @@ def checkpoint_in(folder: Path, names: Sequence[str]) -> Path:
     raise ValueError(f"`{folder}` is a folder without {wanted}. Name a run folder or a checkpoint{runs}")
 
 
+def last_checkpoint(folder: Path) -> Path:
+    """Where a run writes the checkpoint to go on from, whether it is there or not."""
+    return folder / CHECKPOINTS / f"{LAST}.ckpt"
+
+
 def run_folder_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in; None where it lies elsewhere."""
     place = checkpoint.parent

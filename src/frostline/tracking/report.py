@@ -9,6 +9,7 @@ from torch import Tensor
 from frostline.data.datamodule import ImageDataModule
 from frostline.metrics import per_class
 from frostline.storage.names import printable_name
+from frostline.storage.run_files import last_checkpoint
 from frostline.tables import as_text, new_table
 
 # Names of the evaluation metrics as a table shows them, and whether they are shares.
@@ -53,7 +54,7 @@ def evaluation_text(facts: Mapping[str, Any]) -> str:
 
 def places_text(folder: Path, best: str) -> str:
     """The paths of a run's files."""
-    places = [("run folder", folder), ("best checkpoint", Path(best) if best else folder / "checkpoints/last.ckpt")]
+    places = [("run folder", folder), ("best checkpoint", Path(best) if best else last_checkpoint(folder))]
     places += [(name, folder / name) for name in ("metrics.csv", "facts.json", "config.yaml", "train.log")]
     return "\n".join(f"{name:<16} {path}" for name, path in places if path.exists())
 
