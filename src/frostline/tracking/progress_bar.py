@@ -113,32 +113,20 @@ class RunProgress(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         self.has_dataloader_changed(dataloader_idx)
-        where = [] if trainer.sanity_checking else [Part(epoch_text(trainer), EPOCH)]
-        self._evaluating("validation", batch, batch_idx, total=self.total_val_batches_current_dataloader, where=where)
-
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.has_dataloader_changed(dataloader_idx)
-        self._evaluating("test", batch, batch_idx, total=self.total_test_batches_current_dataloader, where=[])
-
-    def _evaluating(self, name: str, batch: Any, batch_idx: int, *, total: float, where: list[Part]) -> None:
         self._images += len(batch[-1])
-        done = batch_idx + 1
+        tests, done = trainer.testing, batch_idx + 1
+        total = self.total_test_batches_current_dataloader if tests else self.total_val_batches_current_dataloader
         if not self.line.is_due() and done != total:
             return
         passed = time.monotonic() - self._counted_from
-        parts = [*where, Part(name, DONE), Part(of_total(done, total), DONE)]
-        parts.append(Part(image_rate(self._image_rate(self.trainer.world_size) or 0.0), SPEED))
+        parts = [] if tests or trainer.sanity_checking else [Part(epoch_text(trainer), EPOCH)]
+        parts += [Part("test" if tests else "validation", DONE), Part(of_total(done, total), DONE)]
+        parts.append(Part(image_rate(self._image_rate(trainer.world_size) or 0.0), SPEED))
         if total < math.inf:
             parts.append(Part(f"{clock((total - done) * passed / done)} left", LEFT))
         self.line.show(*parts, at_once=done == total)
+
+    on_test_batch_end = on_validation_batch_end
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         self.line.clear()
