@@ -78,7 +78,8 @@ def stored_config(command: str, overrides: Sequence[str], *, sweeps: bool) -> St
 
     What is wrong with the checkpoint is found later, when all of it is read.
     """
-    named = next((found for text in overrides if (found := parsed(text)) and key_of(found) == "resume_from"), None)
+    read = {key_of(found): found for text in reversed(overrides) if (found := parsed(text))}
+    named, trusted = read.get("resume_from"), read.get("trust_checkpoint")
     if command != "train" or named is None or named.is_sweep_override() or not isinstance(named.value(), str):
         return None
     try:
@@ -90,7 +91,7 @@ def stored_config(command: str, overrides: Sequence[str], *, sweeps: bool) -> St
     settings = {key: _literal(value) for key, value in settings.items() if value is not None}
     groups = {key: settings.pop(key) for key in TrainConfig.groups() if isinstance(settings.get(key), dict)}
     keys = {key: value for key, value in settings.items() if key not in OF_THE_COMMAND}
-    if not any(text == "trust_checkpoint=true" for text in overrides):
+    if trusted is None or trusted.value() is not True:
         _leave_out(groups, checkpoint)
     folder = None if sweeps else run_folder_of(checkpoint)
     return StoredConfig(
