@@ -17,7 +17,7 @@ from frostline.config.optimizer import Optimizer, Scheduler
 from frostline.config.paths import CheckpointText, PathText, ResumeText
 from frostline.config.section import FILE, FOLDER, OwnClass, Section
 from frostline.config.speed import Cache, Speed
-from frostline.config.training import PRECISION, Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
+from frostline.config.training import Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
 from frostline.prefix.engine_names import LoadedEngineName
 
 
@@ -173,7 +173,9 @@ class EvaluateConfig(CommandConfig):
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
     split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
     batch_size: Count | None = Field(default=None, description="images per batch; null: as in training")
-    precision: Precision = Field(default="auto", description=PRECISION)
+    precision: Precision = Field(
+        default="auto", description="number format; `auto` is that of the training, where the device has it"
+    )
     engine: LoadedEngineName = Field(default="auto", description=ENGINE)
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="JSON file for the results; null: the terminal only"
