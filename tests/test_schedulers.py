@@ -67,6 +67,11 @@ def test_cosine_after_a_warm_up_takes_the_rest_of_the_run() -> None:
     assert seen[10] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_step_falls_after_each_third_of_the_run_without_a_step_size() -> None:
+    assert rates(step(), steps=9) == close([0.1] * 3 + [0.01] * 3 + [0.001] * 3 + [0.0001])
+    assert rates(step(gamma=0.5), steps=4) == close([0.1] * 2 + [0.05] * 2 + [0.025])
+
+
 def test_step_falls_every_step_size_epochs() -> None:
     assert rates(step(step_size=1, gamma=0.1)) == close([0.1] * 5 + [0.01] * 5 + [0.001])
     assert rates(step(step_size=2, gamma=0.5), steps=12, epoch=3) == close([0.1] * 6 + [0.05] * 6 + [0.025])

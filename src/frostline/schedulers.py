@@ -42,14 +42,20 @@ def cosine(*, warmup: float = 0.0, min_factor: float = 0.0) -> SchedulerBuilder:
     return build
 
 
-def step(*, step_size: int, gamma: float = 0.1, warmup: float = 0.0) -> SchedulerBuilder:
-    """The learning rate times `gamma` every `step_size` epochs, counted from the run's start."""
+def step(*, step_size: int | None = None, gamma: float = 0.1, warmup: float = 0.0) -> SchedulerBuilder:
+    """The learning rate times `gamma` every `step_size` epochs, counted from the run's start.
+
+    Without a `step_size`, after each third of the run, as He et al. (2015) trained residual networks.
+    """
     _check("warmup", warmup, 0 <= warmup < 1)
-    _check("step_size", step_size, step_size >= 1)
+    _check("step_size", step_size or 1, step_size is None or step_size >= 1)
     _check("gamma", gamma, 0 < gamma <= 1)
-    return lambda optimizer, steps, epoch: LambdaLR(
-        optimizer, lambda now: _rise(now, round(warmup * steps)) * gamma ** (now // (step_size * epoch))
-    )
+
+    def build(optimizer: Optimizer, steps: int, epoch: int) -> LRScheduler:
+        size = -(-steps // 3) if step_size is None else step_size * epoch
+        return LambdaLR(optimizer, lambda now: _rise(now, round(warmup * steps)) * gamma ** (now // size))
+
+    return build
 
 
 def onecycle(

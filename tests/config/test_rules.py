@@ -196,6 +196,13 @@ def test_rprops_steps_have_an_order() -> None:
     assert broken(rprop) == ["optimizer.step_sizes: the smallest step must lie below the largest."]
 
 
+def test_a_step_size_at_which_the_rate_never_falls_is_refused() -> None:
+    step = settings("scheduler=step", "scheduler.step_size=4", "trainer.max_epochs=4")
+    [problem] = broken(step)
+    assert problem.startswith("scheduler.step_size: 4 epochs, but the run has 4 (trainer.max_epochs)")
+    assert broken(step, scheduler={"step_size": 3}) == broken(step, scheduler={"step_size": None}) == []
+
+
 def test_soft_labels_have_no_class_weights() -> None:
     [problem] = broken(settings("data=random", "loss.class_weights=balanced"))
     assert problem.startswith("loss.class_weights: the random source has soft labels")

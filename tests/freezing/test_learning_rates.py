@@ -105,8 +105,13 @@ def test_the_rate_of_a_step_is_scheduler_times_factor_times_warmup(name):
 def factors(network: Any, groups: Any, resolved: Any, position: Any) -> list[float]:
     """The factor of each parameter group in a phase at a step."""
     optimizer = SGD([dict(group) for group in groups], lr=1.0)
+    warmups = [phase.warmup_steps for phase in resolved.phases]
     return PhaseLRMultiplier(
-        optimizer=optimizer, network=network, resolved=resolved, position=lambda: position
+        optimizer=optimizer,
+        network=network,
+        resolved=resolved,
+        position=lambda: position,
+        warmup_steps=warmups.__getitem__,
     ).factors()
 
 
@@ -115,7 +120,13 @@ def halved(optimizer: Any) -> PhaseLRMultiplier:
     network = torch.nn.Module()
     network.weight = optimizer.param_groups[0]["params"][0]
     resolved = FreezePolicy.from_dict({"train": ["all"], "lr": {"all": 0.5}}).resolve(network)
-    return PhaseLRMultiplier(optimizer=optimizer, network=network, resolved=resolved, position=lambda: (0, [(0, 0)], 0))
+    return PhaseLRMultiplier(
+        optimizer=optimizer,
+        network=network,
+        resolved=resolved,
+        position=lambda: (0, [(0, 0)], 0),
+        warmup_steps=lambda index: 0,
+    )
 
 
 def test_warmup_rises_to_one():

@@ -101,7 +101,7 @@ def test_a_phase_whose_end_cannot_be_known_is_refused(until, settings, message):
 
 
 def test_a_policy_longer_than_the_run_warns_and_leaves_its_length():
-    message = r"phase `all` would begin after 16 steps, but the run has 12 \(4 per epoch\), so it never"
+    message = r"phase `all` would begin after 16 steps, but the run has 12, so it never"
     with pytest.warns(UserWarning, match=message):
         schedule = fit(phases(until={"epochs": 2}), max_epochs=3)
     assert starts(schedule) == [("head", 0, 0), ("middle", 8, 2)]
@@ -165,15 +165,19 @@ def test_after_a_metric_phase_only_the_latest_step_is_known():
     waiting = {"metric": "val/loss", "mode": "min", "patience": 1, "max_epochs": 3}
     spans = timeline(policy(waiting, {"steps": 5}), steps_per_epoch=10, total_steps=100)
     assert [(span.start, span.latest) for span in spans] == [(0, False), (30, True), (35, True)]
-    assert (
-        "at the latest after 30 steps, but the run has 30"
-        in schedule_warnings(policy(waiting), steps_per_epoch=10, total_steps=30)[0]
-    )
+    short = timeline(policy(waiting), steps_per_epoch=10, total_steps=30)
+    [message] = schedule_warnings(short, total_steps=30)
+    assert "at the latest after 30 steps, but the run has 30, so it may never begin" in message
+    assert schedule_warnings(short, total_steps=30, sure=True) == []
+    begun = timeline(policy(waiting, {"steps": 5}), steps_per_epoch=10, total_steps=30, starts=[0, 12])
+    assert [(span.start, span.end, span.latest) for span in begun] == [(0, 30, False), (12, 17, False), (17, 30, False)]
 
 
-def test_a_policy_that_fits_says_nothing():
-    assert schedule_warnings(policy({"epochs": 1}), steps_per_epoch=10, total_steps=11) == []
-    assert len(schedule_warnings(policy({"epochs": 1}), steps_per_epoch=10, total_steps=10)) == 1
+@pytest.mark.parametrize("until", [{"epochs": 1}, {"steps": 10}, {"fraction": 0.5}], ids=str)
+def test_a_policy_that_fits_says_nothing(until):
+    for total, found in ((11, 0), (1, 1) if "fraction" in until else (10, 1)):
+        spans = timeline(policy(until), steps_per_epoch=10, total_steps=total)
+        assert len(schedule_warnings(spans, total_steps=total, sure=True)) == found
 
 
 def test_a_share_of_the_run_is_at_least_one_step():
@@ -192,30 +196,36 @@ def test_an_evaluation_counts_once_per_step():
 
 
 @pytest.mark.parametrize(
-    ("until", "warmups", "messages"),
+    ("until", "warmups", "steps"),
     [
-        ({"steps": 8}, (8, 32), []),
-        ({"steps": 8}, (9, 0), ["`p0` lasts 8 steps, fewer than its warmup_steps=9: .* reach 89% of"]),
-        ({"steps": 8}, (0, 33), ["`last` lasts 32 steps, fewer than its warmup_steps=33: .* reach 97% of"]),
-        (
-            {"fraction": 0.2},
-            (20, 64),
-            ["`p0` lasts 8 steps, .* reach 40% of", "`last` lasts 32 steps, .* reach 50% of"],
-        ),
-        (
-            {"metric": "m", "mode": "min", "patience": 1, "max_epochs": 2},
-            (40, 0),
-            ["`p0` lasts 20 steps at most, .* reach 50% of"],
-        ),
-        ({"steps": 40}, (0, 5), []),  # it never begins, which `schedule_warnings` says
+        ({"steps": 8}, (8, 32), (8, 32)),
+        ({"steps": 8}, (9, 0), (8, 0)),
+        ({"steps": 8}, (0, 33), (0, 32)),
+        ({"fraction": 0.2}, (20, 64), (8, 32)),
+        ({"metric": "m", "mode": "min", "patience": 1, "max_epochs": 2}, (40, 0), (20, 0)),
+        ({"steps": 40}, (0, 5), (0, 5)),  # it never begins, which `schedule_warnings` says
     ],
     ids=str,
 )
-def test_a_warm_up_that_is_longer_than_its_phase_is_reported(until, warmups, messages):
+def test_a_warm_up_is_no_longer_than_its_phase(until, warmups, steps):
     plain = policy(until).to_dict()
-    for phase, steps in zip(plain["phases"], warmups, strict=True):
-        phase["warmup_steps"] = steps
-    found = warmup_warnings(FreezePolicy.from_dict(plain), steps_per_epoch=10, total_steps=40)
-    assert len(found) == len(messages)
-    for message, pattern in zip(found, messages, strict=True):
-        assert re.search(pattern, message)
+    for phase, given in zip(plain["phases"], warmups, strict=True):
+        phase["warmup_steps"] = given
+    spans = timeline(FreezePolicy.from_dict(plain), steps_per_epoch=10, total_steps=40)
+    assert tuple(span.warmup_steps for span in spans) == steps
+    shortened = [(name, now, was) for name, now, was in zip(("p0", "last"), steps, warmups, strict=True) if now < was]
+    assert warmup_warnings(spans) == [
+        f"Phase `{name}` warms up in {now} steps instead of warmup_steps={was}: it lasts no longer."
+        for name, now, was in shortened
+    ]
+
+
+def test_a_run_that_ends_before_a_phase_says_so(caplog):
+    """Early stopping ends it in the first phase."""
+    stopping = EarlyStopping("val/loss", patience=1)
+    module = Validates(lambda step: 1.0)
+    fit(phases(until={"epochs": 3}), module=module, callbacks=[stopping], max_epochs=9)
+    assert "The run ended after 8 steps in phase `head`; never begun: `middle`, `all`." in caplog.messages
+    caplog.clear()
+    fit(phases(until={"epochs": 1}))
+    assert not [message for message in caplog.messages if "never begun" in message]

@@ -1,5 +1,6 @@
 """frostline plan: what a run with the same overrides would train when, without training."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,14 +9,15 @@ from lightning import seed_everything
 from frostline.commands.build import build_classifier, build_data
 from frostline.commands.failures import explained
 from frostline.commands.quoting import override_text, shell_text
+from frostline.commands.run_length import refuse_unreached_phases, run_length
 from frostline.commands.run_log import quiet_libraries
 from frostline.config.commands import PlanConfig
 from frostline.config.model import OwnBackbone
-from frostline.data.datamodule import limited
-from frostline.freezing.phase_clock import warmup_warnings
+from frostline.freezing.phase_clock import schedule_warnings, timeline, warmup_warnings
 from frostline.freezing.policy import write_policy
 from frostline.storage.atomic import atomically
-from frostline.tracking.plan import draw_plan, plan, plan_table
+from frostline.tracking.plan import draw_plan, plan, plan_table, rates_table
+from frostline.tracking.planned_rates import planned_rates
 
 
 @explained
@@ -27,24 +29,31 @@ def run(config: PlanConfig) -> None:
     # Which weights a policy freezes does not change what it costs.
     random = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
     classifier, _ = build_classifier(random, data)
-    trainer = config.trainer
-    limit = int(trainer.fast_dev_run) or trainer.overfit_batches or trainer.limit_train_batches
-    steps_per_epoch = -(-limited(data.batches_per_epoch, limit) // trainer.accumulate_grad_batches)
-    epochs = 1 if trainer.fast_dev_run else trainer.max_epochs
-    total_steps = min(steps_per_epoch * epochs, trainer.max_steps or 2**62)
+    refuse_unreached_phases(classifier, config.trainer, data)
+    total_steps, steps_per_epoch = run_length(config.trainer, data)
+    optimizer = classifier.build_optimizer()
+    scheduler = classifier.training_options.scheduler(optimizer, total_steps, steps_per_epoch)
+    resolved = classifier.resolved
     planned = plan(
         classifier.network,
-        classifier.resolved,
+        resolved,
         images=torch.rand(2, 3, data.image_size, data.image_size),
-        lr=float(classifier.build_optimizer().param_groups[0]["lr"]),
+        rates=partial(
+            planned_rates,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            network=classifier.network,
+            resolved=resolved,
+            total_steps=total_steps,
+        ),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
-    long = warmup_warnings(classifier.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-    for warning in (*classifier.resolved.warnings, *long):
+    spans = timeline(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    for warning in (*resolved.warnings, *schedule_warnings(spans, total_steps=total_steps), *warmup_warnings(spans)):
         print(warning)
-    print(plan_table(planned))
-    print(f"\n{total_steps} optimizer steps, {steps_per_epoch} an epoch; learning rates before the scheduler's factor")
+    print(f"{plan_table(planned)}\n\nlearning rates, warm-up and schedule included:\n{rates_table(planned)}\n")
+    print(f"{total_steps} optimizer steps, {steps_per_epoch} an epoch")
     if config.output is not None:
         network = "own network" if isinstance(config.model, OwnBackbone) else config.model.name
         draw_plan(planned, Path(config.output), title=f"{network}, freeze={config.freeze.name}")

@@ -135,6 +135,7 @@ def train(folder: Path, config: TrainConfig) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     from frostline.commands.build import build_classifier, build_data
+    from frostline.commands.run_length import refuse_unreached_phases
     from frostline.commands.trainer import build_trainer
 
     quiet_libraries()
@@ -149,6 +150,8 @@ def train(folder: Path, config: TrainConfig) -> None:
     splits = (("train", "val") if config.fit else ()) + (("test",) if config.test else ())
     rank_zero_only(data.check_images)(splits)  # before the work
     classifier, weights = build_classifier(config, data)
+    if config.fit:
+        refuse_unreached_phases(classifier, config.trainer, data)
     trainer = build_trainer(config, folder=folder, data=data, weights=weights)
     if config.fit:
         with resuming.restored(trainer, config.resume_from):

@@ -186,7 +186,9 @@ class Step(SchedulerSection):
     """The learning rate falls by a factor every few epochs."""
 
     name: Literal["step"] = Field(description="the scheduler's name")
-    step_size: int = Field(default=10, ge=1, description="epochs between two falls")
+    step_size: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="epochs between two falls; null: a third of the run"
+    )
     gamma: float = Field(default=0.1, gt=0, le=1, description="factor of each fall")
 
 

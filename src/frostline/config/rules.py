@@ -10,7 +10,7 @@ from frostline.config.augment import Augment, OwnAugment
 from frostline.config.data import Data, Random
 from frostline.config.freeze import PolicyFile
 from frostline.config.model import Model
-from frostline.config.optimizer import SGD, Optimizer, Rprop
+from frostline.config.optimizer import SGD, Optimizer, Rprop, Step
 from frostline.config.paths import CHECKPOINT_KEYS
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import MONITORED, Callbacks, CrossEntropy, Device, Loggers, Metrics, TrainerSection
@@ -158,6 +158,7 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
             yield "optimizer.exclude_from_decay: optimizer.weight_decay is 0, so there is nothing to leave out."
     if isinstance(optimizer, Rprop) and optimizer.step_sizes[0] >= optimizer.step_sizes[1]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."
+    yield from _falls(sound)
     trainer: TrainerSection | None = sound.get("trainer")
     if trainer is not None:
         yield from _trainer(trainer)
@@ -192,6 +193,18 @@ def _trainer(trainer: TrainerSection) -> Iterator[str]:
     limits = (trainer.limit_train_batches, trainer.limit_val_batches)
     if trainer.overfit_batches is not None and limits != (None, None):
         yield "trainer.overfit_batches: sets limit_train_batches and limit_val_batches. Leave it or those out."
+
+
+def _falls(sound: Mapping[str, Any]) -> Iterator[str]:
+    scheduler, trainer = sound.get("scheduler"), sound.get("trainer")
+    if not isinstance(scheduler, Step) or trainer is None or sound.get("resume_from") is not None:
+        return
+    size, epochs = scheduler.step_size, trainer.max_epochs
+    if size is not None and isinstance(epochs, int) and size >= epochs and scheduler.gamma < 1:
+        yield (
+            f"scheduler.step_size: {size} epochs, but the run has {epochs} (trainer.max_epochs), so the learning rate "
+            "would never fall. Use fewer, or leave it out: then it falls after each third of the run."
+        )
 
 
 def _speed(sound: Mapping[str, Any]) -> Iterator[str]:

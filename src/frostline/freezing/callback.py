@@ -114,7 +114,8 @@ class FreezingSchedule(pl.Callback):
 
     def applied_rates(self) -> list[float]:
         """The learning rate at which each parameter group trains in this step; 0 for a frozen one."""
-        return [max(rates.values(), default=0.0) for rates in self._rates()]
+        assert self._multiplier is not None, "known from on_fit_start on"
+        return self._multiplier.group_rates()
 
     # Before the strategy wraps the module.
 
@@ -185,6 +186,7 @@ class FreezingSchedule(pl.Callback):
             network=self.network,
             resolved=self.resolved,
             position=lambda: (self._clock.state.index, self._clock.starts(trainer), trainer.global_step),
+            warmup_steps=lambda index: self._clock.warmup_steps(trainer, index),
         )
         self._silenced = internals.silence_eval_warning(pl_module, frozen=len(self.phase.eval_modules))
         internals.average_exactly(trainer)
@@ -276,12 +278,9 @@ class FreezingSchedule(pl.Callback):
             self._multiplier.remove()
             self._multiplier = None
 
-    def _rates(self) -> list[dict[str, float]]:
+    def _learning_rates(self) -> dict[str, float]:
         assert self._multiplier is not None, "known from on_fit_start on"
         return self._multiplier.rates()
-
-    def _learning_rates(self) -> dict[str, float]:
-        return {name: rate for rates in self._rates() for name, rate in rates.items()}
 
     def _log_phase(self, trainer: "pl.Trainer", *, reason: str) -> dict[str, Any]:
         return log_phase(
@@ -300,6 +299,8 @@ class FreezingSchedule(pl.Callback):
         """After every callback's `on_train_end`, in which averages replace weights; `again` at a later hook."""
         if self._clock.has_begun:
             self._compare(trainer, reason=END, record=not again)
+        if not again:
+            self._clock.end_fit(trainer)
 
     def _compare(self, trainer: "pl.Trainer", *, reason: str, record: bool = True) -> None:
         checks.check_unchanged(trainer, self.phase, self._changed(trainer, reason, record), reason=reason)

@@ -29,6 +29,7 @@ class PhaseLRMultiplier:
 
     Args:
         position: the current phase's index, step and epoch at which each phase so far began, optimizer steps done.
+        warmup_steps: a phase's index -> optimizer steps of its warm-up; see `phase_clock.Span`.
 
     Raises:
         ValueError: parameters of one group train at different rates in some phase, but a group has one.
@@ -41,11 +42,14 @@ class PhaseLRMultiplier:
         network: nn.Module,
         resolved: ResolvedPolicy,
         position: Callable[[], tuple[int, Sequence[tuple[int, int]], int]],
+        warmup_steps: Callable[[int], int],
     ) -> None:
-        self._optimizer, self._resolved, self._position = optimizer, resolved, position
+        self._optimizer, self._resolved = optimizer, resolved
+        self._position, self._warmup_steps = position, warmup_steps
         names = {id(parameter): name for name, parameter in bare(network).named_parameters()}
         groups = optimizer.param_groups
         self._names = [[names[id(entry)] for entry in group["params"] if id(entry) in names] for group in groups]
+        self._trains = [[not phase.trainable.isdisjoint(group) for group in self._names] for phase in resolved.phases]
         self._table = [[self._factor(phase, group) for group in self._names] for phase in resolved.phases]
         self._own: list[Any] | None = None
         self._handles = [
@@ -60,17 +64,23 @@ class PhaseLRMultiplier:
         factors = []
         for factor, since in self._table[index]:
             if since >= 0:
-                factor *= warmup_factor(step - starts[since][0], self._resolved.phases[since].warmup_steps)
+                factor *= warmup_factor(step - starts[since][0], self._warmup_steps(since))
             factors.append(factor)
         return factors
 
-    def rates(self) -> list[dict[str, float]]:
-        """For each parameter group: trainable parameter -> the learning rate at which it trains in this step."""
+    def group_rates(self) -> list[float]:
+        """The learning rate at which each parameter group trains in this step; 0 where nothing of it trains."""
         # The scheduler's own rates, also while the factors are multiplied in.
         scheduled = self._own or [group["lr"] for group in self._optimizer.param_groups]
+        trains = self._trains[self._position()[0]]
+        groups = zip(scheduled, self.factors(), trains, strict=True)
+        return [float(lr) * factor if training else 0.0 for lr, factor, training in groups]
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate at which each trainable parameter trains in this step."""
         trainable = self._resolved.phases[self._position()[0]].trainable
-        groups = zip(self._names, scheduled, self.factors(), strict=True)
-        return [{name: float(lr) * factor for name in names if name in trainable} for names, lr, factor in groups]
+        groups = zip(self._names, self.group_rates(), strict=True)
+        return {name: rate for names, rate in groups for name in names if name in trainable}
 
     def restore(self) -> None:
         """Write the scheduler's own rates back."""

@@ -6,6 +6,7 @@ parameters that are unfrozen later are not reduced: without an error or a warnin
 
 import copy
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -111,7 +112,10 @@ def reduced_metric(trainer: "pl.Trainer", name: str, *, phase: str) -> float:
 
 
 def steps_per_epoch(trainer: "pl.Trainer") -> int:
-    """Optimizer steps in a training epoch, the last of which may have fewer batches."""
+    """Optimizer steps in a training epoch, the last of which may have fewer batches; `sys.maxsize` for a loader without
+    a length."""
+    if not math.isfinite(trainer.num_training_batches):
+        return sys.maxsize
     return max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
 
 

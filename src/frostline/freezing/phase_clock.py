@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -138,11 +138,11 @@ class PhaseClock:
             raise ValueError("policy: a phase waits for a metric, but this run has no validation that could log one.")
         steps = trainer.estimated_stepping_batches
         if steps != float("inf"):
-            per_epoch, start = internals.steps_per_epoch(trainer), self.starts(trainer)[0][0]
-            run = {"steps_per_epoch": per_epoch, "total_steps": int(steps), "start": start}
-            for message in schedule_warnings(self.policy, **run):
+            spans = self._timeline(trainer)
+            for message in schedule_warnings(spans, total_steps=int(steps)):
+                # No error: this fit may be followed by a longer one, or be resumed.
                 warnings.warn(message, stacklevel=3)
-            for message in warmup_warnings(self.policy, **run):
+            for message in warmup_warnings(spans):
                 if trainer.is_global_zero:
                     log.warning("%s", message)
         if self._validation_left:
@@ -155,12 +155,31 @@ class PhaseClock:
         epoch = trainer.current_epoch + epochs_ahead
         return self.state.due(until, step=trainer.global_step, epoch=epoch, total_steps=total_steps)
 
+    def end_fit(self, trainer: "pl.Trainer") -> None:
+        """Report the phases that never began: the run was too short, or stopped early."""
+        missing = [f"`{phase.name}`" for phase in self.policy.phases[self.state.index + 1 :]]
+        if self.has_begun and missing and trainer.is_global_zero:
+            log.warning(
+                "The run ended after %d steps in phase `%s`; never begun: %s.",
+                trainer.global_step,
+                self.phase.name,
+                ", ".join(missing),
+            )
+
     def latest_end(self, trainer: "pl.Trainer") -> int:
         """The optimizer step at which the current phase ends, at the latest; `sys.maxsize` where the run has no end."""
-        total, starts = int(min(trainer.estimated_stepping_batches, sys.maxsize)), self.starts(trainer)
+        span = self._timeline(trainer)[self.state.index]
+        return min(span.end, int(min(trainer.estimated_stepping_batches, sys.maxsize)))
+
+    def warmup_steps(self, trainer: "pl.Trainer", index: int) -> int:
+        """Optimizer steps of the warm-up of a phase that has begun; see `Span.warmup_steps`."""
+        return self._timeline(trainer)[index].warmup_steps if self.policy.phases[index].warmup_steps else 0
+
+    def _timeline(self, trainer: "pl.Trainer") -> list["Span"]:
+        total = int(min(trainer.estimated_stepping_batches, sys.maxsize))
         per_epoch = internals.steps_per_epoch(trainer)
-        span = timeline(self.policy, steps_per_epoch=per_epoch, total_steps=total, start=starts[0][0])[self.state.index]
-        return min(total, starts[self.state.index][0] + span.end - span.start)
+        starts = [step for step, _ in self.starts(trainer)]
+        return timeline(self.policy, steps_per_epoch=per_epoch, total_steps=total, starts=starts)
 
     def advance(self, trainer: "pl.Trainer") -> str:
         """Enter the first phase, or all next ones that are due; the reason."""
@@ -195,60 +214,72 @@ class PhaseClock:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A phase's optimizer steps in a run, up to `end`; at the `latest`, if an earlier phase waits for a metric."""
+    """A phase's optimizer steps in a run, up to `end`; at the `latest`, if an earlier phase waits for a metric.
+
+    warmup_steps: of the phase, but no more than it has steps, so that its rates reach their full value in it.
+    """
 
     phase: Phase
     start: int
     end: int
     latest: bool
+    warmup_steps: int
 
 
-def timeline(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[Span]:
-    """When each phase begins, as far as it can be known before the run. One due at `total_steps` or later never begins.
+def timeline(
+    policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, starts: Sequence[int] = (0,)
+) -> list[Span]:
+    """When each phase begins, as far as it can be known. One due at `total_steps` or later never begins.
 
     Args:
-        start: the step at which the first phase begins; fractions are of the steps from there on.
+        starts: the step at which each phase so far began; fractions are of the steps from the first one on.
     """
-    spans, step, latest = [], start, False
-    for phase in policy.phases:
+    spans: list[Span] = []
+    step, latest = starts[0], False
+    for index, phase in enumerate(policy.phases):
+        if index < len(starts):
+            step, latest = starts[index], False
         until, end = phase.until, total_steps
         epochs = until and (until.epochs or until.max_epochs)
         if until is not None and until.steps is not None:
             end = step + until.steps
         elif until is not None and until.fraction is not None:
-            end = step + fraction_steps(until.fraction, total_steps - start)
+            end = step + fraction_steps(until.fraction, total_steps - starts[0])
         elif epochs:
             end = (step // steps_per_epoch + epochs) * steps_per_epoch
-        spans.append(Span(phase=phase, start=step, end=end, latest=latest))
+        steps = min(end, total_steps) - step
+        warmup_steps = min(phase.warmup_steps, steps) if steps > 0 else phase.warmup_steps
+        spans.append(Span(phase=phase, start=step, end=end, latest=latest, warmup_steps=warmup_steps))
         step, latest = end, latest or (until is not None and until.metric is not None)
     return spans
 
 
-def schedule_warnings(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[str]:
-    """A message for each phase that begins after the end of the run, or of the part of it from `start` on."""
+def schedule_warnings(spans: Sequence[Span], *, total_steps: int, sure: bool = False) -> list[str]:
+    """A message for each phase that begins after the end of the run.
+
+    Args:
+        sure: only for those that never begin; without, also for those that may begin if a metric stops improving.
+    """
     found = []
-    for span in timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps, start=start):
-        if span.start >= total_steps:
+    for span in spans:
+        if span.start >= total_steps and not (sure and span.latest):
             begins, end = ("at the latest after", "may never begin") if span.latest else ("after", "never begins")
             found.append(
                 f"The policy does not fit the run: phase `{span.phase.name}` would begin {begins} {span.start} steps, "
-                f"but the run has {total_steps} ({steps_per_epoch} per epoch), so it {end}; max_epochs stays as it is."
+                f"but the run has {total_steps}, so it {end}. Train longer, shorten the phases before it, or give them "
+                "`until: {fraction: …}`, which scales with the run."
             )
     return found
 
 
-def warmup_warnings(policy: FreezePolicy, *, steps_per_epoch: int, total_steps: int, start: int = 0) -> list[str]:
-    """A message for each phase that is shorter than its warm-up."""
-    found = []
-    for span in timeline(policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps, start=start):
-        phase, steps = span.phase, min(span.end, total_steps) - span.start
-        if 0 < steps < phase.warmup_steps:
-            most = " at most" if phase.until is not None and phase.until.metric is not None else ""
-            found.append(
-                f"Phase `{phase.name}` lasts {steps} steps{most}, fewer than its warmup_steps={phase.warmup_steps}: in "
-                f"it, newly unfrozen parameters reach {steps / phase.warmup_steps:.0%} of their learning rate."
-            )
-    return found
+def warmup_warnings(spans: Sequence[Span]) -> list[str]:
+    """A message for each phase whose warm-up is shortened to fit into it; none for those that never begin."""
+    return [
+        f"Phase `{span.phase.name}` warms up in {span.warmup_steps} steps instead of warmup_steps="
+        f"{span.phase.warmup_steps}: it lasts no longer."
+        for span in spans
+        if span.warmup_steps < span.phase.warmup_steps
+    ]
 
 
 def fraction_steps(fraction: float, total_steps: float) -> int:
