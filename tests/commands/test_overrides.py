@@ -232,7 +232,8 @@ def test_every_value_of_a_sweep_is_checked() -> None:
     [problem] = problems("freeze=backbone,nune")
     assert problem.startswith("freeze=nune: unknown option. Did you mean freeze=none?")
     assert problems("freeze=backbone,none", "trainer.max_epochs=1,0,2") == [
-        "trainer.max_epochs: must be integer ≥ 1, not `0` (passes over the training images)."
+        "trainer.max_epochs: must be integer ≥ 1 or auto, not `0` (passes over the training images; auto: enough for "
+        "the number of images)."
     ]
     assert problems("freeze=backbone,none", "seed=0,1,2", "optimizer.lr=interval(0.01,0.1)") == []
 
@@ -260,7 +261,7 @@ def test_a_mistake_inside_an_own_file_is_found(tmp_path: Path) -> None:
     found = problems("experiment=mine", config_dir=written(tmp_path, experiment__mine=experiment))
     assert found == [
         "optimzer: unknown key. Did you mean optimizer?",
-        "trainer.max_epoch: unknown key. Did you mean trainer.max_epochs (integer ≥ 1, default 4)?",
+        "trainer.max_epoch: unknown key. Did you mean trainer.max_epochs (integer ≥ 1 or auto, default 4)?",
     ]
 
 

@@ -15,7 +15,7 @@ CONFIG = config("speed.allocator=false")
 
 
 def ending(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> object:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(train, "train", fails)

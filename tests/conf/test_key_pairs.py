@@ -20,6 +20,7 @@ from tests.configs import config
 from frostline.commands import train
 from frostline.commands.arguments import with_keys
 from frostline.commands.config_files import group_options
+from frostline.commands.defaults import without_auto
 from frostline.commands.failures import USER_MISTAKES
 from frostline.commands.help import default_config
 from frostline.commands.overrides import Invocation, problems_of
@@ -150,6 +151,7 @@ def outcome(overrides: Sequence[str], folder: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            chosen = without_auto(chosen).config
             train.train(run, chosen)
         except (*USER_MISTAKES, MisconfigurationException) as error:
             return with_keys(str(error)) or "no message"

@@ -50,14 +50,14 @@ def problems(config: dict[str, Any], **values: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("optimizer__lr", "0.1", "optimizer.lr: must be float > 0, not `0.1`"),
-        ("optimizer__lr", 0.0, "optimizer.lr: must be float > 0, not `0.0`"),
-        ("optimizer__lr", float("inf"), "optimizer.lr: must be a finite float > 0, not `inf`"),
-        ("optimizer__lr", float("nan"), "optimizer.lr: must be a finite float > 0, not `nan`"),
-        ("optimizer__lr", True, "optimizer.lr: must be float > 0, not `true`"),
+        ("optimizer__lr", "0.1", "optimizer.lr: must be float > 0 or auto, not `0.1`"),
+        ("optimizer__lr", 0.0, "optimizer.lr: must be float > 0 or auto, not `0.0`"),
+        ("optimizer__lr", float("inf"), "optimizer.lr: must be a finite float > 0 or auto, not `inf`"),
+        ("optimizer__lr", float("nan"), "optimizer.lr: must be a finite float > 0 or auto, not `nan`"),
+        ("optimizer__lr", True, "optimizer.lr: must be float > 0 or auto, not `true`"),
         ("optimizer__nesterov", 1, "optimizer.nesterov: must be true or false, not `1`"),
-        ("trainer__max_epochs", 1.5, "trainer.max_epochs: must be integer ≥ 1, not `1.5`"),
-        ("trainer__max_epochs", None, "trainer.max_epochs: must be integer ≥ 1, not `null`"),
+        ("trainer__max_epochs", 1.5, "trainer.max_epochs: must be integer ≥ 1 or auto, not `1.5`"),
+        ("trainer__max_epochs", None, "trainer.max_epochs: must be integer ≥ 1 or auto, not `null`"),
         ("trainer__max_steps", -1, "trainer.max_steps: must be integer ≥ 1 or null, not `-1`"),
         ("trainer__precision", "16", "trainer.precision: must be one of auto, 32-true, bf16-mixed, 16-mixed, not `16`"),
         ("seed", -1, "seed: must be integer ≥ 0 and < 4294967296, not `-1`"),
@@ -124,7 +124,8 @@ def test_an_integer_is_a_float(composed: dict[str, Any]) -> None:
 
 def test_a_message_carries_the_keys_help_text(composed: dict[str, Any]) -> None:
     assert problems(composed, data__batch_size=0) == [
-        "data.batch_size: must be integer ≥ 1, not `0` (images in one batch over all devices together)."
+        "data.batch_size: must be integer ≥ 1 or auto, not `0` (images in one batch over all devices together; auto: "
+        "32, or fewer where there are few images)."
     ]
 
 

@@ -35,7 +35,7 @@ MEANING = {
 
 
 def test_every_preset_is_here_and_in_the_schema():
-    assert set(PRESETS) == set(FREEZE) == {*MEANING, "file"}
+    assert set(PRESETS) == set(FREEZE) == {*MEANING, "auto", "file"}
     assert all(values["name"] == name for name, values in PRESETS.items())
 
 

@@ -33,6 +33,11 @@ class Tiny(nn.Module):
         self.fc = nn.Linear(width, classes)
 
 
+@pytest.fixture(autouse=True)
+def nothing_known_to_be_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_module, "_unreachable", {})
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """torch hub's folder of checkpoints, this test's own; still empty."""

@@ -21,12 +21,14 @@ from frostline.config.data import Data, Source
 from frostline.config.freeze import Freeze
 from frostline.config.model import Model, OwnBackbone
 from frostline.config.paths import absolute
+from frostline.config.recommended import AUTO, LARGEST_BATCH
 from frostline.config.secret_values import hidden
 from frostline.config.speed import Cache
 from frostline.config.training import CrossEntropy, Loss, Metrics, OwnLoss
 from frostline.data.build import build_source, source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.loading import Loading
+from frostline.data.source import ImageSource
 from frostline.data.transforms import Augmentation
 from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.selectors import stages_of
@@ -45,6 +47,7 @@ def build_data(
     seed: int,
     model: Model | None = None,
     constructor: Mapping[str, Any] | None = None,
+    built: ImageSource | None = None,
     same_batches: bool = False,
 ) -> ImageDataModule:
     """The datamodule of a config.
@@ -53,6 +56,7 @@ def build_data(
         augment: None: training images as they are.
         model: whose images' size, interpolation, mean and deviation are taken where the source names none.
         constructor: arguments of the source's class that no config holds.
+        built: the source, where it has been built already.
 
     Raises:
         ValueError: the source's class does not take these keys, or the values do not fit together.
@@ -68,9 +72,9 @@ def build_data(
     else:
         chosen = {"name": "none"} if augment is None else dict(augment)
     return ImageDataModule(
-        source=build_source(keys),
+        source=built or build_source(keys),
         image_size=image_size,
-        batch_size=source.batch_size,
+        batch_size=LARGEST_BATCH if source.batch_size == AUTO else source.batch_size,
         resize=source.resize,
         interpolation=source.interpolation or inputs.interpolation,
         augment=Augmentation(**chosen, horizontal_flip=source.horizontal_flip),

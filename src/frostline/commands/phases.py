@@ -11,6 +11,7 @@ from lightning import seed_everything
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, build_data
+from frostline.commands.defaults import without_auto
 from frostline.commands.trainer import device_options
 from frostline.commands.words import typed_keys
 from frostline.config.commands import PhaseConfig, stored_settings
@@ -71,7 +72,9 @@ def build_at_phase(config: PhaseConfig, overrides: Sequence[str]) -> PhaseSetup:
     speed = config.speed.model_copy(update={"fused_optimizer": False})
     config = config.model_copy(update={"trainer": trainer, "speed": speed})
     seed_everything(config.seed, verbose=False)
-    data = build_data(config.data, config.augment, seed=config.seed, model=config.model)
+    chosen = without_auto(config)
+    config = chosen.config
+    data = build_data(config.data, config.augment, seed=config.seed, model=config.model, built=chosen.source)
     classifier, _ = build_classifier(config, data)
     phases = classifier.resolved.phases
     if config.phase is not None:

@@ -7,6 +7,7 @@ import torch
 from lightning import seed_everything
 
 from frostline.commands.build import build_classifier, build_data
+from frostline.commands.defaults import without_auto
 from frostline.commands.failures import explained
 from frostline.commands.quoting import override_text, shell_text
 from frostline.commands.run_length import refuse_unreached_phases, run_length
@@ -25,7 +26,9 @@ def run(config: PlanConfig) -> None:
     """Print the phases as a table; draw them and export the policy where that is asked for."""
     quiet_libraries()
     seed_everything(config.seed, verbose=False)
-    data = build_data(config.data, config.augment, seed=config.seed, model=config.model)
+    chosen = without_auto(config)
+    config = chosen.config
+    data = build_data(config.data, config.augment, seed=config.seed, model=config.model, built=chosen.source)
     # Which weights a policy freezes does not change what it costs.
     random = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
     classifier, _ = build_classifier(random, data)
@@ -50,6 +53,8 @@ def run(config: PlanConfig) -> None:
         total_steps=total_steps,
     )
     spans = timeline(resolved.policy, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    if chosen.text:
+        print(f"{chosen.text}\n")
     for warning in (*resolved.warnings, *schedule_warnings(spans, total_steps=total_steps), *warmup_warnings(spans)):
         print(warning)
     print(f"{plan_table(planned)}\n\nlearning rates, warm-up and schedule included:\n{rates_table(planned)}\n")

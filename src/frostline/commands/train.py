@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frostline.commands import ranks, resuming, run_folder
 from frostline.commands.allocator import keep_freed_memory
@@ -15,8 +16,13 @@ from frostline.commands.run_log import end_loggers, explain, explained_elsewhere
 from frostline.commands.words import typed_keys
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig, TrainConfig
+from frostline.config.recommended import AUTO, keys_left
 from frostline.config.rules import visible_gpus
+from frostline.config.validation import ConfigError
 from frostline.tracking.wandb_access import wandb_problem
+
+if TYPE_CHECKING:
+    from frostline.data.source import ImageSource
 
 log = logging.getLogger("frostline")
 
@@ -31,7 +37,7 @@ def run(config: TrainConfig) -> None:
     if outside:
         config = on_outside_world(config)
     if config.resume_from is not None:
-        check_resume(config, hydra.overrides.task)
+        config = checked_resume(config, hydra.overrides.task)
     wandb = config.logger.wandb
     if wandb is not None and (problem := wandb_problem(offline=wandb.offline)):
         fail([problem])
@@ -41,35 +47,55 @@ def run(config: TrainConfig) -> None:
         with run_folder.claimed(folder):
             resumed = run_folder.continued(folder, config)
             if resumed.resume_from != config.resume_from:
-                check_resume(resumed, hydra.overrides.task)
-            _run_in(folder, resumed, list(hydra.overrides.task), outside=outside)
+                resumed = checked_resume(resumed, hydra.overrides.task)
+            _run_in(folder, _chosen(resumed), list(hydra.overrides.task), outside=outside)
+    except ConfigError as error:
+        fail(error.problems)
     except USER_MISTAKES as error:
         fail([message_of(error)])
 
 
-def _run_in(folder: Path, config: TrainConfig, overrides: list[str], *, outside: bool) -> None:
+def _chosen(config: TrainConfig) -> "tuple[TrainConfig, str, ImageSource | None]":
+    """The config without `auto`, what was chosen, and the source of images that was read for it."""
+    if not keys_left(config):  # without torch, which the parent of several processes needs for nothing else
+        return config, "", None
+    from frostline.commands.defaults import without_auto
+
+    chosen = without_auto(config)
+    return chosen.config, chosen.text, chosen.source
+
+
+def _run_in(
+    folder: Path, chosen: "tuple[TrainConfig, str, ImageSource | None]", overrides: list[str], *, outside: bool
+) -> None:
+    config, text, source = chosen
     run_folder.prepare(folder, config, overrides)
     sys.argv = [secret_values.hide(word) for word in sys.argv]  # which W&B records
     devices = config.device.devices
     if outside:
         ranks.announce(folder)
     processes = max(1, visible_gpus()) if devices == "all" else devices
+    if text:
+        log.info("%s\n", text)
     if outside or processes == 1:
-        train_in(folder, config)
+        train_in(folder, config, source=source)
     elif code := ranks.start(folder, config, processes=processes):
         raise SystemExit(code)
 
 
-def check_resume(config: TrainConfig, overrides: Sequence[str]) -> None:
-    """Read the checkpoint to go on from, and compare its config with this one, before there is a run folder."""
+def checked_resume(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """Compare the config with that of the checkpoint to go on from, whose values it takes for `auto`."""
     from frostline.checkpoint import read_description
+    from frostline.commands.defaults import with_stored
 
     try:
         checkpoint = read_description(str(config.resume_from), key="resume_from")
     except USER_MISTAKES as error:
         fail([message_of(error)])
+    config = with_stored(config, checkpoint)
     if found := resuming.problems(checkpoint, config, typed=typed_keys(overrides)):
         fail(found)
+    return config
 
 
 def join(folder: Path, own: CommandConfig) -> None:
@@ -86,8 +112,12 @@ def join(folder: Path, own: CommandConfig) -> None:
     train_in(folder, TrainConfig.model_validate(settings))
 
 
-def train_in(folder: Path, config: TrainConfig) -> None:
-    """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback."""
+def train_in(folder: Path, config: TrainConfig, *, source: "ImageSource | None" = None) -> None:
+    """Train in a prepared run folder; a user's mistake ends in one message, anything else also in a traceback.
+
+    Args:
+        source: the source of images, where it has been built already.
+    """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from frostline.freezing.checks import FrozenTensorChanged, GradientCheckFailed
@@ -101,7 +131,7 @@ def train_in(folder: Path, config: TrainConfig) -> None:
     try:
         if rank == 0:
             run_folder.write_facts(folder, environment_facts(command=command_line(), seed=config.seed))
-        train(folder, config)
+        train(folder, config, source=source)
     except Interrupted as interruption:
         log.info("%s", interruption)
         if interruption.checkpoint is not None:
@@ -129,7 +159,7 @@ def train_in(folder: Path, config: TrainConfig) -> None:
     end_loggers(0)
 
 
-def train(folder: Path, config: TrainConfig) -> None:
+def train(folder: Path, config: TrainConfig, *, source: "ImageSource | None" = None) -> None:
     """The story of a run: build, fit, test. Callbacks record and print, most of it `RunRecord`."""
     from lightning import seed_everything
     from lightning.pytorch.utilities import rank_zero_only
@@ -146,6 +176,7 @@ def train(folder: Path, config: TrainConfig) -> None:
         seed=config.seed,
         model=config.model,
         same_batches=config.trainer.overfit_batches is not None,
+        built=source,
     )
     splits = (("train", "val") if config.fit else ()) + (("test",) if config.test else ())
     rank_zero_only(data.check_images)(splits)  # before the work
@@ -173,7 +204,7 @@ def on_outside_world(config: TrainConfig) -> TrainConfig:
             ]
         )
     batch, world = config.data.batch_size, processes * nodes
-    if batch % world:
+    if batch != AUTO and batch % world:
         fail([f"data.batch_size: {batch} images cannot be shared evenly by {world} processes (the size is global)."])
     device = config.device.model_copy(update={"devices": processes, "num_nodes": nodes})
     return config.model_copy(update={"device": device})

@@ -20,6 +20,8 @@ from frostline.config.speed import Cache, Speed
 from frostline.config.training import Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
 from frostline.prefix.engine_names import LoadedEngineName
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
 
 @dataclass(frozen=True)
 class Group:
@@ -109,6 +111,7 @@ class RunGroups(CommandConfig):
 
     selectors = ("experiment",)
 
+    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
     model: Annotated[Model, GROUP]
     head: Annotated[Head, GROUP]
     freeze: Annotated[Freeze, GROUP]
@@ -126,7 +129,6 @@ class RunGroups(CommandConfig):
     cache: Annotated[Cache, GROUP]
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1)]
 TRUST_CHECKPOINT = (
     "import the classes, contact the addresses and write the files that the checkpoint names: its author can run code"
@@ -138,7 +140,6 @@ ENGINE = "what computes the frozen layers; auto: what computed them in training"
 class TrainConfig(RunGroups):
     """Train a classifier and test it."""
 
-    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
     fit: bool = Field(default=True, description="train; false only tests")
     test: bool = Field(default=True, description="evaluate the best checkpoint on the test images at the end")
     resume_from: ResumeText | None = Field(
@@ -207,7 +208,6 @@ class PredictConfig(CommandConfig):
 class PlanConfig(RunGroups):
     """Show which stage a run would train when, and what that saves; train nothing."""
 
-    seed: Seed = Field(default=0, description="seed; it chooses nothing that a plan shows, but configs carry it")
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="picture of the phases (.svg, .png or .pdf); null: none"
     )
@@ -235,7 +235,6 @@ class PackConfig(CommandConfig):
 class PhaseConfig(RunGroups):
     """What the commands share that show the autograd graph or the gradients of one phase."""
 
-    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
     checkpoint: CheckpointText | None = Field(
         default=None,
         description="run folder or frostline checkpoint whose network, data and policy are taken instead of those of "

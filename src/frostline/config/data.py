@@ -7,6 +7,7 @@ from urllib.parse import urlparse
 from pydantic import Field, field_validator, model_validator
 
 from frostline.config.paths import PathText
+from frostline.config.recommended import Auto
 from frostline.config.section import OwnClass, Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -26,7 +27,10 @@ class Data(Section):
         description="height and width in pixels of what the network sees; null for the size that the network's "
         "published weights were trained at, 224 for most",
     )
-    batch_size: int = Field(default=32, ge=1, description="images in one batch over all devices together")
+    batch_size: Annotated[int, Field(ge=1)] | Auto = Field(
+        default=32,
+        description="images in one batch over all devices together; auto: 32, or fewer where there are few images",
+    )
     resize: float = Field(
         default=1.0,
         ge=1,

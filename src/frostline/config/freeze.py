@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from frostline.config.paths import PathText
+from frostline.config.recommended import Auto
 from frostline.config.section import Section
 from frostline.freezing.keys import keys_of
 from frostline.freezing.policy import BatchNormMode, DropoutMode, FreezePolicy, MetricMode, Phase, Until
@@ -68,6 +69,14 @@ class StaticPolicy(Trained, Modes):
     ] = Field(description="the policy's name")
 
 
+class RecommendedPolicy(PolicySection):
+    """A static policy for the number of images and the weights: see `frostline.config.recommended`."""
+
+    name: Auto = Field(description="the policy's name")
+    batch_norm: BatchNormMode = _key(FreezePolicy, "batch_norm")
+    dropout: DropoutMode = _key(FreezePolicy, "dropout")
+
+
 class UntilSection(Section):
     """How long a phase lasts: exactly one of epochs, steps, fraction, metric."""
 
@@ -107,4 +116,4 @@ class PolicyFile(PolicySection):
     path: PathText = Field(description="YAML file with `phases` (or `train`), `batch_norm` and `dropout`")
 
 
-Freeze = StaticPolicy | PhasedPolicy | PolicyFile
+Freeze = RecommendedPolicy | StaticPolicy | PhasedPolicy | PolicyFile

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from frostline.config.recommended import Auto
 from frostline.config.section import OwnClass, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -30,6 +31,9 @@ class SGD(DecayingOptimizer):
     """Stochastic gradient descent with momentum."""
 
     name: Literal["sgd"] = Field(description="the optimizer's name")
+    lr: Annotated[float, Field(gt=0)] | Auto = Field(  # type: ignore[assignment]
+        description="learning rate; the freezing policy and the scheduler multiply it; auto: by what is frozen"
+    )
     momentum: float = Field(default=0.0, ge=0, description="share of the last update that is kept")
     dampening: float = Field(default=0.0, ge=0, description="share of the gradient that momentum leaves out")
     nesterov: bool = Field(

@@ -12,6 +12,7 @@ from frostline.config.freeze import PolicyFile
 from frostline.config.model import Model
 from frostline.config.optimizer import SGD, Optimizer, Rprop, Step
 from frostline.config.paths import CHECKPOINT_KEYS
+from frostline.config.recommended import AUTO
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import MONITORED, Callbacks, CrossEntropy, Device, Loggers, Metrics, TrainerSection
 from frostline.nearest import suggest
@@ -38,6 +39,12 @@ def visible_gpus() -> int:
     if chosen is None:
         return present
     return min(present, len([name for name in chosen.split(",") if name.strip() not in ("", "-1")]))
+
+
+def processes_of(device: Device) -> int:
+    """Processes that train together, at least one."""
+    per_node = visible_gpus() if device.devices == "all" else device.devices
+    return max(1, per_node * device.num_nodes)
 
 
 def _files(sound: Mapping[str, Any]) -> Iterator[str]:
@@ -107,10 +114,10 @@ def _devices(sound: Mapping[str, Any]) -> Iterator[str]:
         yield "device.accelerator: there is no GPU here. Use device=cpu, or device=cpu_ddp for several processes."
     elif device.accelerator != "cpu" and gpus and devices != "all" and devices > gpus:
         yield f"device.devices: {devices} GPUs wanted, but {gpus} {'is' if gpus == 1 else 'are'} visible."
-    ranks = (gpus if devices == "all" else devices) * device.num_nodes
+    ranks = processes_of(device)
     data: Data | None = sound.get("data")
-    if data is not None and ranks > 1 and data.batch_size % ranks:
-        batch = data.batch_size
+    batch = AUTO if data is None else data.batch_size
+    if batch != AUTO and ranks > 1 and batch % ranks:
         near = sorted({max(ranks, batch // ranks * ranks), (batch // ranks + 1) * ranks})
         yield (
             f"data.batch_size: {batch} images cannot be shared evenly by {ranks} processes (the size is global). "
@@ -181,7 +188,7 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
 
 def _trainer(trainer: TrainerSection) -> Iterator[str]:
     every = trainer.check_val_every_n_epoch
-    if every is not None and every > trainer.max_epochs:
+    if every is not None and trainer.max_epochs != AUTO and every > trainer.max_epochs:
         yield (
             f"trainer.check_val_every_n_epoch: {every} is more than trainer.max_epochs={trainer.max_epochs}, so that "
             "nothing would be validated."

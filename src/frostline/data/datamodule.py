@@ -56,6 +56,11 @@ def limited(batches: int, limit: int | float | None) -> int:
     return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
 
 
+def full_batches(images: int, batch_size: int) -> int:
+    """Training batches of so many images: what is left over is skipped, but for a batch that is the only one."""
+    return max(1, images // batch_size)
+
+
 class ImageDataModule(SourceSplits, lightning.LightningDataModule):
     """Loaders for training, validation and test over one source.
 
@@ -150,7 +155,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
     def batches_per_epoch(self) -> int:
         """Training batches of one epoch, after the trainer's `limit_train_batches`."""
         images = self._required("train")
-        batches = max(1, len(images) // self.batch_size)
+        batches = full_batches(len(images), self.batch_size)
         return limited(batches, None if self.trainer is None else self.trainer.limit_train_batches)
 
     @property

@@ -157,7 +157,8 @@ class FreezePolicy:
             ValueError: there is no such preset; the message lists them.
         """
         folder = resources.files("frostline.conf") / "freeze"
-        names = sorted({Path(file.name).stem for file in folder.iterdir()} - {"file"})  # a policy file of the user's
+        # `file` is the user's own, `auto` depends on data and weights.
+        names = sorted({Path(file.name).stem for file in folder.iterdir()} - {"file", "auto"})
         if name not in names:
             now = OPTIONS["freeze"].get(name)
             hint = f" `{name}` is now called `{now}`." if now else suggest(name, names)

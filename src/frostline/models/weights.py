@@ -18,6 +18,8 @@ from frostline.numeric_checks import check_finite
 # How long `auto` waits for an answer before it uses random weights.
 REACH_SECONDS = 3.0
 COUNTER = "num_batches_tracked"
+# Why `auto` found no weights, by network: a process waits for an answer once.
+_unreachable: dict[str | None, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +89,17 @@ def find_weights(weights: str, *, name: str | None = None) -> InitialState:
         return InitialState(source="none (random)", state=None)
     if weights not in ("imagenet", "auto"):
         return InitialState(source=weights, state=read_state(weights))
-    try:
-        state = imagenet_state(name, timeout=REACH_SECONDS if weights == "auto" else None)
-    except (FileNotFoundError, ValueError) as error:
-        if weights == "imagenet":
-            raise
-        reason = error.strerror if isinstance(error, FileNotFoundError) else error
-        warning = f"weights=auto: training starts from RANDOM weights. {reason}"
-        return InitialState(source="none (random)", state=None, warning=warning)
-    return InitialState(source="imagenet", state=state)
+    if weights == "imagenet" or name not in _unreachable:
+        try:
+            state = imagenet_state(name, timeout=REACH_SECONDS if weights == "auto" else None)
+        except (FileNotFoundError, ValueError) as error:
+            if weights == "imagenet":
+                raise
+            _unreachable[name] = str(error.strerror if isinstance(error, FileNotFoundError) else error)
+        else:
+            return InitialState(source="imagenet", state=state)
+    warning = f"weights=auto: training starts from RANDOM weights. {_unreachable[name]}"
+    return InitialState(source="none (random)", state=None, warning=warning)
 
 
 def load_weights(
