@@ -213,11 +213,13 @@ class ImageClassifier(lightning.LightningModule):
         self.log("train/loss_epoch", self.train_loss)
         self.log("train/accuracy", self.train_accuracy, prog_bar=True)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch, batch_idx)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's logits, for callbacks."""
+        return self._evaluate("val", batch, batch_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch, batch_idx)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's logits, for callbacks."""
+        return self._evaluate("test", batch, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """`probabilities` (n, classes), float32, and the most probable `classes`, int64 (n,), of a batch of n images.
@@ -282,10 +284,11 @@ class ImageClassifier(lightning.LightningModule):
         check_loss(loss, name, images=images, batch_idx=batch_idx, step=step, epoch=epoch)
         return logits, targets, loss
 
-    def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> None:
+    def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> Tensor:
         logits, labels, loss = self._loss(split, batch, batch_idx)
         weight = total_weight(self.loss, labels)
         self._evaluation(split).update(logits, labels, *mean_over_images(loss, weight, len(labels)))
+        return logits
 
     def _evaluation(self, split: str) -> Evaluation:
         evaluation = self.evaluations[split]

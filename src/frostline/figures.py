@@ -1,7 +1,10 @@
 """The colours, style and files of every picture: drawn by matplotlib, SVGs with a dark variant."""
 
 import re
-from io import StringIO
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +47,18 @@ styled = matplotlib.rc_context(STYLE)
 """Decorator of a function that makes a figure."""
 
 
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """The style, without warnings of a class name in a script that matplotlib's font lacks: an SVG shows it."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
+
+
 def svg_of(figure: Figure) -> str:
     """The figure as an SVG element that fetches nothing, with other colours where the viewer prefers dark ones."""
     text = StringIO()
-    with matplotlib.rc_context(STYLE):
+    with _drawing():
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = re.sub(r".*?(?=<svg)", "", text.getvalue(), count=1, flags=re.DOTALL)
     return svg.replace("</style>", f"@media (prefers-color-scheme: dark){{{DARK_RULES}}}</style>", 1)
@@ -67,8 +78,18 @@ def save_figure(figure: Figure, path: str | Path, *, formats: tuple[str, ...] = 
         if path.suffix == ".svg":
             part.write_text(svg_of(figure), encoding="utf-8")
         else:
-            # Agg draws at most 2^16 pixels in a direction, and few programs show that many.
-            dpi = min(140.0, 20_000 / max(figure.get_size_inches()))
-            with matplotlib.rc_context(STYLE):
-                figure.savefig(part, format=path.suffix[1:], dpi=dpi)
+            part.write_bytes(_pixels_of(figure, path.suffix[1:]))
     return path
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as a PNG file, in the light colours."""
+    return _pixels_of(figure, "png")
+
+
+def _pixels_of(figure: Figure, kind: str) -> bytes:
+    # Agg draws at most 2^16 pixels in a direction, and few programs show that many.
+    dpi, content = min(140.0, 20_000 / max(figure.get_size_inches())), BytesIO()
+    with _drawing():
+        figure.savefig(content, format=kind, dpi=dpi)
+    return content.getvalue()

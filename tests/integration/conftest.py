@@ -22,6 +22,7 @@ SHORT = (
     "trainer.precision=32-true",
     "model.weights=none",
     "callbacks.progress_bar=false",
+    "callbacks.pictures=false",
     "trainer.log_every_n_steps=1",
     "data.image_size=32",
 )

@@ -25,6 +25,7 @@ from frostline.data.build import source_class
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.source import SPLITS
 from frostline.options import ComputeOptions, TrainingOptions
+from frostline.results.callback import ResultPictures
 from frostline.storage.atomic import write_text
 from frostline.tracking.progress_bar import RunProgress
 from frostline.tracking.report import evaluation_facts, evaluation_text
@@ -62,7 +63,7 @@ def run(config: EvaluateConfig) -> None:
         print(line)
     trainer = lightning.Trainer(
         logger=False,
-        callbacks=[RunProgress()],
+        callbacks=[RunProgress(), *_pictures(config, data)],
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
@@ -79,6 +80,12 @@ def run(config: EvaluateConfig) -> None:
         facts = {"checkpoint": config.checkpoint, "split": split, **outcome}
         write_text(output, json.dumps(facts, indent=2) + "\n")
         print(f"written to {output.resolve()}")
+
+
+def _pictures(config: EvaluateConfig, data: ImageDataModule) -> list[ResultPictures]:
+    if config.pictures is None:
+        return []
+    return [ResultPictures(Path(config.pictures).resolve(), data=data, split=config.split)]
 
 
 def _classifier(config: EvaluateConfig) -> ImageClassifier:

@@ -39,7 +39,7 @@ FREE = (
         "min_steps max_time profiler benchmark detect_anomaly inference_mode num_sanity_val_steps "
         "enable_model_summary enable_checkpointing fast_dev_run",
     ),
-    *_keys("callbacks", "progress_bar checkpoint_every_n_steps gradient_flow_every_n_steps first_gradient"),
+    *_keys("callbacks", "progress_bar pictures checkpoint_every_n_steps gradient_flow_every_n_steps first_gradient"),
 )
 # May change, and the run goes on differently from there: where typed, it is applied and reported.
 APPLIED = (

@@ -30,6 +30,7 @@ from frostline.config.secret_values import hidden
 from frostline.config.training import Device, OwnProfiler, OwnStrategy, TrainerSection
 from frostline.data.datamodule import ImageDataModule
 from frostline.models.weights import LoadedWeights
+from frostline.results.callback import ResultPictures
 from frostline.resume import ChangedOptimizer, ExactResume, TimeLimit
 from frostline.storage.run_files import BEST, CHECKPOINTS, last_checkpoint
 from frostline.tracking.applied_rates import AppliedRates
@@ -227,6 +228,9 @@ def _callbacks(config: TrainConfig, *, folder: Path, data: ImageDataModule, logs
         callbacks.append(GradientFlow(every_n_steps=options.gradient_flow_every_n_steps, attribute="network"))
     if config.trainer.compile:
         callbacks.append(CompileCost())
+    if options.pictures and not config.trainer.fast_dev_run:
+        tested = config.test and data.images("test") is not None
+        callbacks.append(ResultPictures(folder / "pictures", data=data, split="test" if tested else "val"))
     if options.first_gradient:
         callbacks.append(FirstGradient())
     return [*callbacks, *(build_own(key, own) for key, own in own_classes(options, "callbacks"))]

@@ -181,6 +181,11 @@ class EvaluateConfig(CommandConfig):
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="JSON file for the results; null: the terminal only"
     )
+    pictures: PathText | None = Field(
+        default=None,
+        json_schema_extra=FOLDER,
+        description="folder for confusion matrix, mistakes and calibration as pictures; null: none",
+    )
     device: Annotated[Device, GROUP]
     data: Annotated[Source | None, GROUP] = None
 

@@ -211,6 +211,11 @@ class Callbacks(OpenSection):
     progress_bar: bool = Field(
         default=True, description="show a line of progress in a terminal; each finished epoch has its line in any case"
     )
+    pictures: bool = Field(
+        default=True,
+        description="draw curves, confusion matrix, mistakes, calibration and augmented images into pictures/ of the "
+        "run folder at the end",
+    )
     gradient_flow_every_n_steps: Positive | None = Field(
         default=None,
         description="optimizer steps between two measurements of what gradient reaches each stage, logged as "

@@ -199,6 +199,21 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         return self.evaluation_loader("test")
 
+    def first_batch(self, *, at_most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first training batch of a run as the network sees it, whatever datasets are replaced.
+
+        Args:
+            at_most: images, unless a mix of images needs the whole batch.
+        """
+        decoded, transform = self.images_and_transform("train")
+        indices = next(iter(self._batch_sampler(lambda: (0, 0))))
+        if not self.augment.mixup and not self.augment.cutmix:
+            indices = indices[:at_most]
+        samples = TrainingImages(decoded, transform=transform, seed=self.seed)
+        collate = TrainingCollate(augment=self.augment, classes=len(self.classes), seed=self.seed)
+        images, targets = collate([samples[index] for index in indices]).batch
+        return images, targets
+
     def evaluation_loader(self, split: str) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Each sample exactly once over all ranks; an empty list where the source has no such split."""
         images = self.images(split)

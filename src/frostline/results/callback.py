@@ -1,0 +1,168 @@
+"""The callback that draws the pictures of a run's results, or of one evaluation."""
+
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import numpy
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from frostline.data.datamodule import ImageDataModule
+from frostline.figures import png_of, save_figure
+from frostline.freezing.callback import FreezingSchedule
+from frostline.results.curves import draw_curves, read_curves
+from frostline.results.diagrams import draw_calibration, draw_confusion
+from frostline.results.image_grids import Mistake, draw_mistakes, draw_seen
+
+log = logging.getLogger("frostline")
+
+MISTAKES = SEEN = 12  # images in a grid
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation found of each image: its index in the split, its true and its predicted class, all int64
+    (images,), and the probability of the predicted class, float64 (images,)."""
+
+    image: Tensor
+    true: Tensor
+    predicted: Tensor
+    confidence: Tensor
+
+
+class ResultPictures(Callback):
+    """Draws curves.svg and seen.png after a fit, and confusion.svg, mistakes.png and calibration.svg of an evaluation.
+
+    It only looks at the logits that were computed anyway, keeps four numbers for each image, and draws on rank 0 after
+    the work. TensorBoard and W&B get the same pictures.
+
+    Args:
+        folder: where the pictures go.
+        data: the images are from.
+        split: of the evaluation that is drawn. `val` in a fit: the last validation.
+    """
+
+    def __init__(self, folder: Path, *, data: ImageDataModule, split: str) -> None:
+        self.folder = folder
+        self.data = data
+        self.split = split
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._batches = []
+
+    on_test_start = on_validation_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        sure, predicted = outputs.float().softmax(dim=1).max(dim=1)
+        true = batch[-1]
+        self._batches.append((true.argmax(dim=1) if true.ndim == 2 else true, predicted, sure))
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        figures: dict[str, Figure] = {}
+        if trainer.is_global_zero:
+            figures = self._of_training(trainer)
+        if self.split == "val" and self._batches:
+            figures |= self._of_evaluation(trainer, pl_module, trainer.val_dataloaders)
+        self._write(trainer, figures)
+
+    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._write(trainer, self._of_evaluation(trainer, pl_module, trainer.test_dataloaders))
+
+    def _of_training(self, trainer: lightning.Trainer) -> dict[str, Figure]:
+        figures: dict[str, Figure] = {}
+        [schedule] = [found for found in trainer.callbacks if isinstance(found, FreezingSchedule)]  # type: ignore[attr-defined]
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()
+                phases = [(entry["step"], entry["phase"]) for entry in schedule.history]
+                curves = read_curves(Path(logger.experiment.metrics_file_path))
+                figures["curves.svg"] = draw_curves(curves, phases, title="Training curves")
+        images, targets = self.data.first_batch(at_most=SEEN)
+        title = "What the network saw: training images after augmentation"
+        figures["seen.png"] = draw_seen(images[:SEEN], targets[:SEEN], self.data.classes, title=title)
+        return figures
+
+    def _of_evaluation(self, trainer: lightning.Trainer, module: Any, loader: Any) -> dict[str, Figure]:
+        """Empty on ranks other than 0; all of them have to call it."""
+        found = self._gathered(trainer, loader)
+        if not trainer.is_global_zero or not len(found.image):
+            return {}
+        right = found.true == found.predicted
+        images = f"{len(right):,} {self.split} images"
+        figures = {
+            "mistakes.png": draw_mistakes(self._mistakes(found), title=f"The most confident mistakes, {images}"),
+            "calibration.svg": draw_calibration(found.confidence, right, title=f"Calibration, {images}"),
+        }
+        if module.confusion is not None:
+            title = f"Confusion matrix, {images}, {100 * right.double().mean():.2f} % right"
+            figures["confusion.svg"] = draw_confusion(module.confusion.cpu(), self.data.classes, title=title)
+        return figures
+
+    def _gathered(self, trainer: lightning.Trainer, loader: Any) -> Evaluated:
+        true, predicted, confidence = (torch.cat(parts).cpu() for parts in zip(*self._batches, strict=True))
+        own = Evaluated(torch.tensor(list(loader.sampler))[: len(true)], true, predicted, confidence.double())
+        self._batches = []
+        if trainer.world_size == 1:
+            return own
+        ranks: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(ranks, own)
+        return Evaluated(*(torch.cat(parts) for parts in zip(*ranks, strict=True)))
+
+    def _mistakes(self, found: Evaluated) -> list[Mistake]:
+        """The most confident ones first; in the order of the images where they are equally confident."""
+        wrong = (found.true != found.predicted).nonzero().flatten().tolist()
+        wrong.sort(key=lambda place: (-float(found.confidence[place]), int(found.image[place])))
+        decoded, transform = self.data.images_and_transform(self.split)
+        paths: Sequence[str] | None = getattr(self.data.images(self.split), "paths", None)
+        classes, mistakes = self.data.classes, []
+        for place in wrong[:MISTAKES]:
+            index = int(found.image[place])
+            mistakes.append(
+                Mistake(
+                    image=transform(decoded[index][0]),
+                    name=Path(paths[index]).name if paths is not None else f"{self.split} image {index}",
+                    true=classes[int(found.true[place])],
+                    predicted=classes[int(found.predicted[place])],
+                    probability=float(found.confidence[place]),
+                )
+            )
+        return mistakes
+
+    def _write(self, trainer: lightning.Trainer, figures: dict[str, Figure]) -> None:
+        for name, figure in figures.items():
+            path = save_figure(figure, self.folder / name)
+            to_dashboards(trainer, path.stem, figure)
+        if figures:
+            log.info("pictures: %s in %s", ", ".join(figures), self.folder)
+
+
+def to_dashboards(trainer: lightning.Trainer, name: str, figure: Figure) -> None:
+    """Log the figure as the image `pictures/NAME` with each logger that takes images: TensorBoard's and W&B's."""
+    takers = [found for found in trainer.loggers if isinstance(found, TensorBoardLogger) or hasattr(found, "log_image")]
+    if not takers:
+        return
+    image = Image.open(io.BytesIO(png_of(figure))).convert("RGB")
+    for logger in takers:
+        if isinstance(logger, TensorBoardLogger):
+            pixels = numpy.asarray(image)
+            logger.experiment.add_image(f"pictures/{name}", pixels, trainer.global_step, dataformats="HWC")
+        else:
+            logger.log_image(f"pictures/{name}", [image])

@@ -1,0 +1,109 @@
+"""Images in a grid: the most confident mistakes, and what the network saw in training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from frostline.figures import ICE_INK, MUTED, WARM_INK, styled
+from frostline.storage.names import printable_name
+
+COLUMNS = 4
+LONGEST = 26  # characters of a line below an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """An image (3, height, width) with its name, and what the network took it for with which probability."""
+
+    image: Tensor
+    name: str
+    true: str
+    predicted: str
+    probability: float
+
+
+@styled
+def draw_mistakes(mistakes: Sequence[Mistake], *, title: str) -> Figure:
+    """A grid of images as the network got them, each with its file, its true and its predicted class."""
+    figure, cells = _grid(len(mistakes), title=title, lines=3)
+    for axes, found in zip(cells, mistakes, strict=False):
+        _show(axes, found.image)
+        texts = (
+            (found.name, MUTED),
+            (f"true: {found.true}", ICE_INK),
+            (f"predicted: {found.predicted}", WARM_INK),
+        )
+        for place, (text, colour) in enumerate(texts):
+            ending = f", {100 * found.probability:.0f} %" if place == 2 else ""
+            _below(axes, place, _middle_cut(text, LONGEST - len(ending)) + ending, colour)
+    if not mistakes:
+        figure.text(0.01, 0.4, "No mistake among these images.", color=MUTED, fontsize=11)
+    return figure
+
+
+@styled
+def draw_seen(images: Tensor, targets: Tensor, classes: Sequence[str], *, title: str) -> Figure:
+    """A grid of training images after augmentation, each with its class; of a mixed image, the two largest shares.
+
+    Args:
+        images: uint8 or floats in [0, 1] (images, 3, height, width).
+        targets: int64 (images,), or float (images, classes).
+    """
+    figure, cells = _grid(len(images), title=title, lines=1)
+    for axes, image, target in zip(cells, images, targets, strict=False):
+        _show(axes, image)
+        _below(axes, 0, _middle_cut(_target_text(target, classes), LONGEST), ICE_INK)
+    return figure
+
+
+def _target_text(target: Tensor, classes: Sequence[str]) -> str:
+    if not target.ndim:
+        return classes[int(target)]
+    values, places = target.topk(min(2, len(classes)))
+    return " + ".join(
+        f"{100 * value:.0f} % {classes[place]}"
+        for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        if value > 0
+    )
+
+
+def _grid(images: int, *, title: str, lines: int) -> tuple[Figure, list[Any]]:
+    rows = -(-images // COLUMNS)
+    height = 1.7 + 0.17 * lines
+    figure = Figure(figsize=(8, max(1.0, rows * height + 0.5)))
+    top = 1 - 0.45 / figure.get_figheight()
+    figure.text(0.01, 1 - 0.3 / figure.get_figheight(), title, fontsize=12, fontweight="bold", parse_math=False)
+    if not rows:
+        return figure, []
+    figure.subplots_adjust(
+        left=0.01, right=0.99, top=top, bottom=0.2 * lines / figure.get_figheight(), wspace=0.03, hspace=0.17 * lines
+    )
+    cells = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+    for axes in cells:
+        axes.axis("off")
+    return figure, cells
+
+
+def _show(axes: Any, image: Tensor) -> None:
+    shown = image if image.dtype == torch.uint8 else image.float().clamp(0, 1)
+    axes.imshow(shown.permute(1, 2, 0).numpy(), interpolation="nearest")
+
+
+def _below(axes: Any, place: int, text: str, colour: str) -> None:
+    axes.annotate(
+        text, (0.5, 0), xycoords="axes fraction", xytext=(0, -3 - 11 * place), textcoords="offset points", ha="center",
+        va="top", fontsize=8, color=colour, parse_math=False,
+    )  # fmt: skip
+
+
+def _middle_cut(text: str, longest: int) -> str:
+    """The text in one line; of a longer one, its beginning and its end."""
+    text = printable_name(text)
+    if len(text) <= longest:
+        return text
+    end = longest // 2
+    return f"{text[: longest - end - 1]}…{text[-end:]}"
