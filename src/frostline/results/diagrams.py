@@ -91,6 +91,7 @@ def draw_calibration(confidence: Tensor, right: Tensor, *, title: str) -> Figure
         right: whether that is the true class, bool (images,).
     """
     metric = CalibrationError()
+    metric.sync_on_compute = False  # of all ranks' images, computed on one rank: a sum over ranks would wait for ever
     metric.update(confidence[:, None], (~right).long())  # one column: class 0 is the predicted one
     images, sure, correct = (values.numpy() for values in (metric.images, metric.confidence, metric.right))
     filled = images > 0
