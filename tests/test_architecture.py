@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": {"freezing", "optim", "prefix", "schedulers"},
     "autograd": {"figures", "freezing", "models", "modes", "numeric_checks", "storage", "tables"},
     "resume": {"data"},
-    "results": {"data", "figures", "freezing", "metrics", "storage"},
+    "results": {"data", "figures", "metrics"},
     "fast_path": {"data", "feature_limits", "freezing", "options", "prefix", "storage"},
     "feature_limits": {"data", "freezing", "prefix"},
     "checkpoint": {"data", "models", "numeric_checks", "renamed"},

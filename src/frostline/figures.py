@@ -1,6 +1,7 @@
 """The colours, style and files of every picture: drawn by matplotlib, SVGs with a dark variant."""
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,11 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from frostline.storage.atomic import atomically
+from frostline.storage.names import printable_name
 
 INK, MUTED, PAPER = "#1d2733", "#5b6775", "#ffffff"
 ICE, ICE_LINE, ICE_INK = "#e6f3fb", "#6aaed6", "#1f5f8b"  # frozen
@@ -45,6 +49,38 @@ STYLE: dict[str, Any] = {
 
 styled = matplotlib.rc_context(STYLE)
 """Decorator of a function that makes a figure."""
+
+
+def titled(figure: Figure, title: str) -> None:
+    """Give the figure its title, which is plain text, at its upper left."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+
+
+def fitted(name: str, *, points: float, size: float) -> str:
+    """A name from outside in one line of at most so many points at a font size, its middle cut out where it is longer.
+
+    A name that is blank, or begins or ends so, is quoted.
+    """
+    text = printable_name(name)
+    if text.strip() != text or not text:
+        text = f"'{text}'"
+    shortened, kept = text, len(text)
+    while kept and _width(shortened, size) > points:
+        kept = min(kept - 1, int(kept * points / _width(shortened, size)) or 1)
+        end = kept // 2
+        shortened = f"{text[: kept - end]}…{text[len(text) - end :]}"
+    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in shortened):
+        shortened = f"\u200e{shortened}\u200e"  # or it would take the text around it into its own direction
+    return shortened
+
+
+def _width(text: str, size: float) -> float:
+    """Points; a wide character, which the font lacks, is drawn as a box of up to 1.1 times the font size."""
+    font = FontProperties(size=size)
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    known = "".join(character for character in text if unicodedata.east_asian_width(character) not in "WF")
+    width: float = text_to_path.get_text_width_height_descent(known, font, ismath=False)[0]
+    return width + 1.1 * wide * size
 
 
 @contextmanager

@@ -21,35 +21,52 @@ MOST_CONFUSED = 1000
 BINS = 15
 
 
+def confidence_bins(confidence: Tensor, right: Tensor) -> Tensor:
+    """What a calibration is computed of, in 15 bins of equal width of the confidence.
+
+    Args:
+        confidence: probability of the predicted class, in [0, 1] (images,).
+        right: whether that is the true class, bool (images,).
+
+    Returns:
+        float64 (3, 15): the images of each bin, the sum of their confidences, and how many are right.
+    """
+    sure = confidence.nan_to_num()  # NaN has no bin, and an index out of range is an error
+    place = (sure * BINS).long().clamp(max=BINS - 1)
+    values = torch.stack([torch.ones_like(sure), sure, right]).double()
+    return torch.zeros(3, BINS, dtype=torch.float64, device=sure.device).index_add_(1, place, values)
+
+
+def calibration_error(bins: Tensor) -> Tensor:
+    """Expected calibration error (Guo et al., 2017, arXiv 1706.04599) of `confidence_bins`, a scalar in [0, 1].
+
+    It is the mean over images of the gap between how sure a bin's images are and how many of them are right.
+    """
+    images, confidence, right = bins.unbind()
+    return ((confidence - right).abs().sum() / images.sum().clamp(min=1)).float()
+
+
 class CalibrationError(Metric):
-    """Expected calibration error (Guo et al., 2017, arXiv 1706.04599): the mean over images of the gap between how sure
-    a bin's images are and how many of them are right, over 15 bins of equal width.
+    """`calibration_error` over batches and processes.
 
     torchmetrics' own keeps the confidence of every image; this one keeps three numbers a bin.
     """
 
     full_state_update = False
-    images: Tensor
-    confidence: Tensor
-    right: Tensor
+    bins: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("images", "confidence", "right"):
-            self.add_state(name, torch.zeros(BINS, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("bins", torch.zeros(3, BINS, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add a batch: probabilities (batch, classes), labels (batch,)."""
         sure, predicted = probabilities.max(dim=1)
-        sure = sure.nan_to_num()  # NaN has no bin, and an index out of range is an error
-        bins = (sure * BINS).long().clamp(max=BINS - 1)
-        self.images.index_add_(0, bins, torch.ones_like(sure, dtype=torch.float64))
-        self.confidence.index_add_(0, bins, sure.double())
-        self.right.index_add_(0, bins, (predicted == labels).double())
+        self.bins += confidence_bins(sure, predicted == labels)
 
     def compute(self) -> Tensor:
         """A scalar in [0, 1]."""
-        return ((self.confidence - self.right).abs().sum() / self.images.sum().clamp(min=1)).float()
+        return calibration_error(self.bins)
 
 
 def evaluation_metrics(classes: int) -> MetricCollection:

@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my_policy.yaml").write_text("train: [head]\n")
     (folder / "examples").symlink_to(ROOT / "examples")
     output = tmp_path_factory.mktemp("output")
-    words = [*FROSTLINE, "train", *SHORT, "data.batch_size=8"]
+    words = [*FROSTLINE, "train", *SHORT, "data.batch_size=8", "callbacks.pictures=true"]
     done = run_preloaded(words, cwd=folder, output=output, env={**os.environ, "RUN_ID": "RUN"})
     assert done.returncode == 0, done.stderr
     return folder

@@ -27,6 +27,7 @@ from frostline.data.source import SPLITS
 from frostline.options import ComputeOptions, TrainingOptions
 from frostline.results.callback import ResultPictures
 from frostline.storage.atomic import write_text
+from frostline.storage.run_files import METRICS, run_folder_of
 from frostline.tracking.progress_bar import RunProgress
 from frostline.tracking.report import evaluation_facts, evaluation_text
 from frostline.trust import classes_named, without_keys
@@ -85,7 +86,9 @@ def run(config: EvaluateConfig) -> None:
 def _pictures(config: EvaluateConfig, data: ImageDataModule) -> list[ResultPictures]:
     if config.pictures is None:
         return []
-    return [ResultPictures(Path(config.pictures).resolve(), data=data, split=config.split)]
+    run = run_folder_of(Path(config.checkpoint))
+    metrics = None if run is None else run / METRICS
+    return [ResultPictures(Path(config.pictures), data=data, split=config.split, metrics=metrics)]
 
 
 def _classifier(config: EvaluateConfig) -> ImageClassifier:

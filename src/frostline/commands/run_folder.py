@@ -25,6 +25,7 @@ from frostline.storage.run_files import (
     FACTS,
     METRICS,
     OVERRIDES,
+    PICTURES,
     SWEEP,
     last_checkpoint,
     run_folder_of,
@@ -112,7 +113,7 @@ def continued(folder: Path, config: TrainConfig) -> TrainConfig:
     if _finished(folder):
         aside = next(aside for number in itertools.count(1) if not (aside := folder / f"earlier-{number}").exists())
         aside.mkdir()
-        for name in (CHECKPOINTS, FACTS, CONFIG, OVERRIDES, METRICS):
+        for name in (CHECKPOINTS, FACTS, CONFIG, OVERRIDES, METRICS, PICTURES):
             if (folder / name).exists():
                 (folder / name).rename(aside / name)
         log.info("%s holds a finished run, whose checkpoints and facts are kept in %s", folder, aside)

@@ -32,7 +32,7 @@ from frostline.data.datamodule import ImageDataModule
 from frostline.models.weights import LoadedWeights
 from frostline.results.callback import ResultPictures
 from frostline.resume import ChangedOptimizer, ExactResume, TimeLimit
-from frostline.storage.run_files import BEST, CHECKPOINTS, last_checkpoint
+from frostline.storage.run_files import BEST, CHECKPOINTS, METRICS, PICTURES, last_checkpoint
 from frostline.tracking.applied_rates import AppliedRates
 from frostline.tracking.checkpoints import AtomicCheckpointIO, SaveOnInterrupt, checkpoint_callbacks
 from frostline.tracking.compile_cost import CompileCost
@@ -230,7 +230,8 @@ def _callbacks(config: TrainConfig, *, folder: Path, data: ImageDataModule, logs
         callbacks.append(CompileCost())
     if options.pictures and not config.trainer.fast_dev_run:
         tested = config.test and data.images("test") is not None
-        callbacks.append(ResultPictures(folder / "pictures", data=data, split="test" if tested else "val"))
+        split, metrics = "test" if tested else "val", folder / METRICS
+        callbacks.append(ResultPictures(folder / PICTURES, data=data, split=split, metrics=metrics))
     if options.first_gradient:
         callbacks.append(FirstGradient())
     return [*callbacks, *(build_own(key, own) for key, own in own_classes(options, "callbacks"))]

@@ -184,7 +184,8 @@ class EvaluateConfig(CommandConfig):
     pictures: PathText | None = Field(
         default=None,
         json_schema_extra=FOLDER,
-        description="folder for confusion matrix, mistakes and calibration as pictures; null: none",
+        description="folder for pictures: confusion matrix, most confident mistakes, calibration and, of a run folder, "
+        "training curves; null: none",
     )
     device: Annotated[Device, GROUP]
     data: Annotated[Source | None, GROUP] = None

@@ -213,8 +213,8 @@ class Callbacks(OpenSection):
     )
     pictures: bool = Field(
         default=True,
-        description="draw curves, confusion matrix, mistakes, calibration and augmented images into pictures/ of the "
-        "run folder at the end",
+        description="draw training curves, confusion matrix, most confident mistakes, calibration and augmented images "
+        "at the end, into pictures/ of the run folder, TensorBoard and W&B",
     )
     gradient_flow_every_n_steps: Positive | None = Field(
         default=None,

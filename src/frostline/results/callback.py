@@ -10,26 +10,25 @@ import lightning
 import numpy
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.figures import png_of, save_figure
-from frostline.freezing.callback import FreezingSchedule
-from frostline.results.curves import draw_curves, read_curves
+from frostline.results.curves import draw_curves, phase_begins, read_curves
 from frostline.results.diagrams import draw_calibration, draw_confusion
-from frostline.results.image_grids import Mistake, draw_mistakes, draw_seen
+from frostline.results.image_grids import SEEN, Mistake, draw_mistakes, draw_seen
 
 log = logging.getLogger("frostline")
 
-MISTAKES = SEEN = 12  # images in a grid
+MISTAKES = 12  # images in the grid
 
 
 class Evaluated(NamedTuple):
     """What an evaluation found of each image: its index in the split, its true and its predicted class, all int64
-    (images,), and the probability of the predicted class, float64 (images,)."""
+    (images,), and the probability of the predicted class, float32 (images,)."""
 
     image: Tensor
     true: Tensor
@@ -47,12 +46,14 @@ class ResultPictures(Callback):
         folder: where the pictures go.
         data: the images are from.
         split: of the evaluation that is drawn. `val` in a fit: the last validation.
+        metrics: metrics.csv of the run, where there is one: its curves are drawn once.
     """
 
-    def __init__(self, folder: Path, *, data: ImageDataModule, split: str) -> None:
+    def __init__(self, folder: Path, *, data: ImageDataModule, split: str, metrics: Path | None = None) -> None:
         self.folder = folder
         self.data = data
         self.split = split
+        self.metrics = metrics
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -78,47 +79,42 @@ class ResultPictures(Callback):
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         figures: dict[str, Figure] = {}
         if trainer.is_global_zero:
-            figures = self._of_training(trainer)
+            images, targets = self.data.first_batch(at_most=SEEN)
+            figures = {**self._curves(pl_module), "seen.png": draw_seen(images, targets, self.data.classes)}
         if self.split == "val" and self._batches:
-            figures |= self._of_evaluation(trainer, pl_module, trainer.val_dataloaders)
+            figures |= self._of_evaluation(trainer, trainer.val_dataloaders)
         self._write(trainer, figures)
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._write(trainer, self._of_evaluation(trainer, pl_module, trainer.test_dataloaders))
+        figures = self._of_evaluation(trainer, trainer.test_dataloaders)
+        self._write(trainer, {**(self._curves(pl_module) if figures else {}), **figures})
 
-    def _of_training(self, trainer: lightning.Trainer) -> dict[str, Figure]:
-        figures: dict[str, Figure] = {}
-        [schedule] = [found for found in trainer.callbacks if isinstance(found, FreezingSchedule)]  # type: ignore[attr-defined]
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                logger.save()
-                phases = [(entry["step"], entry["phase"]) for entry in schedule.history]
-                curves = read_curves(Path(logger.experiment.metrics_file_path))
-                figures["curves.svg"] = draw_curves(curves, phases, title="Training curves")
-        images, targets = self.data.first_batch(at_most=SEEN)
-        title = "What the network saw: training images after augmentation"
-        figures["seen.png"] = draw_seen(images[:SEEN], targets[:SEEN], self.data.classes, title=title)
-        return figures
+    def _curves(self, classifier: Any) -> dict[str, Figure]:
+        """Of the whole run, also where it was interrupted: a resumed run goes on in the same file."""
+        metrics, self.metrics = self.metrics, None
+        if metrics is None or not metrics.is_file():
+            return {}
+        curves = read_curves(metrics)
+        phases = phase_begins(curves, [phase.name for phase in classifier.policy.phases])
+        return {"curves.svg": draw_curves(curves, phases, title="Training curves")}
 
-    def _of_evaluation(self, trainer: lightning.Trainer, module: Any, loader: Any) -> dict[str, Figure]:
+    def _of_evaluation(self, trainer: lightning.Trainer, loader: Any) -> dict[str, Figure]:
         """Empty on ranks other than 0; all of them have to call it."""
         found = self._gathered(trainer, loader)
         if not trainer.is_global_zero or not len(found.image):
             return {}
         right = found.true == found.predicted
         images = f"{len(right):,} {self.split} images"
-        figures = {
+        matrix = f"Confusion matrix, {images}, {100 * right.double().mean():.2f} % right"
+        return {
+            "confusion.svg": draw_confusion(found.true, found.predicted, self.data.classes, title=matrix),
             "mistakes.png": draw_mistakes(self._mistakes(found), title=f"The most confident mistakes, {images}"),
             "calibration.svg": draw_calibration(found.confidence, right, title=f"Calibration, {images}"),
         }
-        if module.confusion is not None:
-            title = f"Confusion matrix, {images}, {100 * right.double().mean():.2f} % right"
-            figures["confusion.svg"] = draw_confusion(module.confusion.cpu(), self.data.classes, title=title)
-        return figures
 
     def _gathered(self, trainer: lightning.Trainer, loader: Any) -> Evaluated:
         true, predicted, confidence = (torch.cat(parts).cpu() for parts in zip(*self._batches, strict=True))
-        own = Evaluated(torch.tensor(list(loader.sampler))[: len(true)], true, predicted, confidence.double())
+        own = Evaluated(torch.tensor(list(loader.sampler))[: len(true)], true, predicted, confidence)
         self._batches = []
         if trainer.world_size == 1:
             return own

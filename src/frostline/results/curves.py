@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from frostline.figures import ICE_INK, ICE_LINE, INK, MUTED, WARM_INK, WARM_LINE, styled
-from frostline.storage.names import printable_name
+from frostline.figures import ICE_INK, ICE_LINE, INK, MUTED, WARM_INK, WARM_LINE, fitted, styled, titled
 
 Curve = Mapping[int, float]
 """Optimizer step -> value."""
@@ -41,12 +41,10 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def applied_rates(curves: Mapping[str, Curve]) -> tuple[Curve, Curve]:
-    """At each step the highest and the lowest learning rate of the stages that train."""
-    groups = [curve for name, curve in curves.items() if name.startswith("lr-") and not name.endswith("-momentum")]
-    rates = {
-        step: [curve[step] for curve in groups if curve.get(step)]
-        for step in sorted({step for curve in groups for step in curve})
-    }
+    """At each logged step the highest and the lowest learning rate of the stages that train."""
+    stages = [curve for name, curve in curves.items() if name.startswith("freezing/lr/")]
+    steps = sorted({step for curve in stages for step in curve})
+    rates = {step: [curve[step] for curve in stages if curve.get(step)] for step in steps}
     trained = {step: values for step, values in rates.items() if values}
     return (
         {step: max(values) for step, values in trained.items()},
@@ -54,16 +52,27 @@ def applied_rates(curves: Mapping[str, Curve]) -> tuple[Curve, Curve]:
     )
 
 
+def phase_begins(curves: Mapping[str, Curve], names: Sequence[str]) -> list[tuple[int, str]]:
+    """First step and name of each phase that began, by the policy's names in order; a resume begins none."""
+    begun = sorted(curves.get("freezing/phase", {}).items())
+    indices = [int(index) for _, index in begun]
+    return [
+        (step, names[index])
+        for (step, _), index, before in zip(begun, indices, [None, *indices], strict=False)
+        if index != before
+    ]
+
+
 @styled
 def draw_curves(curves: Mapping[str, Curve], phases: Sequence[tuple[int, str]], *, title: str) -> Figure:
     """Loss, accuracy and learning rate over the optimizer steps, one below the other.
 
     Args:
-        phases: first step and name of each of the policy's phases.
+        phases: see `phase_begins`.
     """
     figure = Figure(figsize=(8, 7.2), layout="constrained")
     loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    titled(figure, title)
     for name, label, colour, width in LOSS:
         _line(loss, curves.get(name, {}), label=label, color=colour, linewidth=width)
     for name, label, colour, width in ACCURACY:
@@ -84,6 +93,8 @@ def draw_curves(curves: Mapping[str, Curve], phases: Sequence[tuple[int, str]], 
         for step, _ in phases[1:]:
             axes.axvline(step, color=ICE_INK, linewidth=1, linestyle="--")
     rate.set_xlabel("optimizer step")
+    rate.set_xlim(left=0)
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
     _name_phases(loss, phases)
     return figure
 
@@ -101,7 +112,7 @@ def _name_phases(axes: Any, phases: Sequence[tuple[int, str]]) -> None:
         return
     for place, (step, name) in enumerate(phases):
         height = 1.02 + 0.08 * (place % 2)
-        text = f"| phase {printable_name(name)}" if place else f"phase {printable_name(name)}"
+        text = ("| phase " if place else "phase ") + fitted(name, points=130, size=8)
         axes.text(
             step, height, text, transform=axes.get_xaxis_transform(), fontsize=8, color=ICE_INK if place else INK,
             parse_math=False,

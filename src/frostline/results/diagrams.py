@@ -9,77 +9,102 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from frostline.figures import ICE_LINE, INK, MUTED, WARM_LINE, styled
-from frostline.metrics import BINS, CalibrationError
-from frostline.storage.names import printable_name
+from frostline.figures import ICE_INK, ICE_LINE, INK, MUTED, WARM_LINE, fitted, styled, titled
+from frostline.metrics import BINS, calibration_error, confidence_bins
 
-# Up to so many classes a cell has room for its count and share, for its count, or the axis for the class's name.
-WITH_SHARES, WITH_COUNTS, WITH_NAMES = 12, 25, 45
-PAIRS = 15  # pairs of classes that are listed where the cells hold no numbers
+# Up to so many classes a cell can hold its count and share, or its count alone.
+WITH_SHARES, WITH_COUNTS = 12, 25
+PAIRS = 16  # pairs of classes that are listed below the matrix of many classes, in two columns
 STRONGEST = 0.75  # of a cell's colour: the number on it stays readable, also where the ink is light
+NAME = 100.0  # points for a class's name
 
 
 @styled
-def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> Figure:
+def draw_confusion(true: Tensor, predicted: Tensor, classes: Sequence[str], *, title: str) -> Figure:
     """Images by true class (rows) and predicted class (columns), coloured by the share of the true class.
 
-    With many classes, the pairs that are confused most are listed beside it.
+    Of many classes the matrix shows those with the most mistakes, and sums up the others in one row and one column; the
+    pairs that are confused most are listed below it.
 
     Args:
-        confusion: int64 (classes, classes).
+        true, predicted: class of each image, int64 (images,).
     """
-    count, names = len(classes), [_short(name, 18) for name in classes]
-    listed = count > WITH_COUNTS
-    figure = Figure(figsize=(10.5 if listed else 8, 7.6), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-    axes = figure.subplots(1, 2, width_ratios=(7, 3.2))[0] if listed else figure.subplots()
-    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
-    right = torch.eye(count, dtype=torch.bool)
-    for cells, colour in ((right, ICE_LINE), (~right, WARM_LINE)):
-        scale = LinearSegmentedColormap.from_list("share", [to_rgba(colour, 0), to_rgba(colour, STRONGEST)])
-        # A few mistakes among many images have to be seen: colours grow with the root of the share.
-        shown = torch.where(cells, shares, 0).sqrt()
-        axes.imshow(shown.numpy(), cmap=scale, vmin=0, vmax=1, interpolation="nearest")
-    if count <= WITH_COUNTS:
-        _number_cells(axes, confusion, shares)
+    shown = most_mistaken(true, predicted, classes=len(classes), most=WITH_COUNTS)
+    others = len(classes) - len(shown)
+    place = torch.full((len(classes),), len(shown)).scatter(0, shown, torch.arange(len(shown)))
+    names, count = [classes[index] for index in shown.tolist()], len(shown)
+    if others:
+        names, count = [*names, f"{others:,} other classes"], count + 1
+    confusion = (place[true] * count + place[predicted]).bincount(minlength=count**2).reshape(count, count)
+    figure = Figure(figsize=(8, 10.4 if others else 7.6), layout="constrained")
+    titled(figure, title)
+    axes = figure.subplots(2, 1, height_ratios=(7.6, 2.4))[0] if others else figure.subplots()
+    _draw_cells(axes, confusion, right=torch.eye(count, dtype=torch.bool), plain=count - 1 if others else None)
+    size = 9 if count <= WITH_SHARES else 7
+    images = confusion.sum(dim=1).tolist()
+    labels = [fitted(name, points=NAME, size=size) for name in names]
+    style: dict[str, Any] = {"fontsize": size, "parse_math": False}
+    axes.set_xticks(range(count), labels, rotation=45, ha="right", rotation_mode="anchor", **style)
+    axes.set_yticks(range(count), [f"{name} ({n:,})" for name, n in zip(labels, images, strict=True)], **style)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (images)")
-    if count <= WITH_NAMES:
-        size = 9 if count <= WITH_SHARES else 7
-        images = confusion.sum(dim=1).tolist()
-        style: dict[str, Any] = {"fontsize": size, "parse_math": False}
-        axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", **style)
-        axes.set_yticks(range(count), [f"{name} ({n:,})" for name, n in zip(names, images, strict=True)], **style)
-    else:
-        axes.set_ylabel("true class, by its index")
-        axes.set_xlabel("predicted class, by its index")
     legend = [
         Patch(color=ICE_LINE, alpha=STRONGEST, label="right, all of the class"),
         Patch(color=WARM_LINE, alpha=STRONGEST, label="mistaken, all of the class"),
     ]
     axes.legend(handles=legend, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
-    if listed:
-        _list_pairs(figure.axes[1], confusion, names)
+    if others:
+        _list_pairs(figure.axes[1], true, predicted, classes, shown=len(shown))
     return figure
 
 
-def _number_cells(axes: Any, confusion: Tensor, shares: Tensor) -> None:
+def most_mistaken(true: Tensor, predicted: Tensor, *, classes: int, most: int) -> Tensor:
+    """The classes that a matrix of at most so many rows shows, int64 and ascending: all of them where they fit in,
+    else one fewer than rows: those that take part in the most mistakes."""
+    if classes <= most:
+        return torch.arange(classes)
+    wrong = true != predicted
+    mistakes = torch.cat([true[wrong], predicted[wrong]]).bincount(minlength=classes)
+    return mistakes.argsort(descending=True, stable=True)[: most - 1].sort().values
+
+
+def _draw_cells(axes: Any, confusion: Tensor, *, right: Tensor, plain: int | None) -> None:
+    """Colours and numbers; `plain` is the row whose own cell holds right and mistaken images alike."""
+    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+    coloured = torch.ones_like(right)
+    if plain is not None:
+        coloured[plain, plain] = False
+    for cells, colour in ((right, ICE_LINE), (~right, WARM_LINE)):
+        scale = LinearSegmentedColormap.from_list("share", [to_rgba(colour, 0), to_rgba(colour, STRONGEST)])
+        # A few mistakes among many images have to be seen: colours grow with the root of the share.
+        strength = torch.where(cells & coloured, shares, 0).sqrt()
+        axes.imshow(strength.numpy(), cmap=scale, vmin=0, vmax=1, interpolation="nearest")
     with_shares = len(confusion) <= WITH_SHARES
     for row, column in confusion.nonzero().tolist():
-        share = f"\n{100 * shares[row, column]:.0f} %" if with_shares else ""
-        text = f"{confusion[row, column]:,}{share}"
+        images = int(confusion[row, column])
+        text = f"{images:,}\n{100 * shares[row, column]:.0f} %" if with_shares else _short_count(images)
         axes.text(column, row, text, ha="center", va="center", fontsize=8 if with_shares else 6.5)
 
 
-def _list_pairs(axes: Any, confusion: Tensor, names: Sequence[str]) -> None:
+def _short_count(images: int) -> str:
+    return f"{images:,}" if images < 10_000 else f"{images / 1000:,.0f}k"
+
+
+def _list_pairs(axes: Any, true: Tensor, predicted: Tensor, classes: Sequence[str], *, shown: int) -> None:
     axes.axis("off")
-    mistakes = confusion.clone().fill_diagonal_(0)
-    most = mistakes.flatten().argsort(descending=True, stable=True)[:PAIRS].tolist()
-    pairs = [(place // len(names), place % len(names)) for place in most]
-    found = [(f"{names[a]} ({a})", f"{names[b]} ({b})", int(mistakes[a, b])) for a, b in pairs if mistakes[a, b]]
-    lines = [f"{images:>4} × {true}\n         as {predicted}" for true, predicted, images in found]
-    text = "Confused most\n\n" + ("\n".join(lines) or "no mistake")
-    axes.text(0, 1, text, va="top", fontsize=8.5, transform=axes.transAxes, parse_math=False, linespacing=1.25)
+    wrong = true != predicted
+    pairs, images = torch.stack([true[wrong], predicted[wrong]]).unique(dim=1, return_counts=True)
+    most = images.argsort(descending=True, stable=True)[:PAIRS]
+    listed = list(zip(pairs[:, most].T.tolist(), images[most].tolist(), strict=True))
+    line: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "va": "top", "parse_math": False}
+    about = f"Shown are the {shown} classes with the most mistakes; the last row and column sum up the others."
+    axes.text(0, 1, about, color=MUTED, **line)
+    heading = f"Confused most, of {len(images):,} pairs (images: true → predicted)" if listed else "No mistake."
+    axes.text(0, 0.9, heading, fontweight="bold", **line)
+    for place, ((was, became), count) in enumerate(listed):
+        left, top = 0.52 * (place >= PAIRS // 2), 0.79 - 0.1 * (place % (PAIRS // 2))
+        names = " → ".join(fitted(classes[index], points=0.9 * NAME, size=8.5) for index in (was, became))
+        axes.text(left, top, f"{count:,}: {names}", **line)
 
 
 @styled
@@ -90,30 +115,30 @@ def draw_calibration(confidence: Tensor, right: Tensor, *, title: str) -> Figure
         confidence: probability of the predicted class, in [0, 1] (images,).
         right: whether that is the true class, bool (images,).
     """
-    metric = CalibrationError()
-    metric.sync_on_compute = False  # of all ranks' images, computed on one rank: a sum over ranks would wait for ever
-    metric.update(confidence[:, None], (~right).long())  # one column: class 0 is the predicted one
-    images, sure, correct = (values.numpy() for values in (metric.images, metric.confidence, metric.right))
+    bins = confidence_bins(confidence, right)
+    images, sure, correct = bins.numpy()
     filled = images > 0
     left = torch.arange(BINS).numpy() / BINS
     middle, width = left + 0.5 / BINS, 0.92 / BINS
     accuracy, mean = correct[filled] / images[filled], sure[filled] / images[filled]
     figure = Figure(figsize=(8, 7), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    titled(figure, title)
     shares, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.3))
-    shares.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="perfectly calibrated")
     shares.bar(middle[filled], accuracy, width=width, color=ICE_LINE, label="share that is right")
-    shares.bar(
-        middle[filled], mean - accuracy, bottom=accuracy, width=width, color=WARM_LINE, alpha=0.4, edgecolor=WARM_LINE,
-        label="gap to the mean confidence",
-    )  # fmt: skip
+    for gap, colour, label in (
+        (mean - accuracy, WARM_LINE, "too sure: mean confidence above that share"),
+        (accuracy - mean, ICE_INK, "not sure enough: mean confidence below it"),
+    ):
+        low = (mean if colour == ICE_INK else accuracy)[gap > 0]
+        shares.bar(middle[filled][gap > 0], gap[gap > 0], bottom=low, width=width, color=colour, alpha=0.5, label=label)
+    shares.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="perfectly calibrated")
     shares.set_ylabel("share of the images that is right")
     shares.set_ylim(0, 1.02)
     shares.set_xlim(0, 1)
-    gaps = f"calibration error (ECE, {BINS} bins): {100 * metric.compute():.2f} %"
+    gaps = f"calibration error (ECE, {BINS} bins): {100 * calibration_error(bins):.2f} %"
     overall = f"right: {100 * right.double().mean():.2f} %, mean confidence: {100 * confidence.double().mean():.2f} %"
     shares.set_title(f"{gaps}\n{overall}", loc="left", fontsize=9, color=MUTED)
-    shares.legend(frameon=False, fontsize=9, loc="upper left")
+    shares.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.12), ncols=2)
     counts.bar(middle, images, width=width, color=ICE_LINE)
     counts.set_ylabel(f"images (of {len(right):,})")
     counts.set_xlabel("confidence: probability of the predicted class")
@@ -121,8 +146,3 @@ def draw_calibration(confidence: Tensor, right: Tensor, *, title: str) -> Figure
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
     return figure
-
-
-def _short(name: str, longest: int) -> str:
-    text = printable_name(name)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -8,11 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from frostline.figures import ICE_INK, MUTED, WARM_INK, styled
-from frostline.storage.names import printable_name
+from frostline.figures import ICE_INK, MUTED, WARM_INK, fitted, styled
 
 COLUMNS = 4
-LONGEST = 26  # characters of a line below an image
+SEEN = 12  # training images in the grid
+WIDTH, SIZE = 138.0, 8.0  # points of a line below an image, and of its font
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,43 +32,41 @@ def draw_mistakes(mistakes: Sequence[Mistake], *, title: str) -> Figure:
     figure, cells = _grid(len(mistakes), title=title, lines=3)
     for axes, found in zip(cells, mistakes, strict=False):
         _show(axes, found.image)
-        texts = (
-            (found.name, MUTED),
-            (f"true: {found.true}", ICE_INK),
-            (f"predicted: {found.predicted}", WARM_INK),
-        )
-        for place, (text, colour) in enumerate(texts):
-            ending = f", {100 * found.probability:.0f} %" if place == 2 else ""
-            _below(axes, place, _middle_cut(text, LONGEST - len(ending)) + ending, colour)
+        predicted = f"predicted, {100 * found.probability:.0f} %: "
+        _below(axes, 0, "", found.name, MUTED)
+        _below(axes, 1, "true: ", found.true, ICE_INK)
+        _below(axes, 2, predicted, found.predicted, WARM_INK)
     if not mistakes:
         figure.text(0.01, 0.4, "No mistake among these images.", color=MUTED, fontsize=11)
     return figure
 
 
 @styled
-def draw_seen(images: Tensor, targets: Tensor, classes: Sequence[str], *, title: str) -> Figure:
-    """A grid of training images after augmentation, each with its class; of a mixed image, the two largest shares.
+def draw_seen(images: Tensor, targets: Tensor, classes: Sequence[str]) -> Figure:
+    """A grid of the first training images after augmentation, each with its class; of a mixed image, the two largest
+    shares.
 
     Args:
         images: uint8 or floats in [0, 1] (images, 3, height, width).
         targets: int64 (images,), or float (images, classes).
     """
-    figure, cells = _grid(len(images), title=title, lines=1)
+    images, targets = images[:SEEN], targets[:SEEN]
+    title = f"What the network sees: training images after augmentation, {images.shape[-1]} px"
+    figure, cells = _grid(len(images), title=title, lines=2 if targets.ndim == 2 else 1)
     for axes, image, target in zip(cells, images, targets, strict=False):
         _show(axes, image)
-        _below(axes, 0, _middle_cut(_target_text(target, classes), LONGEST), ICE_INK)
+        shares = _shares(target)
+        for place, (index, share) in enumerate(shares):
+            _below(axes, place, f"{100 * share:.0f} % " if len(shares) > 1 else "", classes[index], ICE_INK)
     return figure
 
 
-def _target_text(target: Tensor, classes: Sequence[str]) -> str:
+def _shares(target: Tensor) -> list[tuple[int, float]]:
+    """The class and its share, or of a mixed image the two largest ones."""
     if not target.ndim:
-        return classes[int(target)]
-    values, places = target.topk(min(2, len(classes)))
-    return " + ".join(
-        f"{100 * value:.0f} % {classes[place]}"
-        for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        if value > 0
-    )
+        return [(int(target), 1.0)]
+    values, places = target.topk(min(2, len(target)))
+    return [(place, value) for place, value in zip(places.tolist(), values.tolist(), strict=True) if value > 0]
 
 
 def _grid(images: int, *, title: str, lines: int) -> tuple[Figure, list[Any]]:
@@ -93,17 +91,9 @@ def _show(axes: Any, image: Tensor) -> None:
     axes.imshow(shown.permute(1, 2, 0).numpy(), interpolation="nearest")
 
 
-def _below(axes: Any, place: int, text: str, colour: str) -> None:
+def _below(axes: Any, place: int, begin: str, name: str, colour: str) -> None:
+    text = begin + fitted(name, points=WIDTH - 4.4 * len(begin), size=SIZE)
     axes.annotate(
         text, (0.5, 0), xycoords="axes fraction", xytext=(0, -3 - 11 * place), textcoords="offset points", ha="center",
-        va="top", fontsize=8, color=colour, parse_math=False,
+        va="top", fontsize=SIZE, color=colour, parse_math=False,
     )  # fmt: skip
-
-
-def _middle_cut(text: str, longest: int) -> str:
-    """The text in one line; of a longer one, its beginning and its end."""
-    text = printable_name(text)
-    if len(text) <= longest:
-        return text
-    end = longest // 2
-    return f"{text[: longest - end - 1]}…{text[-end:]}"
