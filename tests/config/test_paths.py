@@ -115,7 +115,8 @@ def test_a_home_folder_is_one_in_every_path_key(key: str, home: Path) -> None:
 
 def test_which_keys_hold_paths() -> None:
     assert set(PATHS) == {
-        "train: output_dir", "train: resume_from", "train: init_from", "evaluate: checkpoint", "evaluate: output", "evaluate: pictures",
+        "train: output_dir", "train: resume_from", "train: init_from", "evaluate: checkpoint", "evaluate: output",
+        "evaluate: pictures",
         "predict: checkpoint", "predict: inputs", "predict: output", "plan: output", "plan: export", "pack: output",
         "graph: checkpoint", "graph: output", "gradients: checkpoint", "gradients: output", "tour: weights",
         "data.path", "data.root", "data.decoded_cache", "data.cache_dir", "model.weights", "freeze.path",
