@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "options",
         "prefix",
     },
+    "lr_range_test": {"classifier", "figures"},
     "tracking": {
         "figures",
         "freezing",
@@ -78,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "data",
         "freezing",
         "losses",
+        "lr_range_test",
         "metrics",
         "models",
         "numeric_checks",

@@ -88,7 +88,7 @@ PATHS = {key: field for key, field in FIELDS.items() if "path" in type_text(fiel
 def test_a_key_that_speaks_of_a_file_or_folder_is_declared_as_a_path() -> None:
     speaks = re.compile(r"\b(files?|folder|checkpoint|picture|path)\b")
     # Names of a class, of the run folder, of a phase, and of a metric.
-    names = {"_target_", "name", "graph: phase", "gradients: phase", "monitor"}
+    names = {"_target_", "name", "graph: phase", "gradients: phase", "lr_find: phase", "monitor"}
     assert [
         key
         for key, field in FIELDS.items()
@@ -119,6 +119,7 @@ def test_which_keys_hold_paths() -> None:
         "evaluate: pictures",
         "predict: checkpoint", "predict: inputs", "predict: output", "plan: output", "plan: export", "pack: output",
         "graph: checkpoint", "graph: output", "gradients: checkpoint", "gradients: output", "tour: weights",
+        "lr_find: output",
         "data.path", "data.root", "data.decoded_cache", "data.cache_dir", "model.weights", "freeze.path",
         "cache.folder",
     }  # fmt: skip

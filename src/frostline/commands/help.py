@@ -26,6 +26,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "frostline graph checkpoint=runs/RUN output=pictures",
     ),
     "gradients": ("frostline gradients freeze=to_layer3 output=pictures",),
+    "lr_find": ("frostline lr_find data=image_folder data.path=photos freeze=to_layer3 augment=none",),
     "tour": ("frostline tour",),
     "plan": ("frostline plan freeze=gradual_unfreezing trainer.max_epochs=20",),
 }

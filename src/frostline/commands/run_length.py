@@ -37,4 +37,4 @@ def refuse_unreached_phases(classifier: ImageClassifier, trainer: TrainerSection
     total, per_epoch = run_length(trainer, data)
     spans = timeline(classifier.policy, steps_per_epoch=per_epoch, total_steps=total)
     if not trainer.fast_dev_run and (problems := schedule_warnings(spans, total_steps=total, sure=True)):
-        raise ValueError("\n".join(problems))
+        raise ValueError("policy: " + "\n".join(problems))

@@ -224,6 +224,25 @@ class PlanConfig(RunGroups):
     )
 
 
+class LrFindConfig(RunGroups):
+    """Find a learning rate for a run by a short training, of which nothing is kept."""
+
+    seed: Seed = Field(default=0, description="seed of weights, order and augmentation")
+    phase: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="name of the policy's phase to train in; null: the one that trains most"
+    )
+    min_lr: float = Field(default=1e-6, gt=0, description="learning rate of the first step")
+    max_lr: float = Field(
+        default=10.0, gt=0, description="learning rate of the last step, if the loss has not diverged"
+    )
+    steps: Annotated[int, Field(ge=40)] = Field(default=100, description="optimizer steps from min_lr to max_lr")
+    output: PathText | None = Field(
+        default="lr_find.svg",
+        json_schema_extra=FILE,
+        description="picture of the loss over the learning rate (.svg, .png or .pdf); null: none",
+    )
+
+
 class PackConfig(CommandConfig):
     """Pack images into a few large files, for data=streaming from a disk or a store."""
 
@@ -299,6 +318,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "plan": PlanConfig,
+    "lr_find": LrFindConfig,
     "pack": PackConfig,
     "graph": GraphConfig,
     "gradients": GradientsConfig,

@@ -70,6 +70,7 @@ WITHOUT_KEY: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("checkpoint",),
     "predict": ("checkpoint", "inputs", "output"),
     "pack": ("data=image_folder data.path", "output"),
+    "lr_find": ("data=image_folder data.path",),
     "graph": ("checkpoint",),
     "gradients": ("checkpoint",),
     "tour": (),

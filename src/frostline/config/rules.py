@@ -66,7 +66,7 @@ def _files(sound: Mapping[str, Any]) -> Iterator[str]:
             policy.policy()
         except (ValueError, FileNotFoundError) as error:
             yield f"freeze.path: {error}"
-    picture = sound.get("output") if "export" in sound else None
+    picture = sound.get("output") if {"export", "max_lr"} & sound.keys() else None
     if picture is not None and Path(picture).suffix not in (".svg", ".png", ".pdf"):
         yield f"output: `{picture}` must end in .svg, .png or .pdf."
     for key in ("output", "export"):
@@ -104,9 +104,10 @@ def _devices(sound: Mapping[str, Any]) -> Iterator[str]:
     if device is None:
         return
     gpus, devices = visible_gpus(), device.devices
-    if "checkpoint" in sound and (devices != 1 or device.num_nodes != 1):
+    alone = {"checkpoint", "max_lr"} & sound.keys()  # frostline lr_find, and the commands that read a checkpoint
+    if alone and (devices != 1 or device.num_nodes != 1):
         yield "device.devices: this command runs on one device. Use device=auto, device=cpu or device=gpu."
-    if "checkpoint" in sound and device.strategy != "auto":
+    if alone and device.strategy != "auto":
         yield "device.strategy: this command runs on one device. Leave it out."
     if device.accelerator == "cpu" and devices == "all":
         yield "device.devices: `all` is for GPUs; give a number of CPU processes."
@@ -166,6 +167,9 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(optimizer, Rprop) and optimizer.step_sizes[0] >= optimizer.step_sizes[1]:
         yield "optimizer.step_sizes: the smallest step must lie below the largest."
     yield from _falls(sound)
+    lowest, highest = sound.get("min_lr"), sound.get("max_lr")
+    if lowest is not None and highest is not None and lowest >= highest:
+        yield f"min_lr, max_lr: the rates rise from the first to the second, but {lowest:g} is not below {highest:g}."
     trainer: TrainerSection | None = sound.get("trainer")
     if trainer is not None:
         yield from _trainer(trainer)
