@@ -20,6 +20,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "evaluate": ("frostline evaluate checkpoint=runs/RUN",),
     "predict": ("frostline predict checkpoint=runs/RUN inputs=photos output=predictions.csv",),
+    "explain": ("frostline explain checkpoint=runs/RUN inputs=photos",),
     "pack": ("frostline pack data=image_folder data.path=photos output=shards",),
     "graph": (
         "frostline graph freeze=backbone",

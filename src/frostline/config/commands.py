@@ -211,6 +211,23 @@ class PredictConfig(CommandConfig):
     device: Annotated[Device, GROUP]
 
 
+class ExplainConfig(CommandConfig):
+    """Show where in images a convolutional checkpoint finds a class (Grad-CAM)."""
+
+    checkpoint: CheckpointText = Field(description=CHECKPOINT)
+    trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
+    inputs: PathText | Annotated[list[PathText], Field(min_length=1)] = Field(
+        description="an image, a folder of images (with its subfolders), or a list of these"
+    )
+    of_class: Annotated[str, Field(min_length=1)] | int | None = Field(
+        default=None, description="name of the class to look for; null: each image's most probable one"
+    )
+    output: PathText = Field(
+        default="explanations", json_schema_extra=FOLDER, description="folder for a picture of each image"
+    )
+    device: Annotated[Device, GROUP]
+
+
 class PlanConfig(RunGroups):
     """Show which stage a run would train when, and what that saves; train nothing."""
 
@@ -317,6 +334,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "explain": ExplainConfig,
     "plan": PlanConfig,
     "lr_find": LrFindConfig,
     "pack": PackConfig,

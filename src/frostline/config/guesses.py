@@ -69,6 +69,7 @@ WITHOUT_KEY: Mapping[str, tuple[str, ...]] = {
     "plan": ("data=image_folder data.path",),
     "evaluate": ("checkpoint",),
     "predict": ("checkpoint", "inputs", "output"),
+    "explain": ("checkpoint", "inputs"),
     "pack": ("data=image_folder data.path", "output"),
     "lr_find": ("data=image_folder data.path",),
     "graph": ("checkpoint",),
