@@ -53,7 +53,7 @@ def test_a_loss_that_never_falls_ends_with_the_reason_and_no_override(capsys: py
     """At rates of a billionth nothing is learned."""
     words = [*SMALL, "steps=40", "min_lr=1e-12", "max_lr=1e-9", "output=never.png"]
     error = refused(*words, capsys=capsys)
-    assert "no rate to suggest: the loss never fell below" in error
+    assert "no rate to suggest: the loss never fell clearly below" in error
     assert "min_lr, max_lr, steps" in error
 
 

@@ -53,9 +53,10 @@ def run(config: LrFindConfig) -> None:
         print(f"drawn: {Path(config.output).resolve()}")
     if rate is None:
         raise ValueError(
-            f"lr_find: no rate to suggest: the loss never fell below the {found.losses[0]:.3g} at which it began, at "
-            f"rates from {found.rates[0]:.2g} to {found.rates[-1]:.2g}. Check the labels and the images; with frozen "
-            "random weights (model.weights=none) little can be learned; or test other rates: min_lr, max_lr, steps."
+            f"lr_find: no rate to suggest: the loss never fell clearly below the {found.losses[0]:.3g} at which it "
+            f"began, at rates from {found.rates[0]:.2g} to {found.rates[-1]:.2g}. Check the labels and the images; "
+            "with frozen random weights (model.weights=none) little can be learned; a larger data.batch_size has less "
+            "noise; or test other rates: min_lr, max_lr, steps."
         )
     if rate == found.rates[-1]:
         print("the loss still fell at the highest rate: test higher ones by max_lr")
