@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": {"freezing", "optim", "prefix", "schedulers"},
     "autograd": {"figures", "freezing", "models", "modes", "numeric_checks", "storage", "tables"},
     "resume": {"data"},
+    "export": {"data", "prefix", "storage", "tracking"},
     "results": {"data", "figures", "metrics"},
     "fast_path": {"data", "feature_limits", "freezing", "options", "prefix", "storage"},
     "feature_limits": {"data", "freezing", "prefix"},
@@ -68,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "storage",
         "tables",
     },
-    "config": {"freezing", "nearest", "prefix", "renamed", "storage"},
+    "config": {"export", "freezing", "nearest", "prefix", "renamed", "storage"},
     "commands": {
         "figures",
         "config",
@@ -78,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoint",
         "classifier",
         "data",
+        "export",
         "freezing",
         "grad_cam",
         "losses",
@@ -220,7 +222,7 @@ def test_models_needs_torch_only_until_a_network_is_built(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=named)
 def test_wandb_and_inference_engines_are_imported_nowhere_at_module_level(file: Path) -> None:
-    assert not {"wandb", "openvino", "nncf"} & libraries(file, at_import=True)
+    assert not {"wandb", "openvino", "nncf", "onnxruntime", "onnxscript"} & libraries(file, at_import=True)
 
 
 @pytest.mark.parametrize("file", FILES, ids=named)

@@ -89,7 +89,7 @@ def test_cached_and_uncached_training_give_the_same_bits(tmp_path: Path, policy:
 def test_a_run_that_finds_all_features_converts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(folder=tmp_path)
     first, _ = trained(cache=cache)
-    monkeypatch.setattr(engines, "converted", lambda *_: pytest.fail("converted"))
+    monkeypatch.setattr(engines, "openvino_model", lambda *_: pytest.fail("converted"))
     assert differing(first, trained(cache=cache)[0]) == []
 
 

@@ -75,8 +75,8 @@ def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None
                 imported.add((node.module or "").partition(".")[0])
     imported -= sys.stdlib_module_names | {"frostline"}
     provided = set().union(*(IMPORTED_AS.get(name, {name}) for name in DEPENDENCIES | EXTRAS))
-    # Lightning imports tensorboard; torch brings typing_extensions, boto3 botocore, a notebook IPython.
-    assert provided - imported <= {"tensorboard", "annotated_types", "pydantic_core"}
+    # Lightning imports tensorboard, torch onnxscript; torch brings typing_extensions, boto3 botocore, Jupyter IPython.
+    assert provided - imported <= {"tensorboard", "onnxscript", "annotated_types", "pydantic_core"}
     assert imported - provided <= {"typing_extensions", "botocore", "IPython"}
 
 

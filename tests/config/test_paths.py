@@ -116,7 +116,7 @@ def test_a_home_folder_is_one_in_every_path_key(key: str, home: Path) -> None:
 def test_which_keys_hold_paths() -> None:
     assert set(PATHS) == {
         "train: output_dir", "train: resume_from", "train: init_from", "evaluate: checkpoint", "evaluate: output",
-        "evaluate: pictures",
+        "evaluate: pictures", "show: output", "export: checkpoint", "export: output", "export: inputs",
         "predict: checkpoint", "predict: inputs", "predict: output", "plan: output", "plan: export", "pack: output",
         "graph: checkpoint", "graph: output", "gradients: checkpoint", "gradients: output", "tour: weights",
         "lr_find: output", "explain: checkpoint", "explain: inputs", "explain: output",

@@ -37,6 +37,11 @@ def test_a_run_of_two_processes_draws_its_results_also_for_the_loggers_and_over_
     run = tmp_path / "runs/drawn"
     assert sorted(path.name for path in (run / "pictures").iterdir()) == PICTURES
     _loggers_have_the_pictures(run)
+    seen = [*words[:2], "data.image_size=32", "output=before.png"]
+    done = cli(*FROSTLINE, "show", *seen)
+    assert done.returncode == 0, done.stderr
+    assert "of 48 training images: " in done.stdout
+    assert (tmp_path / "before.png").read_bytes() == (run / "pictures/seen.png").read_bytes()
     first = _points(run)
     done = cli(*FROSTLINE, "train", f"resume_from={run}", "trainer.max_epochs=2", "logger=csv")
     assert done.returncode == 0, done.stderr

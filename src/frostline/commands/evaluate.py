@@ -42,20 +42,10 @@ def run(config: EvaluateConfig) -> None:
     """Print the metrics of a checkpoint on one split, and write them to `output` where one is given."""
     quiet_libraries()
     classifier = _classifier(config)
-    trained_on, split = classifier.settings, config.split
-    whole = {} if config.data is None else _as_a_whole(config.data, trained_on.get("data") or {}, split)
-    source = config.data or _trained_on(config, trained_on)
-    images = classifier.data_spec.preparation
-    if isinstance(source, Decoded):
-        images["scaled_decoding"] = classifier.data_spec.scaled_decoding
-    if config.batch_size is not None:
-        images["batch_size"] = config.batch_size
-    data = build_data(source.model_copy(update=images), seed=trained_on.get("seed", 0), constructor=whole)
-    if not data.take_order(classifier.classes):
-        raise ValueError(
-            f"data: its classes are not the checkpoint's. The data has {listed(data.classes)}, the checkpoint "
-            f"{listed(classifier.classes)}"
-        )
+    stored, split = classifier.settings, config.split
+    whole = {} if config.data is None else _as_a_whole(config.data, stored.get("data") or {}, split)
+    source = config.data or trained_on(config.checkpoint, stored, trust_checkpoint=config.trust_checkpoint)
+    data = data_for(classifier, source, batch_size=config.batch_size, constructor=whole)
     if data.images(split) is None:
         others = [other for other in SPLITS if other != split and data.source.dataset(other) is not None]
         raise ValueError(f"split: the data has no {split} images; type split={' or split='.join(others)}")
@@ -68,7 +58,7 @@ def run(config: EvaluateConfig) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
-        **device_options(config.device, precision=_precision(config, trained_on), image_size=data.image_size),
+        **device_options(config.device, precision=_precision(config, stored), image_size=data.image_size),
     )
     data.trainer = trainer  # by which it knows whether there is a GPU to pin memory for
     [results] = trainer.test(classifier, dataloaders=data.evaluation_loader(split), verbose=False)
@@ -81,6 +71,37 @@ def run(config: EvaluateConfig) -> None:
         facts = {"checkpoint": config.checkpoint, "split": split, **outcome}
         write_text(output, json.dumps(facts, indent=2) + "\n")
         print(f"written to {output.resolve()}")
+
+
+def data_for(
+    classifier: ImageClassifier,
+    source: Source,
+    *,
+    batch_size: int | None = None,
+    constructor: Mapping[str, Any] | None = None,
+) -> ImageDataModule:
+    """A source's images, prepared and labelled as a checkpoint's classifier takes them.
+
+    Args:
+        batch_size: None for the source's.
+        constructor: see `build_data`.
+
+    Raises:
+        ValueError: the data has other classes.
+    """
+    images = classifier.data_spec.preparation
+    if isinstance(source, Decoded):
+        images["scaled_decoding"] = classifier.data_spec.scaled_decoding
+    if batch_size is not None:
+        images["batch_size"] = batch_size
+    seed = classifier.settings.get("seed", 0)
+    data = build_data(source.model_copy(update=images), seed=seed, constructor=constructor)
+    if not data.take_order(classifier.classes):
+        raise ValueError(
+            f"data: its classes are not the checkpoint's. The data has {listed(data.classes)}, the checkpoint "
+            f"{listed(classifier.classes)}"
+        )
+    return data
 
 
 def _pictures(config: EvaluateConfig, data: ImageDataModule) -> list[ResultPictures]:
@@ -133,8 +154,11 @@ def _precision(config: EvaluateConfig, stored: Mapping[str, Any]) -> str:
     return "auto" if own == "16-mixed" and config.precision == "auto" and not torch.cuda.is_available() else own
 
 
-def _trained_on(config: EvaluateConfig, stored: Mapping[str, Any]) -> Source:
+def trained_on(checkpoint: str, stored: Mapping[str, Any], *, trust_checkpoint: bool) -> Source:
     """The data that the checkpoint was trained on; without trust, only read.
+
+    Args:
+        stored: the config in it.
 
     Raises:
         ValueError: the checkpoint does not say, or its config is corrupt.
@@ -144,14 +168,13 @@ def _trained_on(config: EvaluateConfig, stored: Mapping[str, Any]) -> Source:
         raise ValueError(
             "data: this checkpoint does not say on which data it was trained; name one, as data=image_folder"
         )
-    check_stored(config.checkpoint, {key: stored[key] for key in ("data", "seed") if key in stored})
-    refuse_hidden({"data": data}, where=config.checkpoint)
-    if not config.trust_checkpoint:
-        data = {**data, **unobeyed(config.checkpoint, {"data": data})}
-    settings = stored_settings(EvaluateConfig, {**config.as_dict(), "data": data})
-    source = EvaluateConfig.model_validate(settings).data
-    assert source is not None
-    return source
+    check_stored(checkpoint, {key: stored[key] for key in ("data", "seed") if key in stored})
+    refuse_hidden({"data": data}, where=checkpoint)
+    if not trust_checkpoint:
+        data = {**data, **unobeyed(checkpoint, {"data": data})}
+    source: Any = EvaluateConfig.groups()["data"].section(stored_settings(EvaluateConfig, {"data": data})["data"])
+    found: Source = source
+    return found
 
 
 def _as_a_whole(typed: Source, trained_on: Mapping[str, Any], split: str) -> dict[str, str]:

@@ -21,6 +21,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("frostline evaluate checkpoint=runs/RUN",),
     "predict": ("frostline predict checkpoint=runs/RUN inputs=photos output=predictions.csv",),
     "explain": ("frostline explain checkpoint=runs/RUN inputs=photos",),
+    "export": ("frostline export checkpoint=runs/RUN format=onnx",),
+    "show": ("frostline show data=image_folder data.path=photos augment=standard output=seen.png",),
     "pack": ("frostline pack data=image_folder data.path=photos output=shards",),
     "graph": (
         "frostline graph freeze=backbone",

@@ -18,6 +18,7 @@ from frostline.config.paths import CheckpointText, PathText, ResumeText
 from frostline.config.section import FILE, FOLDER, OwnClass, Section
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
+from frostline.export.format_names import FormatName
 from frostline.prefix.engine_names import LoadedEngineName
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -228,6 +229,28 @@ class ExplainConfig(CommandConfig):
     device: Annotated[Device, GROUP]
 
 
+class ExportConfig(CommandConfig):
+    """Write a checkpoint's network for other programs, with its preparation of images and its model card."""
+
+    checkpoint: CheckpointText = Field(description=CHECKPOINT)
+    trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
+    format: FormatName = Field(
+        default="onnx",
+        description="format of the file: all but safetensors, which has the weights alone, hold the normalisation",
+    )
+    output: PathText | None = Field(
+        default=None,
+        json_schema_extra=FOLDER,
+        description="folder for the files, which must not be there yet, or be empty; null: `export/FORMAT` in the run "
+        "folder, or beside a checkpoint without one",
+    )
+    inputs: PathText | Annotated[list[PathText], Field(min_length=1)] | None = Field(
+        default=None,
+        description="images on which the exported network is compared with the original: a file, a folder, or a list "
+        "of these; null: images of the data that it was trained on",
+    )
+
+
 class PlanConfig(RunGroups):
     """Show which stage a run would train when, and what that saves; train nothing."""
 
@@ -258,6 +281,18 @@ class LrFindConfig(RunGroups):
         json_schema_extra=FILE,
         description="picture of the loss over the learning rate (.svg, .png or .pdf); null: none",
     )
+
+
+class ShowConfig(CommandConfig):
+    """Draw training images after augmentation, as the network will see them; train nothing."""
+
+    seed: Seed = Field(default=0, description="seed of order and augmentation")
+    output: PathText = Field(
+        default="seen.png", json_schema_extra=FILE, description="picture (.png or .svg); one that is there is replaced"
+    )
+    model: Annotated[Model, GROUP]
+    data: Annotated[Source, GROUP]
+    augment: Annotated[Augment, GROUP]
 
 
 class PackConfig(CommandConfig):
@@ -337,6 +372,8 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "explain": ExplainConfig,
     "plan": PlanConfig,
     "lr_find": LrFindConfig,
+    "export": ExportConfig,
+    "show": ShowConfig,
     "pack": PackConfig,
     "graph": GraphConfig,
     "gradients": GradientsConfig,

@@ -70,6 +70,8 @@ WITHOUT_KEY: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("checkpoint",),
     "predict": ("checkpoint", "inputs", "output"),
     "explain": ("checkpoint", "inputs"),
+    "export": ("checkpoint", "output"),
+    "show": ("data=image_folder data.path", "output"),
     "pack": ("data=image_folder data.path", "output"),
     "lr_find": ("data=image_folder data.path",),
     "graph": ("checkpoint",),

@@ -205,7 +205,7 @@ class ConvertedPart:
             example = torch.zeros(2, *inputs.shape[1:]).to(memory_format=layout)
             result = without_gaps(self.part.run(example))
             with torch.autocast("cpu", enabled=False):
-                model = converted(self.network, self.part, example)
+                model = openvino_model(_PartModule(self.network, self.part), example)
         options = {
             "INFERENCE_PRECISION_HINT": _precision(),
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -245,8 +245,11 @@ class _PartModule(nn.Module):
         return self.part.run(values)
 
 
-def converted(network: nn.Module, part: Part, example: Tensor) -> Any:
-    """A part as an `openvino.Model` for any number of images.
+def openvino_model(module: nn.Module, example: Tensor) -> Any:
+    """A module as an `openvino.Model` for any number of images.
+
+    Args:
+        example: at least two images.
 
     By OpenVINO's frontend: `openvino.convert_model` sends usage data to Google Analytics, and nothing asks before.
 
@@ -259,7 +262,6 @@ def converted(network: nn.Module, part: Part, example: Tensor) -> Any:
 
         frontend = FrontEndManager().load_by_framework("pytorch")
         batch = ({0: torch.export.Dim.DYNAMIC},)
-        module = _PartModule(network, part)
         with _without_warnings(), eval_mode(module):
             program = torch.export.export(module, (example,), dynamic_shapes=batch)
             decoder = TorchFXPythonDecoder.from_exported_program(program)  # in use until the conversion ends

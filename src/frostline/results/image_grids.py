@@ -66,7 +66,7 @@ def _shares(target: Tensor) -> list[tuple[int, float]]:
     if not target.ndim:
         return [(int(target), 1.0)]
     values, places = target.topk(min(2, len(target)))
-    return [(place, value) for place, value in zip(places.tolist(), values.tolist(), strict=True) if value > 0]
+    return [(place, value) for place, value in zip(places.tolist(), values.tolist(), strict=True) if value >= 0.005]
 
 
 def _grid(images: int, *, title: str, lines: int) -> tuple[Figure, list[Any]]:
