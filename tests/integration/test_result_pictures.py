@@ -37,7 +37,7 @@ def test_a_run_of_two_processes_draws_its_results_also_for_the_loggers_and_over_
     run = tmp_path / "runs/drawn"
     assert sorted(path.name for path in (run / "pictures").iterdir()) == PICTURES
     _loggers_have_the_pictures(run)
-    seen = [*words[:2], "data.image_size=32", "output=before.png"]
+    seen = [*words[:3], "data.image_size=32", "output=before.png"]
     done = cli(*FROSTLINE, "show", *seen)
     assert done.returncode == 0, done.stderr
     assert "of 48 training images: " in done.stdout
