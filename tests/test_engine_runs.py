@@ -76,7 +76,9 @@ def differing(one: ImageClassifier, other: ImageClassifier) -> list[str]:
     return [name for name, tensor in one.network.state_dict().items() if not torch.equal(tensor, state[name])]
 
 
-@pytest.mark.parametrize(("policy", "precision"), [(GRADUAL, "32-true"), (HEAD, "bf16-mixed")])
+@pytest.mark.parametrize(
+    ("policy", "precision"), [pytest.param(GRADUAL, "32-true", marks=pytest.mark.slow), (HEAD, "bf16-mixed")]
+)
 def test_cached_and_uncached_training_give_the_same_bits(tmp_path: Path, policy: FreezePolicy, precision: str) -> None:
     cache = FeatureCache(folder=tmp_path)
     plain, one = trained(policy, precision=precision)
@@ -102,6 +104,7 @@ def test_engines_share_no_features(tmp_path: Path) -> None:
     assert len(stores) == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_engine_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, _ = trained(GRADUAL, epochs=3)
     _, stopped = trained(GRADUAL, epochs=3, max_steps=6)
@@ -112,6 +115,7 @@ def test_a_resumed_run_goes_on_with_its_engine_and_ends_with_the_same_bits(tmp_p
     assert resumed.engine == "openvino"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_any_phase_gives_the_run_s_own_numbers(tmp_path: Path) -> None:
     """By the split of the phase in which it was written, which is not that of the policy's first phase."""
     for epochs in (1, 2):
@@ -133,6 +137,7 @@ def test_a_checkpoint_of_any_phase_gives_the_run_s_own_numbers(tmp_path: Path) -
         torch.testing.assert_close(by_torch.probabilities(image), classifier.probabilities(image), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_test_of_another_checkpoint_in_a_run_uses_that_checkpoint_s_split(tmp_path: Path) -> None:
     cache = FeatureCache(folder=tmp_path / "features")
     first, trainer = trained(GRADUAL, epochs=1)

@@ -1,8 +1,7 @@
 """Every documented key, at values made from its type, trains under the defaults and beside other keys, or is refused.
 
-A training of three steps on 16 pixels runs for each combination, in this process. By default all keys are shared out
-over few trainings, one key of each group in each; the slow tests pair every key with every `speed`, `precision` and
-`optimizer`.
+A training of three steps on 20 pixels runs for each combination, in this process: an option of each group, and values
+of some of its keys.
 """
 
 import random
@@ -27,7 +26,6 @@ from frostline.commands.overrides import Invocation, problems_of
 from frostline.commands.words import adapted
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of, value_text
-from frostline.config.section import Section
 
 TRAIN = COMMANDS["train"]
 SMALL = {
@@ -76,7 +74,6 @@ TEXTS = {
     "trainer.max_time": ["00:01:00:00"],
     "optimizer.eps": ["[1.0e-20, 0.01]"],
 }
-Setting = tuple[str, ...]  # overrides that belong together: an option, and a key of it
 
 
 def values(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
@@ -104,36 +101,58 @@ def values(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str]:
                 yield str(int(number)) if number == int(number) else str(number)
 
 
-def settings() -> tuple[dict[str, list[Setting]], dict[str, list[dict[str, list[str]]]]]:
-    """Every option, and every key at every value beside one option of each schema, by group; and for each option of a
-    group its keys with their values, the option itself among them."""
-    found: dict[str, list[Setting]] = {}
-    keys: dict[str, list[dict[str, list[str]]]] = {}
-    seen: set[type[Section]] = set()
-    options = group_options(None)
-    for group in TRAIN.groups():
-        for option in options[group]:
-            if option in ELSEWHERE.get(group, ()):
-                continue
-            chosen = f"{group}={option}"
-            found.setdefault(group, []).append((chosen,))
-            node = default_config("train", (chosen,))[group]
-            schema = TRAIN.groups()[group].schema_of(node)
-            assert schema is not None
-            keys.setdefault(group, []).append({group: [option]})
-            for key, field in fields_of(schema).items():
-                if (name := f"{group}.{key}") in OTHERWISE_TESTED or key in ("name", "csv", "tensorboard", "wandb"):
-                    continue
-                typed = TEXTS.get(name) or list(values(field.annotation, field.metadata))
-                assert typed, f"{name}: no value is known for its type; add one to TEXTS or say who tests it"
-                keys[group][-1][name] = typed
-                if schema not in seen:
-                    found[group] += [(chosen, f"{name}={value}") for value in typed]
-            seen.add(schema)
-    return found, keys
+Hand = dict[str, str]  # keys of one group with a value each, the option of the group among them
 
 
-SETTINGS, KEYS = settings()
+def words_of(hand: Hand) -> list[str]:
+    return [f"{key}={value}" for key, value in hand.items()]
+
+
+def hands_of(group: str, option: str) -> list[Hand]:
+    """Every value of every key of an option, four keys beside it in each hand at most."""
+    schema = TRAIN.groups()[group].schema_of(default_config("train", (f"{group}={option}",))[group])
+    assert schema is not None
+    hands: list[Hand] = [{group: option}]
+    for key, field in fields_of(schema).items():
+        if (name := f"{group}.{key}") in OTHERWISE_TESTED or key in ("name", "csv", "tensorboard", "wandb"):
+            continue
+        typed = TEXTS.get(name) or list(values(field.annotation, field.metadata))
+        assert typed, f"{name}: no value is known for its type; add one to TEXTS or say who tests it"
+        for value in typed:
+            with_room = [hand for hand in hands if len(hand) < 5 and name not in hand]
+            if not with_room:
+                hands.append({group: option})
+            (with_room or hands[-1:])[0][name] = value
+    return hands
+
+
+HANDS = {
+    group: [hand for option in options if option not in ELSEWHERE.get(group, ()) for hand in hands_of(group, option)]
+    for group, options in group_options(None).items()
+    if group in TRAIN.groups()
+}
+HANDS["precision"] = [{"trainer.precision": precision} for precision in ("bf16-mixed", "32-true")]
+
+
+def combinations() -> list[list[str]]:
+    """A hand of each group, dealt until each has been in one."""
+    generator = random.Random(0)
+    length = max(map(len, HANDS.values()))
+    found: list[list[str]] = [[] for _ in range(length)]
+    for hands in HANDS.values():
+        dealt = [hands[place % len(hands)] for place in range(length)]
+        generator.shuffle(dealt)
+        for place, hand in enumerate(dealt):
+            found[place] += words_of(hand)
+    return found
+
+
+COMBINATIONS = combinations()
+
+
+def test_every_value_of_every_key_is_in_a_combination() -> None:
+    dealt = {word for words in COMBINATIONS for word in words}
+    assert dealt == {word for hands in HANDS.values() for hand in hands for word in words_of(hand)}
 
 
 def outcome(overrides: Sequence[str], folder: Path) -> str:
@@ -160,67 +179,27 @@ def outcome(overrides: Sequence[str], folder: Path) -> str:
     return "trained"
 
 
-def shared_out() -> list[tuple[Setting, ...]]:
-    """One setting of each group in each combination, until each has been in one."""
-    generator = random.Random(0)
-    longest = max(map(len, SETTINGS.values()))
-    columns = []
-    for found in SETTINGS.values():
-        repeated = [*found, *(generator.choice(found) for _ in range(longest - len(found)))]
-        generator.shuffle(repeated)
-        columns.append(repeated)
-    return list(zip(*columns, strict=True))
+def names_of(word: str) -> set[str]:
+    """The names by which a message may speak of an override: its key, whole and its last part."""
+    key = word.partition("=")[0]
+    return {key, key.rpartition(".")[2]}
 
 
-def keys_of(setting: Setting) -> set[str]:
-    """The names by which a message may speak of a setting: the key of each override, whole and its last part."""
-    keys = {word.partition("=")[0] for word in setting}
-    return keys | {key.rpartition(".")[2] for key in keys}
-
-
-def trained_without_refused(combination: Sequence[Setting], folder: Path) -> None:
-    """Train a combination; settings that a message names are left out until the rest trains."""
-    left = list(combination)
-    for attempt in range(len(combination) + 1):
-        output = outcome([word for setting in left for word in setting], folder / str(attempt))
+# A twelfth of them by default: a training takes about a second.
+@pytest.mark.parametrize(
+    "place", [pytest.param(p, marks=() if p % 12 == 0 else pytest.mark.slow) for p in range(len(COMBINATIONS))]
+)
+def test_every_key_trains_beside_keys_of_other_groups(place: int, tmp_path: Path) -> None:
+    """Overrides that a message names are left out until the rest trains."""
+    left = list(COMBINATIONS[place])
+    for attempt in range(len(left) + 1):
+        output = outcome(left, tmp_path / str(attempt))
         if output == "trained":
             return
-        named = [setting for setting in left if any(key in output for key in keys_of(setting))]
+        named = [word for word in left if any(name in output for name in names_of(word))]
         assert named, (output, left)
         # The longest: `data.batch_size` is more to the point than `data`.
-        left.remove(max(named, key=lambda setting: max(len(key) for key in keys_of(setting) if key in output)))
-
-
-SHARED_OUT = shared_out()
-# A twelfth of them by default: a training takes about a second.
-SOME = [pytest.param(place, marks=() if place % 12 == 0 else pytest.mark.slow) for place in range(len(SHARED_OUT))]
-
-
-@pytest.mark.parametrize("place", SOME)
-def test_every_key_trains_beside_keys_of_other_groups(place: int, tmp_path: Path) -> None:
-    trained_without_refused(SHARED_OUT[place], tmp_path)
-
-
-# Groups whose keys meet the optimizer, the precision or the fast path in a step.
-MEETING = ("trainer", "freeze", "scheduler", "augment", "loss", "head", "cache")
-# As many as a key has values at most: each value meets each optimizer, each option some of them.
-ROWS = max(len(values) for group in MEETING for keys in KEYS[group] for values in keys.values())
-OPTIMIZERS = [options["optimizer"][0] for options in KEYS["optimizer"]]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("row", range(ROWS))
-def test_every_key_of_a_step_trains_with_every_optimizer_precision_and_speed(
-    row: int, optimizer: str, tmp_path: Path
-) -> None:
-    turn = OPTIMIZERS.index(optimizer)
-    chosen = [KEYS[group][(row + turn * ROWS) % len(KEYS[group])] for group in MEETING]
-    words = [f"{key}={values[row % len(values)]}" for keys in chosen for key, values in keys.items()]
-    words.append(f"optimizer={optimizer}")
-    words.append(f"speed={('fast', 'plain')[(row + turn) % 2]}")
-    words.append(f"trainer.precision={('bf16-mixed', '32-true')[(row // 2 + turn) % 2]}")
-    trained_without_refused([(word,) for word in words], tmp_path)
+        left.remove(max(named, key=lambda word: max(len(name) for name in names_of(word) if name in output)))
 
 
 def test_a_run_that_ends_before_its_first_validation_ends_well_with_early_stopping(tmp_path: Path) -> None:

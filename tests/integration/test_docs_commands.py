@@ -73,8 +73,8 @@ def as_run(command: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command: str, home: Path) -> None:
-    done = subprocess.run(as_run(command), cwd=home, capture_output=True, text=True, timeout=600, check=False)
+def test_command(command: str, home: Path, tmp_path: Path) -> None:
+    done = run_preloaded(as_run(command), cwd=home, output=tmp_path, seconds=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     assert "Traceback" not in done.stderr
 

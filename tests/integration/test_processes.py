@@ -33,6 +33,7 @@ def equal(one: Weights, other: Weights) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_two_cpu_processes_and_torchrun_train_in_one_folder_each_with_the_same_result(cli: Cli, tmp_path: Path) -> None:
     by_device = cli(*FROSTLINE, "train", *SHORT, "device=cpu_ddp", env={"RUN_ID": "own"}, preloaded=False)
     assert by_device.returncode == 0, by_device.stdout + by_device.stderr
@@ -68,7 +69,13 @@ def test_a_mistake_found_by_the_processes_is_reported_once_without_a_traceback(t
     assert stderr.count("frostline:") == 1, stderr
 
 
-@pytest.mark.parametrize(("device", "signum"), [("cpu", signal.SIGINT), ("cpu_ddp", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("device", "signum"),
+    [
+        pytest.param("cpu", signal.SIGINT, marks=pytest.mark.slow),  # test_going_on has it by default
+        pytest.param("cpu_ddp", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_that_is_resumed_ends_bit_identical(
     device: str, signum: signal.Signals, tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_job_fails_the_others_run_and_the_same_command_runs_what_is_missing(
     assert only_sweep(tmp_path) == sweep
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_by_the_same_command_and_ends_with_the_same_bits(
     cli: Cli, tmp_path: Path, words: list[str]
 ) -> None:

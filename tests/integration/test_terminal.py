@@ -87,8 +87,8 @@ def unfolded(lines: list[str]) -> str:
     ("columns", "resizes", "env"),
     [
         (80, [], {}),
-        (60, [], {"NO_COLOR": "1", "FORCE_COLOR": "1"}),
-        (100, [("epoch 2/4 · layer4", 66), ("epoch 4/4", 140)], {"COLUMNS": "100"}),
+        pytest.param(60, [], {"NO_COLOR": "1", "FORCE_COLOR": "1"}, marks=pytest.mark.slow),
+        pytest.param(100, [("epoch 2/4 · layer4", 66), ("epoch 4/4", 140)], {"COLUMNS": "100"}, marks=pytest.mark.slow),
         pytest.param(200, [], {"FORCE_COLOR": "1"}, marks=pytest.mark.slow),
     ],
     ids=["80 columns", "60 without colours", "resized from 100 to 66 and 140", "200 columns"],
@@ -116,6 +116,7 @@ def test_the_screen_keeps_every_line_of_the_log_once_and_no_other(
     assert any(line.startswith(beginning) for _, line in late)
 
 
+@pytest.mark.slow
 def test_a_dumb_terminal_gets_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     terminal = Terminal(["train", *PHASES], columns=120, resizes=[], TERM="dumb", FORCE_COLOR="1")
@@ -131,6 +132,7 @@ def test_two_processes_print_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert terminal.progress
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_lines_even_where_colours_are_forced(cli: Cli) -> None:
     done = cli(*FROSTLINE, "train", *PHASES, env={"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"})
     assert done.returncode == 0, done.stderr
