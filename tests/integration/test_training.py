@@ -171,6 +171,7 @@ assert not alive, "the last network is still there"
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_s_runs_leave_no_network_behind_in_memory(cli: Cli, tmp_path: Path) -> None:
     done = cli(sys.executable, "-c", WATCHED, "-m", *SHORT, "seed=1,2")
     assert done.returncode == 0, done.stderr

@@ -15,9 +15,9 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("name", "split", "smaller"),
     [
-        ("mobilenet_v3_small", True, {}),
+        pytest.param("mobilenet_v3_small", True, {}, marks=pytest.mark.slow),
         ("shufflenet_v2_x0_5", True, {}),
-        ("timm/vit_tiny_patch16_224", True, {"depth": 2}),
+        pytest.param("timm/vit_tiny_patch16_224", True, {"depth": 2}, marks=pytest.mark.slow),
         ("timm/convnext_atto", True, {"depths": [1, 1, 1, 1]}),
         ("timm/vit_small_patch16_dinov3", False, {"depth": 2, "embed_dim": 96, "num_heads": 3}),
     ],
