@@ -27,6 +27,9 @@ from frostline.commands.words import adapted
 from frostline.config.commands import COMMANDS
 from frostline.config.key_text import fields_of, value_text
 
+# Of Lightning's PyTorchProfiler that is freed before its run began, where a combination is refused.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <function Profiler.__del__")
+
 TRAIN = COMMANDS["train"]
 SMALL = {
     "data": "synthetic",

@@ -11,9 +11,11 @@ import struct
 import termios
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pyte
 import pytest
+from scripts.record_screen import recorded, svg
 
 from tests.integration.conftest import FROSTLINE, SHORT, Cli, only_run
 from tests.preloaded import Started
@@ -142,3 +144,16 @@ def test_a_pipe_gets_lines_even_where_colours_are_forced(cli: Cli) -> None:
     number = r"[\d.e-]+"
     shape = rf"epoch \d/4 · loss {number} · acc {number} % · val acc {number} % · lr {number} · {number} img/s · .* s"
     assert [re.fullmatch(shape, line) is not None for line in epochs] == [True] * 4, epochs
+
+
+def test_a_recording_shows_the_last_picture_of_the_screen_also_where_nothing_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = recorded(["plan", "freeze=backbone", "trainer.max_epochs=2"])
+    drawing = ElementTree.fromstring(svg(pictures))
+    texts = [element for element in drawing if element.tag.endswith("text")]
+    stays = {element.text for element in texts if element.attrib["class"].startswith("l")}
+    assert stays == {run.text for run in pictures[-1][1]}
+    assert any(text.startswith("78 optimizer steps, 39 an epoch") for text in stays if text)
+    assert "$ frostline plan freeze=backbone trainer.max_epochs=2" in {element.text for element in texts}
