@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from frostline.commands.defaults import without_auto
 from frostline.commands.help import default_config
 from frostline.config.commands import COMMANDS
 
@@ -27,3 +28,8 @@ def typed(values: Mapping[str, Any], command: str = "train") -> Any:
 def config(*overrides: str, command: str = "train") -> Any:
     """The typed config of a command line."""
     return typed(settings(*overrides, command=command), command)
+
+
+def chosen(*overrides: str, command: str = "train") -> Any:
+    """The typed config of a command line, with a value in place of each `auto`."""
+    return without_auto(config(*overrides, command=command)).config

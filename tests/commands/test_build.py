@@ -11,6 +11,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from tests.configs import chosen as chosen_config
 from tests.configs import config
 from torch import nn
 
@@ -37,7 +38,7 @@ OWN_KEYS = {"name", "exclude_from_decay"}
 
 def composed(*overrides: str) -> TrainConfig:
     small = ("data=synthetic", "data.length=8", "data.val_length=4", "data.test_length=4", "data.image_size=16")
-    return config("model.weights=none", *small, "device=cpu", *overrides)
+    return chosen_config("model.weights=none", *small, "device=cpu", *overrides)
 
 
 def data_of(chosen: TrainConfig) -> ImageDataModule:
@@ -54,7 +55,7 @@ def test_every_optimizer_of_torch_is_an_option_or_has_its_reason() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizers_keys_are_its_signatures_and_it_steps(name: str) -> None:
-    chosen = config(f"optimizer={name}").optimizer
+    chosen = config(f"optimizer={name}", "optimizer.lr=0.1").optimizer
     options = chosen.as_dict()
     signature = inspect.signature(TORCH_OPTIMIZERS[name]).parameters
     assert options.keys() - OWN_KEYS <= signature.keys()
@@ -270,7 +271,7 @@ def test_precision_auto_is_what_the_processor_computes_natively(monkeypatch: pyt
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_an_optimizer_is_fused_where_torch_has_it_so_and_takes_the_same_step(name: str) -> None:
-    options = config(f"optimizer={name}").optimizer
+    options = config(f"optimizer={name}", "optimizer.lr=0.01").optimizer
     steps = []
     for fused in (True, False):
         torch.manual_seed(0)

@@ -11,7 +11,6 @@ from frostline.commands.defaults import with_stored, without_auto
 from frostline.config.recommended import keys_left
 from frostline.config.validation import ConfigError
 
-ALL = ("freeze=auto", "optimizer.lr=auto", "trainer.max_epochs=auto", "data.batch_size=auto")
 FEW = ("data=synthetic", "data.length=112", "data.val_length=8", "data.test_length=8", "data.image_size=32")
 
 
@@ -25,7 +24,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_random_weights_train_every_layer() -> None:
-    chosen = without_auto(config(*ALL, *FEW, "model.weights=none"))
+    chosen = without_auto(config(*FEW, "model.weights=none"))
     assert keys_left(chosen.config) == []
     assert chosen.config.freeze.policy().to_dict() == config("freeze=none").freeze.policy().to_dict()
     assert (chosen.config.optimizer.lr, chosen.config.data.batch_size) == (0.05, 16)
@@ -36,14 +35,14 @@ def test_random_weights_train_every_layer() -> None:
 
 
 def test_pretrained_weights_and_few_images_freeze_all_but_the_last_stage(weights: Path) -> None:
-    chosen = without_auto(config(*ALL, *FEW, f"model.weights={weights}", "freeze.batch_norm=affine"))
+    chosen = without_auto(config(*FEW, f"model.weights={weights}", "freeze.batch_norm=affine"))
     expected = config("freeze=to_layer3", "freeze.batch_norm=affine").freeze
     assert chosen.config.freeze.as_dict() == expected.as_dict()
     assert chosen.config.optimizer.lr == 0.01
 
 
 def test_another_network_trains_its_last_stage_and_head(weights: Path) -> None:
-    chosen = without_auto(config("freeze=auto", *FEW, "model=mobilenet_v2", f"model.weights={weights}"))
+    chosen = without_auto(config(*FEW, "model=mobilenet_v2", f"model.weights={weights}"))
     assert chosen.config.freeze.name == "custom"
     assert len(chosen.config.freeze.train) == 1
     assert chosen.config.freeze.train[0].startswith("from:")
@@ -61,23 +60,23 @@ def test_an_explicit_key_wins() -> None:
 
 
 def test_a_typed_number_of_steps_is_reached() -> None:
-    chosen = without_auto(config(*ALL, *FEW, "model.weights=none", "trainer.max_steps=300"))
+    chosen = without_auto(config(*FEW, "model.weights=none", "trainer.max_steps=300"))
     assert chosen.config.trainer.max_epochs == 43  # of 7 steps
 
 
 def test_the_batch_is_shared_evenly_by_processes() -> None:
-    chosen = without_auto(config(*ALL, *FEW, "model.weights=none", "device=cpu_ddp", "device.devices=3"))
+    chosen = without_auto(config(*FEW, "model.weights=none", "device=cpu_ddp", "device.devices=3"))
     assert chosen.config.data.batch_size % 3 == 0
 
 
 def test_a_chosen_value_obeys_the_rules_between_keys() -> None:
     with pytest.raises(ConfigError, match=r"trainer.check_val_every_n_epoch: 50 is more than trainer.max_epochs=22"):
-        without_auto(config(*ALL, *FEW, "model.weights=none", "trainer.check_val_every_n_epoch=50"))
+        without_auto(config(*FEW, "model.weights=none", "trainer.check_val_every_n_epoch=50"))
 
 
 def test_a_run_that_goes_on_keeps_the_values_of_its_checkpoint() -> None:
     before = settings("freeze=stem", "optimizer.lr=0.3", "trainer.max_epochs=7", "data.batch_size=5")
-    resumed = with_stored(config(*ALL), {"frostline": {"settings": before}})
+    resumed = with_stored(config(), {"frostline": {"settings": before}})
     assert keys_left(resumed) == []
     assert resumed.freeze.name == "stem"
     assert (resumed.optimizer.lr, resumed.trainer.max_epochs, resumed.data.batch_size) == (0.3, 7, 5)

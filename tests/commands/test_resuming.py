@@ -26,7 +26,8 @@ def test_every_key_says_what_becomes_of_it_on_a_resume() -> None:
 
 
 def config(**changed: Any) -> TrainConfig:
-    values = settings("optimizer.lr=0.1", "data.batch_size=8", "data.workers=0", "model.weights=none")
+    words = ("freeze=none", "optimizer.lr=0.1", "trainer.max_epochs=4", "data.batch_size=8", "data.workers=0")
+    values = settings(*words, "model.weights=none")
     for key, value in changed.items():
         group, _, name = key.partition("__")
         values[group] = {**values[group], name: value} if name else value

@@ -65,7 +65,7 @@ def test_one_failed_job_stops_no_other(tmp_path: Path) -> None:
     words = [*FROSTLINE, "plan", "freeze=custom", "freeze.train=[nothing],[head],[neither]", "model.weights=none", "-m"]
     done = run_preloaded(words, cwd=tmp_path, output=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert done.stdout.count("optimizer steps") == 1
+    assert done.stdout.count("optimizer steps, ") == 1
     assert "`nothing`" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (

@@ -15,6 +15,7 @@ from tests.configs import config, settings, typed
 from frostline import checkpoint
 from frostline.commands import run_folder, train
 from frostline.commands.build import build_data
+from frostline.commands.defaults import without_auto
 from frostline.commands.overrides import Invocation, problems_of
 from frostline.commands.trainer import build_trainer, monitored
 from frostline.config.commands import TrainConfig
@@ -52,7 +53,7 @@ def data_of(chosen: TrainConfig) -> ImageDataModule:
 
 
 def trainer_of(folder: Path, *overrides: str) -> lightning.Trainer:
-    chosen = config("model.weights=none", *SMALL, *overrides)
+    chosen = without_auto(config("model.weights=none", *SMALL, *overrides)).config
     return build_trainer(chosen, folder=folder, data=data_of(chosen), weights=LoadedWeights(source="none"))
 
 
@@ -89,7 +90,7 @@ def test_the_keys_reach_the_trainer(tmp_path: Path) -> None:
     }
     others = ("max_time=00:01:00:00", "precision=bf16-mixed", "detect_anomaly=true", "inference_mode=false")
     words = [*(f"{key}={value}" for key, value in asked.items()), *others]
-    trainer = trainer_of(tmp_path, *(f"trainer.{word}" for word in words))
+    trainer = trainer_of(tmp_path, "data.image_size=32", *(f"trainer.{word}" for word in words))
     assert {key: getattr(trainer, key) for key in asked} == asked
     assert isinstance(trainer.limit_test_batches, int)  # 1 is one batch, 1.0 all of them
     assert (trainer.precision, trainer.gradient_clip_algorithm) == ("bf16-mixed", "norm")
@@ -110,7 +111,10 @@ def test_the_defaults_see_everything_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check_val_every_n_epoch=5"], "trainer.check_val_every_n_epoch: 5 is more than trainer.max_epochs=4"),
+        (
+            ["check_val_every_n_epoch=5", "max_epochs=4"],
+            "trainer.check_val_every_n_epoch: 5 is more than trainer.max_epochs=4",
+        ),
         (["check_val_every_n_epoch=null"], "trainer.check_val_every_n_epoch: null needs a number of batches"),
         (["gradient_clip_algorithm=value"], "trainer.gradient_clip_algorithm: nothing is clipped without"),
         (
@@ -237,7 +241,7 @@ def trained(folder: Path, *overrides: str, phases: list[dict[str, Any]] | None =
     if phases is not None:
         (folder / "policy.yaml").write_text(json.dumps({"phases": phases}))
         values["freeze"] = {"name": "file", "path": str(folder / "policy.yaml")}
-    train.train(folder, typed(values))
+    train.train(folder, without_auto(typed(values)).config)
     facts: dict[str, Any] = json.loads((folder / "facts.json").read_text())
     return facts
 
@@ -308,7 +312,7 @@ def test_early_stopping_within_an_epoch_waits_for_min_steps(tmp_path: Path) -> N
 def test_fast_dev_run_tries_all_and_writes_no_logs_or_checkpoints(tmp_path: Path) -> None:
     tried = trained(
         tmp_path / "run",
-        *("trainer.fast_dev_run=2", "trainer.enable_model_summary=true", "freeze.train=[head]"),
+        *("trainer.fast_dev_run=2", "trainer.enable_model_summary=true", "freeze=custom", "freeze.train=[head]"),
         *("logger=csv", "callbacks.gradient_flow_every_n_steps=1"),  # which has nothing to write to
     )
     assert (tried["steps"], tried["best_checkpoint"]) == (2, None)

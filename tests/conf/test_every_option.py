@@ -13,6 +13,7 @@ from torch import nn
 from frostline.commands import run_folder
 from frostline.commands.build import build_classifier, build_data
 from frostline.commands.config_files import group_options
+from frostline.commands.defaults import without_auto
 from frostline.commands.help import default_config
 from frostline.commands.optimizers import optimizer_builder
 from frostline.commands.overrides import Invocation, problems_of
@@ -88,7 +89,7 @@ def settings_of(group: str, option: str, files: dict[str, Path], *more: str) -> 
 
 
 def config_of(group: str, option: str, files: dict[str, Path], *more: str) -> TrainConfig:
-    found: TrainConfig = typed(settings_of(group, option, files, *more))
+    found: TrainConfig = without_auto(typed(settings_of(group, option, files, "model.weights=none", *more))).config
     return found
 
 
@@ -262,7 +263,7 @@ def test_every_loss_is_built(option: str, files: dict[str, Path]) -> None:
 @pytest.mark.parametrize("option", OPTIONS["optimizer"])
 @pytest.mark.parametrize("schedule", OPTIONS["scheduler"])
 def test_every_optimizer_goes_with_every_scheduler(option: str, schedule: str) -> None:
-    config = typed(default_config("train", (f"optimizer={option}", f"scheduler={schedule}")))
+    config = typed(default_config("train", (f"optimizer={option}", "optimizer.lr=0.05", f"scheduler={schedule}")))
     keys = dict(config.scheduler)
     parameter = nn.Parameter(torch.ones(2, 2))
     optimizer = optimizer_builder(config.optimizer)([{"params": [parameter], "lr": config.optimizer.lr}])
@@ -309,7 +310,7 @@ def test_every_experiment_is_built(option: str, files: dict[str, Path], tmp_path
     settings = settings_of("experiment", option, files, "model.weights=none")
     if settings["data"]["name"] == "fashion_mnist":
         settings["data"] = default_config("train", ("data=digits",))["data"]
-    config: TrainConfig = typed(settings)
+    config: TrainConfig = without_auto(typed(settings)).config
     classifier, weights = build_classifier(config, data_of(config))
     build_trainer(config, folder=tmp_path, data=data_of(config), weights=weights)
     assert classifier.network.fc.in_features == 512

@@ -24,7 +24,7 @@ TRAIN = COMMANDS["train"]
 
 @pytest.fixture(scope="module")
 def composed() -> dict[str, Any]:
-    return default_config("train")
+    return default_config("train", ("freeze=none", "optimizer.lr=0.05", "trainer.max_epochs=4", "data.batch_size=32"))
 
 
 def changed(config: dict[str, Any], **values: Any) -> dict[str, Any]:

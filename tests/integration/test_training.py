@@ -155,14 +155,14 @@ from frostline.commands.main import main
 
 alive, counts, original = weakref.WeakSet(), [], train.train_in
 
-def watched(folder, settings):
+def watched(folder, settings, **given):
     from frostline.classifier import ImageClassifier
 
     if not counts:
         made = ImageClassifier.__init__
         ImageClassifier.__init__ = lambda self, **given: (made(self, **given), alive.add(self), counts.append(1))[0]
     assert not alive, f"{len(alive)} of {len(counts)} networks are still there after a run"
-    original(folder, settings)
+    original(folder, settings, **given)
 
 train.train_in = watched
 main("train")

@@ -85,7 +85,8 @@ def without_auto(config: Config) -> Chosen[Config]:
     chosen = config.model_copy(update=sections)
     if problems := broken_rules(dict(chosen)):
         raise ConfigError(problems)
-    text = _text(rows, images=images, pretrained=pretrained)
+    trains = not isinstance(config, TrainConfig) or config.fit
+    text = _text(rows, images=images, pretrained=pretrained) if trains else ""
     return Chosen(config=chosen, text=text, source=data.source)
 
 
@@ -123,7 +124,7 @@ def _policy(model: Model, name: str, **modes: str) -> Freeze:
 
 
 def _text(rows: Sequence[tuple[str, str]], *, images: int, pretrained: bool) -> str:
-    table = new_table("chosen", "why")
+    table = new_table("chosen", "why", left=("why",))
     for row in rows:
         table.add_row(*row)
     return (

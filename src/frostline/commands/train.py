@@ -165,6 +165,7 @@ def train(folder: Path, config: TrainConfig, *, source: "ImageSource | None" = N
     from lightning.pytorch.utilities import rank_zero_only
 
     from frostline.commands.build import build_classifier, build_data
+    from frostline.commands.expectations import expectations, refuse_frozen_random_weights
     from frostline.commands.run_length import refuse_unreached_phases
     from frostline.commands.trainer import build_trainer
 
@@ -183,6 +184,9 @@ def train(folder: Path, config: TrainConfig, *, source: "ImageSource | None" = N
     classifier, weights = build_classifier(config, data)
     if config.fit:
         refuse_unreached_phases(classifier, config.trainer, data)
+        refuse_frozen_random_weights(config, classifier, weights)
+        for sentence in expectations(config, data, weights):
+            rank_zero_only(log.info)("%s", sentence)
     trainer = build_trainer(config, folder=folder, data=data, weights=weights)
     if config.fit:
         with resuming.restored(trainer, config.resume_from):

@@ -7,7 +7,7 @@ from urllib.parse import urlparse
 from pydantic import Field, field_validator, model_validator
 
 from frostline.config.paths import PathText
-from frostline.config.recommended import Auto
+from frostline.config.recommended import AUTO, Auto
 from frostline.config.section import OwnClass, Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -28,7 +28,7 @@ class Data(Section):
         "published weights were trained at, 224 for most",
     )
     batch_size: Annotated[int, Field(ge=1)] | Auto = Field(
-        default=32,
+        default=AUTO,
         description="images in one batch over all devices together; auto: 32, or fewer where there are few images",
     )
     resize: float = Field(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from frostline.config.recommended import Auto
+from frostline.config.recommended import AUTO, Auto
 from frostline.config.section import OwnClass, Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -32,7 +32,8 @@ class SGD(DecayingOptimizer):
 
     name: Literal["sgd"] = Field(description="the optimizer's name")
     lr: Annotated[float, Field(gt=0)] | Auto = Field(  # type: ignore[assignment]
-        description="learning rate; the freezing policy and the scheduler multiply it; auto: by what is frozen"
+        default=AUTO,
+        description="learning rate; the freezing policy and the scheduler multiply it; auto: by what is frozen",
     )
     momentum: float = Field(default=0.0, ge=0, description="share of the last update that is kept")
     dampening: float = Field(default=0.0, ge=0, description="share of the gradient that momentum leaves out")

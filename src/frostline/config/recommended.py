@@ -1,7 +1,6 @@
 """The rule behind `auto`: what is frozen, how fast and how long a run trains, from what is known before it.
 
-First numbers, of one seed of `scripts/freezing/defaults.py`: a stage that trains beats the head alone, and no optimizer
-but SGD is needed. The rest of that study is to come, and with it the defaults of `conf/`.
+docs/defaults.md has the rule with its reasons, and what `scripts/freezing/defaults.py` measured.
 """
 
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ LEAST_BATCHES = 4
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
 # Below this, a run has hardly begun to learn.
 FEW_STEPS = 100
+FEW_IMAGES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ TABLE = (
     Recommendation(pretrained=False, up_to=None, freeze="none", steps=150, reason="random weights: every layer learns"),
     Recommendation(
         pretrained=True,
-        up_to=2000,
+        up_to=FEW_IMAGES,
         freeze="to_layer3",
         steps=150,
         reason="pretrained, few images: the last stage and the head learn",
@@ -58,9 +58,10 @@ TABLE = (
         reason="pretrained, many images: every layer learns, the early ones at lower rates",
     ),
 )
-# SGD's full learning rate on pretrained weights, by policy; every other policy, and random weights, have `OTHERS`.
-RATES: Mapping[str, float] = {"to_layer3": 0.01, "none": 0.01}
-OTHERS = 0.05
+# SGD's full learning rate, with momentum 0.9. Pretrained: what trains early layers at 0.05 loses them; a head alone, or
+# early layers at a fraction of the rate, bear it.
+RANDOM_RATE, PRETRAINED_RATE = 0.05, 0.01
+HIGHER_RATES: Mapping[str, float] = {"backbone": 0.05, "discriminative": 0.05}
 
 
 def keys_left(config: Any) -> list[tuple[str, str]]:
@@ -75,14 +76,14 @@ def recommended(*, pretrained: bool, images: int) -> Recommendation:
 
 
 def learning_rate_for(policy: str, *, pretrained: bool) -> float:
-    """SGD's full learning rate, with momentum 0.9."""
-    return RATES.get(policy, OTHERS) if pretrained else OTHERS
+    """SGD's full learning rate under a policy."""
+    return HIGHER_RATES.get(policy, PRETRAINED_RATE) if pretrained else RANDOM_RATE
 
 
 def batch_size_for(images: int, *, processes: int) -> int:
     """The largest power of two up to 32 of which an epoch has several, but two images for each process."""
     size = LARGEST_BATCH
-    while size > 2 and size * LEAST_BATCHES > images:
+    while images and size > 2 and size * LEAST_BATCHES > images:
         size //= 2
     return max(2, size // processes) * processes
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from frostline.config.recommended import Auto
+from frostline.config.recommended import AUTO, Auto
 from frostline.config.section import OpenSection, OwnClass, Section
 
 
@@ -94,7 +94,7 @@ class TrainerSection(Section):
     """Arguments of Lightning's Trainer, and what else says how long and how to train."""
 
     max_epochs: Positive | Auto = Field(
-        default=4, description="passes over the training images; auto: enough for the number of images"
+        default=AUTO, description="passes over the training images; auto: enough for the number of images"
     )
     min_epochs: Positive | None = Field(
         default=None, description="epochs before which neither early stopping nor max_time ends the run"
