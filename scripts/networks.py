@@ -31,9 +31,12 @@ from frostline.data.transforms import Augmentation
 from frostline.freezing import FreezePolicy, stages_of
 from frostline.models.backbones import inputs_of
 from frostline.models.network import build_network
+from frostline.optim import parameter_groups
 from frostline.options import ComputeOptions, FeatureCache, TrainingOptions
 from frostline.resume import ExactResume
+from frostline.schedulers import SCHEDULERS
 from frostline.tracking.plan import plan, plan_table
+from frostline.tracking.planned_rates import planned_rates
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/networks.md"
 # Image size where 64 px are too few or no whole number of patches and windows.
@@ -138,7 +141,12 @@ def try_network(name: str, folder: Path, **given: Any) -> dict[str, Any]:
     _, resumed = fit(name, middle, given=given, resume_from=folder / "half.ckpt")
     assert not (found := differing(weights, resumed)), f"{name}: resuming changes {found[:3]}"
     images = torch.rand(2, 3, SIZES.get(name, 64), SIZES.get(name, 64))
-    planned = plan(computed.network, computed.resolved, images=images, lr=0.1, steps_per_epoch=2, total_steps=4)
+    optimizer = torch.optim.SGD(parameter_groups(computed.network, resolved=computed.resolved, lr=0.1))
+    rates = partial(
+        planned_rates, optimizer=optimizer, scheduler=SCHEDULERS["constant"]()(optimizer, 4, 2),
+        network=computed.network, resolved=computed.resolved, total_steps=4,
+    )  # fmt: skip
+    planned = plan(computed.network, computed.resolved, images=images, rates=rates, steps_per_epoch=2, total_steps=4)
     row["plan"] = plan_table(planned)
     observation = observe(computed.network, images, lambda logits: logits.sum())
     row["picture"] = draw_stages(observation, title=name).save(folder / "stages.svg")

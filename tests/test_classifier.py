@@ -27,7 +27,7 @@ from frostline.losses import CrossEntropy, SumOfDifferences
 from frostline.models.network import build_network
 from frostline.options import CheckpointOptions, ComputeOptions, TrainingOptions
 from frostline.schedulers import constant
-from tests.configs import config
+from tests.configs import chosen
 from tests.quiet import quiet_trainer
 
 CLASSES = [f"class {index}" for index in range(10)]
@@ -500,7 +500,7 @@ def test_the_verdict_of_a_fit_outlives_a_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("name", RUN_GROUPS["optimizer"].by_name)
 def test_every_optimizer_in_its_fused_form_trains_with_clipped_gradients(name: str, precision: Any) -> None:
-    options = config(f"optimizer={name}").optimizer
+    options = chosen(f"optimizer={name}", "model.weights=none").optimizer
     classifier = small(optimizer=optimizer_builder(options, fused=True))
     norms = []
 

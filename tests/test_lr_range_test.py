@@ -109,7 +109,7 @@ def test_accumulated_batches_are_one_step() -> None:
 def test_the_picture_shows_the_suggestion(tmp_path: Path) -> None:
     found = of(lambda lr: 2 - 1 / (1 + (1e-2 / lr) ** 2) + lr**2)
     text = draw_range_test(found, tmp_path / "a.svg", title="a network").read_text()
-    for word in ("range test: a network", "loss of the step", f"optimizer.lr={suggestion(found):.2g}"):
+    for word in ("range test: a network", "loss of the step", f"suggested: {suggestion(found):.2g}"):
         assert word in text
     draw_range_test(of(lambda lr: 2.3), tmp_path / "b.svg", title="")
     assert "optimizer.lr" not in (tmp_path / "b.svg").read_text()

@@ -150,7 +150,7 @@ def draw_range_test(found: RangeTest, path: Path, *, title: str) -> Path:
     if rate is not None:
         axes.axvline(rate, color=WARM_LINE)
         text = axes.annotate(
-            f"optimizer.lr={rate:.2g}", (rate, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top",
+            f"suggested: {rate:.2g}", (rate, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top",
             xytext=(-6, 0), textcoords="offset points", color=WARM_INK,
         )  # fmt: skip
         text.set_bbox({"facecolor": PAPER, "edgecolor": PAPER, "pad": 1.0})

@@ -160,6 +160,7 @@ def _check_count(split: str, count: int, *, trainer: lightning.Trainer) -> None:
 def per_class(confusion: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
     """One row a class: images, precision, recall, F1, from a confusion matrix (true class, predicted class)."""
     rows = []
+    confusion = confusion.reshape(len(classes), len(classes))  # torchmetrics gives a number where there is one class
     for index, name in enumerate(classes):
         right = confusion[index, index].item()
         images, predicted = confusion[index].sum().item(), confusion[:, index].sum().item()

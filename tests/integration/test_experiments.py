@@ -1,5 +1,6 @@
 """The experiments in conf/experiment/: each states a result and trains; the two of the notebook take its steps."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -60,13 +61,17 @@ def test_frozen_head_one_step_changes_only_the_two_new_tensors(cli: Cli, tmp_pat
     assert len(optimizer["state"]) == 2
 
 
-@pytest.mark.parametrize("experiment", ["autograd_intro", "frozen_head"])
-def test_the_experiments_say_loudly_when_imagenet_weights_cannot_be_had(
-    experiment: str, cli: Cli, tmp_path: Path
+def test_an_experiment_says_loudly_when_imagenet_weights_cannot_be_had_and_is_refused_where_they_would_be_frozen(
+    cli: Cli, tmp_path: Path
 ) -> None:
     # A proxy that does not answer: no network, wherever the test runs.
     env = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "empty")}
-    done = cli(*FROSTLINE, "train", f"experiment={experiment}", "callbacks.progress_bar=false", env=env)
+    refused = cli(*FROSTLINE, "train", "experiment=frozen_head", env=env)
+    assert refused.returncode == 2
+    assert "RANDOM weights" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    shutil.rmtree(tmp_path / "runs")
+    done = cli(*FROSTLINE, "train", "experiment=autograd_intro", "callbacks.progress_bar=false", env=env)
     assert done.returncode == 0, done.stderr
     assert "RANDOM weights" in done.stdout
     assert "RANDOM weights" in facts(only_run(tmp_path))["weights"]["warning"]  # type: ignore[index]

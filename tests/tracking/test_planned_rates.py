@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from freezing.tiny import Validates, fit
+from tests.preloaded import FROSTLINE, run
 
-from frostline.commands.main import main
 from frostline.freezing import FreezePolicy
 from frostline.freezing.phase_clock import timeline
 from frostline.optim import parameter_groups
@@ -81,22 +81,21 @@ def test_planned_rates_are_the_applied_ones_to_the_last_bit(name: str, policy: s
 
 
 def test_the_plan_prints_the_rates_that_a_run_of_the_same_words_logs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Three batches an epoch, two to a step: 8 steps in 4 epochs; each phase has 2, and warms up in them, not in 20."""
-    monkeypatch.chdir(tmp_path)
+    output = tmp_path_factory.mktemp("output")
     words = [
         "data=random", "data.length=40", "data.image_size=32", "data.classes=3", "data.batch_size=8",
         "model.weights=none", "freeze=gradual_unfreezing", "scheduler=cosine", "scheduler.warmup=0.25",
         "trainer.max_epochs=4", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=3",
     ]  # fmt: skip
-    main("plan", words)
-    out = capsys.readouterr().out
+    out = run([*FROSTLINE, "plan", *words], cwd=tmp_path, output=output).stdout
     assert "8 optimizer steps, 2 an epoch" in out
     assert out.count("warms up in 2 steps instead of warmup_steps=20") == 3
     logs = ["trainer.log_every_n_steps=1", "trainer.precision=32-true", "callbacks.progress_bar=false", "test=false"]
-    main("train", [*words, *logs])
-    assert capsys.readouterr().out.count("warms up in 2 steps instead of warmup_steps=20") == 3
+    trained = run([*FROSTLINE, "train", *words, *logs], cwd=tmp_path, output=output)
+    assert trained.stdout.count("warms up in 2 steps instead of warmup_steps=20") == 3
     [metrics] = tmp_path.glob("runs/*/metrics.csv")
     with metrics.open() as file:
         logged = {int(row["step"]): row for row in csv.DictReader(file) if row.get("lr-SGD/head")}
@@ -114,21 +113,20 @@ def test_the_plan_prints_the_rates_that_a_run_of_the_same_words_logs(
 
 
 def test_a_phase_that_the_run_is_too_short_for_is_refused_before_it_and_in_the_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    output = tmp_path_factory.mktemp("output")
     (tmp_path / "late.yaml").write_text(
         "phases: [{name: head, train: [head], until: {epochs: 10}}, {name: all, train: [all]}]"
     )
     words = ["data=random", "data.length=8", "data.image_size=32", "data.batch_size=4", "model.weights=none"]
     words += ["freeze=file", "freeze.path=late.yaml", "trainer.max_epochs=6"]
     for command, more in (("plan", []), ("train", ["test=false"])):
-        with pytest.raises(SystemExit) as ended:
-            main(command, [*words, *more])
-        assert ended.value.code == 2
-        printed = "".join(capsys.readouterr())
+        done = run([*FROSTLINE, command, *words, *more], cwd=tmp_path, output=output)
+        assert done.returncode == 2
+        printed = done.stdout + done.stderr
         assert "phase `all` would begin after 20 steps, but the run has 12, so it never begins" in printed
         assert "Traceback" not in printed
     assert not list(tmp_path.glob("runs/*/metrics.csv"))
-    main("plan", [*words, "trainer.fast_dev_run=true"])  # tries the code, and is no run
-    assert "so it never begins" in capsys.readouterr().out
+    tried = [*FROSTLINE, "plan", *words, "trainer.fast_dev_run=true"]  # which tries the code, and is no run
+    assert "so it never begins" in run(tried, cwd=tmp_path, output=output).stdout

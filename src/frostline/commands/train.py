@@ -61,7 +61,12 @@ def _chosen(config: TrainConfig) -> "tuple[TrainConfig, str, ImageSource | None]
         return config, "", None
     from frostline.commands.defaults import without_auto
 
-    chosen = without_auto(config)
+    try:
+        chosen = without_auto(config)
+    except USER_MISTAKES:
+        if launched_outside():  # the other ranks wait for this config; each meets the mistake in its data again
+            return config, "", None
+        raise
     return chosen.config, chosen.text, chosen.source
 
 
