@@ -10,6 +10,7 @@ from frostline.data.synthetic import Synthetic
 from frostline.tracking.report import (
     MOST_CLASSES,
     class_table,
+    comparison,
     evaluation_facts,
     evaluation_text,
     metrics_table,
@@ -66,6 +67,17 @@ def test_the_class_table_by_hand() -> None:
     rows = [" ".join(line.split()) for line in class_table(facts["per_class"]).splitlines()]
     assert "a 2,000 100.0 % 75.0 % 85.7 %" in rows
     assert "b 0 0.0 % 0.0 % 0.0 %" in rows
+
+
+def test_the_accuracy_stands_beside_guessing_and_the_largest_class_by_hand() -> None:
+    facts = evaluation_facts({"test/accuracy": 0.875}, torch.tensor([[6, 0], [1, 1]]), ["a", "b"])
+    assert comparison(facts) == "without a network: 50.0 % by guessing, 75.0 % by the largest class alone"
+    assert evaluation_text(facts).endswith(comparison(facts))
+    for right in ([[6, 0], [2, 0]], [[0, 6], [2, 0]]):
+        matrix = torch.tensor(right)
+        accuracy = matrix.diagonal().sum().item() / 8
+        facts = evaluation_facts({"test/accuracy": accuracy}, matrix, ["a", "b"])
+        assert comparison(facts).endswith("; this network is no better, so it has learned nothing of use")
 
 
 def test_many_classes_are_not_for_a_screen() -> None:

@@ -47,9 +47,21 @@ def evaluation_facts(results: Mapping[str, float], confusion: Tensor | None, cla
 
 
 def evaluation_text(facts: Mapping[str, Any]) -> str:
-    """The tables of `evaluation_facts`."""
-    parts = [metrics_table(facts["results"]), class_table(facts.get("per_class", ()))]
+    """The tables of `evaluation_facts`, and what needs no network."""
+    parts = [metrics_table(facts["results"]), class_table(facts.get("per_class", ())), comparison(facts)]
     return "\n\n".join(part for part in parts if part)
+
+
+def comparison(facts: Mapping[str, Any]) -> str:
+    """The accuracies of guessing and of the largest class alone, and whether the network's is higher."""
+    images = [row["images"] for row in facts.get("per_class", ())]
+    accuracy = next((value for name, value in facts["results"].items() if name.endswith("/accuracy")), None)
+    if accuracy is None or not any(images):
+        return ""
+    largest = max(images) / sum(images)
+    text = f"without a network: {100 / len(images):.1f} % by guessing, {100 * largest:.1f} % by the largest class alone"
+    higher = accuracy > max(largest, 1 / len(images))
+    return text if higher else f"{text}; this network is no better, so it has learned nothing of use"
 
 
 def places_text(folder: Path, best: str) -> str:
