@@ -1,6 +1,6 @@
 """Record a command in a pseudo-terminal as an SVG that plays once: the README's picture of a training.
 
-python scripts/record_screen.py docs/figures/screen.svg train freeze=gradual_unfreezing model.weights=none data.image_size=32
+python scripts/record_screen.py screen.svg train freeze=gradual_unfreezing model.weights=none data.image_size=32
 """
 
 import argparse
