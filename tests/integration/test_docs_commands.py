@@ -56,7 +56,8 @@ def as_run(command: str) -> list[str]:
     words = [*program, *(str(ROOT / "train.py") if word == "train.py" else word for word in words[1:])]
     if any(word.startswith("resume_from=") for word in words):
         return words  # the config is in the checkpoint
-    trains = str(ROOT / "train.py") in words and not {"--cfg", "--help"} & set(words)
+    starts = str(ROOT / "train.py") in words or words[:4] == [*FROSTLINE, "train"]
+    trains = starts and not {"--cfg", "--help"} & set(words)
     if not trains:
         return words
     typed = {word.partition("=")[0] for word in words}
