@@ -39,6 +39,7 @@ def test_a_run_that_would_freeze_random_weights_is_refused(tmp_path: Path, polic
 def test_random_weights_that_train_or_are_asked_for_are_not_refused(words: tuple[str, ...]) -> None:
     config = chosen(*SMALL, *words)
     classifier, weights = build_classifier(config, build_data(config.data, seed=0))
+    assert not weights.loaded
     refuse_frozen_random_weights(config, classifier, weights)
 
 

@@ -1,4 +1,7 @@
-"""`frostline explain`, as typed; in this process, since each start of torch takes seconds."""
+"""`frostline explain`, as typed; in this process, since each start of torch takes seconds.
+
+The training is a process of its own: it ends by closing the streams that its log went to.
+"""
 
 from pathlib import Path
 
@@ -6,6 +9,8 @@ import pytest
 from PIL import Image
 
 from frostline.commands.main import main
+from tests.preloaded import FROSTLINE
+from tests.preloaded import run as run_preloaded
 
 SMALL = (
     "data=synthetic", "data.length=16", "data.classes=3", "data.image_size=64", "data.batch_size=8",
@@ -19,7 +24,7 @@ def test_each_image_gets_a_picture_and_mistakes_get_one_message(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path / "cache"))
-    main("train", [*SMALL])
+    assert run_preloaded([*FROSTLINE, "train", *SMALL], output=tmp_path).returncode == 0
     [run] = (tmp_path / "runs").iterdir()
     for name, colour in (("a/one.png", "red"), ("b/one.jpg", "blue"), ("b/$a_$.png", "green")):
         path = tmp_path / "photos" / name

@@ -183,7 +183,7 @@ def outcome(overrides: Sequence[str], folder: Path) -> str:
 
 
 def names_of(word: str) -> set[str]:
-    """The names by which a message may speak of an override: its key, whole and its last part."""
+    """The names by which a message may name an override: its key, whole and its last part."""
     key = word.partition("=")[0]
     return {key, key.rpartition(".")[2]}
 

@@ -73,6 +73,9 @@ def test_the_accuracy_stands_beside_guessing_and_the_largest_class_by_hand() -> 
     facts = evaluation_facts({"test/accuracy": 0.875}, torch.tensor([[6, 0], [1, 1]]), ["a", "b"])
     assert comparison(facts) == "without a network: 50.0 % by guessing, 75.0 % by the largest class alone"
     assert evaluation_text(facts).endswith(comparison(facts))
+    # As a metric gives it: two thirds in float32 are more than two thirds.
+    third = evaluation_facts({"test/accuracy": torch.tensor(2 / 3).item()}, torch.tensor([[2, 0], [1, 0]]), ["a", "b"])
+    assert comparison(third).endswith("; this network is no better, so it has learned nothing of use")
     for right in ([[6, 0], [2, 0]], [[0, 6], [2, 0]]):
         matrix = torch.tensor(right)
         accuracy = matrix.diagonal().sum().item() / 8

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from frostline.classifier import ImageClassifier
 from frostline.commands.failures import explained
-from frostline.commands.trainer import device_options
+from frostline.commands.trainer import torch_device
 from frostline.config.commands import ExplainConfig
 from frostline.data.folders import LeftOut
 from frostline.data.prediction_files import ImageFiles, find_images
@@ -24,8 +24,7 @@ def run(config: ExplainConfig) -> None:
     """Write a picture for each image, and print its class; an image that cannot be read is named with the reason."""
     if importlib.util.find_spec("captum") is None:
         raise ValueError("explain: needs captum: pip install 'frostline[explain]'")
-    accelerator = device_options(config.device)["accelerator"]
-    device = "cuda" if accelerator == "gpu" else "cpu"
+    device = torch_device(config.device)
     classifier = ImageClassifier.load_from_checkpoint(
         config.checkpoint, device, trust_checkpoint=config.trust_checkpoint
     )
@@ -47,10 +46,10 @@ def run(config: ExplainConfig) -> None:
             print(f"{path}: {reason}")
             continue
         [probabilities] = classifier.probabilities(image[None])
-        place = int(probabilities.argmax()) if of_class is None else classes.index(of_class)
+        best = int(probabilities.argmax())
+        place = best if of_class is None else classes.index(of_class)
         inputs_of_network = classifier.normalised(image[None].to(device))
         [heat] = heat_map(network, inputs_of_network, place, layer=layer.name)
-        best = int(probabilities.argmax())
         title = f"{classes[place]}: {100 * probabilities[place]:.1f} %"
         if place != best:
             title += f" (most probable: {classes[best]}, {100 * probabilities[best]:.1f} %)"

@@ -10,6 +10,7 @@ from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, build_data
 from frostline.commands.defaults import without_auto
 from frostline.commands.failures import explained
+from frostline.commands.phases import phase_index
 from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import device_options
 from frostline.config.commands import LrFindConfig
@@ -69,12 +70,9 @@ def phase_to_test(resolved: ResolvedPolicy, name: str | None) -> ResolvedPhase:
     Raises:
         ValueError: there is no such phase.
     """
-    phases = {phase.name: phase for phase in resolved.phases}
     if name is None:
-        return max(phases.values(), key=lambda phase: len(phase.trainable))
-    if name not in phases:
-        raise ValueError(f"phase={name}: the policy has no such phase. It has: {', '.join(phases)}.")
-    return phases[name]
+        return max(resolved.phases, key=lambda phase: len(phase.trainable))
+    return resolved.phases[phase_index(resolved, name)]
 
 
 def _test(config: LrFindConfig, classifier: ImageClassifier, phase: ResolvedPhase, data: ImageDataModule) -> RangeTest:

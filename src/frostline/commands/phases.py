@@ -12,7 +12,7 @@ from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_classifier, build_data
 from frostline.commands.defaults import without_auto
-from frostline.commands.trainer import device_options
+from frostline.commands.trainer import torch_device
 from frostline.commands.words import typed_keys
 from frostline.config.commands import PhaseConfig, stored_settings
 from frostline.config.model import OwnBackbone
@@ -20,7 +20,7 @@ from frostline.config.secret_values import refuse_hidden
 from frostline.config.validation import stored_problems
 from frostline.data.datamodule import ImageDataModule
 from frostline.freezing.apply import apply_phase
-from frostline.freezing.resolved import ResolvedPhase
+from frostline.freezing.resolved import ResolvedPhase, ResolvedPolicy
 from frostline.trust import check_trust, reading_only, without_keys
 
 # What a checkpoint fixes; the other groups may be changed on the command line.
@@ -54,6 +54,18 @@ class PhaseSetup:
         return optimizer
 
 
+def phase_index(resolved: ResolvedPolicy, name: str) -> int:
+    """The place of a phase in its policy.
+
+    Raises:
+        ValueError: there is no such phase.
+    """
+    names = [phase.name for phase in resolved.phases]
+    if name not in names:
+        raise ValueError(f"phase={name}: the policy has no such phase. It has: {', '.join(names)}.")
+    return names.index(name)
+
+
 def build_at_phase(config: PhaseConfig, overrides: Sequence[str]) -> PhaseSetup:
     """Build what the config describes; with a checkpoint, what the checkpoint's config and the overrides do.
 
@@ -78,14 +90,10 @@ def build_at_phase(config: PhaseConfig, overrides: Sequence[str]) -> PhaseSetup:
     classifier, _ = build_classifier(config, data)
     phases = classifier.resolved.phases
     if config.phase is not None:
-        names = [phase.name for phase in phases]
-        if config.phase not in names:
-            raise ValueError(f"phase={config.phase}: the policy has no such phase. It has: {', '.join(names)}.")
-        reached = names.index(config.phase)
+        reached = phase_index(classifier.resolved, config.phase)
     elif reached >= len(phases):
         reached = 0
-    accelerator = device_options(config.device)["accelerator"]
-    classifier.to("cuda" if accelerator == "gpu" else "cpu").train()
+    classifier.to(torch_device(config.device)).train()
     apply_phase(classifier.network, phases[reached])
     return PhaseSetup(classifier=classifier, data=data, phase=phases[reached], config=config)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from frostline.classifier import ImageClassifier
 from frostline.commands.failures import explained
-from frostline.commands.trainer import device_options
+from frostline.commands.trainer import torch_device
 from frostline.config.commands import PredictConfig
 from frostline.data.folders import LeftOut
 from frostline.data.prediction_files import find_images
@@ -17,8 +17,7 @@ from frostline.tracking.predictions import predict_files, write_predictions
 @explained
 def run(config: PredictConfig) -> None:
     """Write a CSV with a row for each image; an image that cannot be read has the reason in its row."""
-    accelerator = device_options(config.device)["accelerator"]
-    device = "cuda" if accelerator == "gpu" else "cpu"
+    device = torch_device(config.device)
     classifier = ImageClassifier.load_from_checkpoint(
         config.checkpoint,
         device,

@@ -17,7 +17,7 @@ from frostline.commands.words import typed_keys
 from frostline.config import secret_values
 from frostline.config.commands import CommandConfig, TrainConfig
 from frostline.config.recommended import AUTO, keys_left
-from frostline.config.rules import visible_gpus
+from frostline.config.rules import processes_of
 from frostline.config.validation import ConfigError
 from frostline.tracking.wandb_access import wandb_problem
 
@@ -76,10 +76,9 @@ def _run_in(
     config, text, source = chosen
     run_folder.prepare(folder, config, overrides)
     sys.argv = [secret_values.hide(word) for word in sys.argv]  # which W&B records
-    devices = config.device.devices
     if outside:
         ranks.announce(folder)
-    processes = max(1, visible_gpus()) if devices == "all" else devices
+    processes = processes_of(config.device)  # of this node: several nodes come from outside
     if text:
         log.info("%s\n", text)
     if outside or processes == 1:

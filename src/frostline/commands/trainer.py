@@ -126,6 +126,11 @@ def _profiler(chosen: OwnProfiler | str | None, folder: Path) -> Profiler | None
     return None if chosen is None else PROFILERS[chosen](**place)
 
 
+def torch_device(device: Device) -> str:
+    """Where a command that has no Trainer computes: `cuda` or `cpu`."""
+    return "cuda" if device_options(device)["accelerator"] == "gpu" else "cpu"
+
+
 def device_options(
     device: Device,
     *,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from frostline.storage.names import printable_name
-from frostline.tracking.report import METRICS
+from frostline.tracking.report import CLASS_COLUMNS, class_row, metric_rows
 
 FEW = 30  # test images of a class: with fewer, a share of a half has a standard error of more than 9 points
 MOST_CLASSES = 200  # rows of the table
@@ -66,16 +66,14 @@ def _results(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "No test of this checkpoint is recorded."
         return
     yield from ("| metric | value |", "|---|---|")
-    for name, value in facts["results"].items():
-        split, _, metric = name.partition("/")
-        title, share = METRICS.get(metric, (metric, False))
-        yield f"| {_text(split)} {_text(title)} | {f'{100 * value:.2f} %' if share else f'{value:.4f}'} |"
+    for name, value in metric_rows(facts["results"]):
+        yield f"| {_text(name)} | {value} |"
     rows: Sequence[Mapping[str, Any]] = facts.get("per_class") or ()
     if rows:
-        yield from ("", "| class | images | precision | recall | F1 |", "|---|---|---|---|---|")
+        yield from ("", f"| {' | '.join(CLASS_COLUMNS)} |", "|---" * len(CLASS_COLUMNS) + "|")
     for row in rows[:MOST_CLASSES]:
-        shares = " | ".join(f"{100 * row[name]:.1f} %" for name in ("precision", "recall", "f1"))
-        yield f"| {_text(row['class'])} | {row['images']:,} | {shares} |"
+        name, *numbers = class_row(row)
+        yield f"| {' | '.join((_text(name), *numbers))} |"
     if len(rows) > MOST_CLASSES:
         yield f"\n{len(rows) - MOST_CLASSES:,} more classes are in facts.json of the run."
 

@@ -1,6 +1,6 @@
 """The texts of a run: before the first step its data and weights, at the end its results."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ METRICS: Mapping[str, tuple[str, bool]] = {
     "calibration_error": ("calibration error", True),
     "loss": ("loss", False),
 }
+CLASS_COLUMNS = ("class", "images", "precision", "recall", "F1")
 # Rows of the table of classes at most; with more classes they are in facts.json alone.
 MOST_CLASSES = 20
 
@@ -60,7 +61,7 @@ def comparison(facts: Mapping[str, Any]) -> str:
         return ""
     largest = max(images) / sum(images)
     text = f"without a network: {100 / len(images):.1f} % by guessing, {100 * largest:.1f} % by the largest class alone"
-    higher = accuracy > max(largest, 1 / len(images))
+    higher = round(accuracy * sum(images)) > max(images)  # counts: the accuracy is rounded to float32
     return text if higher else f"{text}; this network is no better, so it has learned nothing of use"
 
 
@@ -73,21 +74,28 @@ def places_text(folder: Path, best: str) -> str:
 
 def metrics_table(results: Mapping[str, float]) -> str:
     """The metrics of one evaluation, named `split/metric`."""
-    rows = []
+    return _rendered(("metric", "value"), metric_rows(results))
+
+
+def metric_rows(results: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """The name of each metric and its value, as tables show them."""
     for name, value in results.items():
         split, _, metric = name.partition("/")
         title, share = METRICS.get(metric, (metric, False))
-        rows.append((f"{split} {title}", f"{100 * value:.2f} %" if share else f"{value:.4f}"))
-    return _rendered(("metric", "value"), rows)
+        yield f"{split} {title}", f"{100 * value:.2f} %" if share else f"{value:.4f}"
 
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Precision, recall and F1 of each class; empty without classes and beyond `MOST_CLASSES` of them."""
     if not 0 < len(rows) <= MOST_CLASSES:
         return ""
-    shares = ("precision", "recall", "f1")
-    texts = [(row["class"], f"{row['images']:,}", *(f"{100 * row[name]:.1f} %" for name in shares)) for row in rows]
-    return _rendered(("class", "images", "precision", "recall", "F1"), texts)
+    return _rendered(CLASS_COLUMNS, map(class_row, rows))
+
+
+def class_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of `per_class` under `CLASS_COLUMNS`."""
+    shares = (f"{100 * row[name]:.1f} %" for name in ("precision", "recall", "f1"))
+    return row["class"], f"{row['images']:,}", *shares
 
 
 def _rendered(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
