@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-from frostline.commands.main import main
 from tests.preloaded import FROSTLINE
 from tests.preloaded import run as run_preloaded
+
+from frostline.commands.main import main
 
 SMALL = (
     "data=synthetic", "data.length=16", "data.classes=3", "data.image_size=64", "data.batch_size=8",
