@@ -413,6 +413,35 @@ class Learned(nn.Module):
         return nn.functional.cross_entropy(logits, labels)
 
 
+def test_a_temperature_is_of_the_weights_that_it_was_fitted_on(tmp_path: Path) -> None:
+    """A classifier with a temperature saves and predicts with it; one that trains on, or resumes its checkpoint, drops
+    it and trains as without."""
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([1, 2, 3, 4])
+    plain = small()
+    fit(plain, images, labels).save_checkpoint(tmp_path / "plain.ckpt")
+    content = torch.load(tmp_path / "plain.ckpt", weights_only=True)
+    content["frostline"]["calibration"] = {"temperature": 2.0, "results": {"val": {"images": 4}}}
+    torch.save(content, tmp_path / "calibrated.ckpt")
+
+    other, loader = small(), DataLoader(TensorDataset(images), batch_size=4)
+    [found] = quiet_trainer().predict(other, loader, ckpt_path=tmp_path / "calibrated.ckpt", weights_only=True)  # type: ignore[misc]
+    assert torch.equal(found["probabilities"], (other(images) / 2).softmax(dim=1))  # type: ignore[index,call-overload]
+    states = []
+    for name in ("plain", "calibrated"):
+        resumed = small()
+        fit(resumed, images, labels, ckpt_path=tmp_path / f"{name}.ckpt", max_epochs=2).save_checkpoint(tmp_path / "x")
+        written = torch.load(tmp_path / "x", weights_only=True)
+        assert "calibration" not in written["frostline"]
+        assert resumed.temperature == 1
+        states.append(written["state_dict"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    for wrong in (0.0, float("nan"), "2", None):
+        content["frostline"]["calibration"] = {"temperature": wrong}
+        torch.save(content, tmp_path / "wrong.ckpt")
+        with pytest.raises(ValueError, match=r"frostline\.calibration must be a section with a temperature above 0"):
+            read_checkpoint(tmp_path / "wrong.ckpt")
+
+
 def test_what_a_loss_keeps_is_not_among_the_networks_weights(tmp_path: Path) -> None:
     path, images, labels = tmp_path / "last.ckpt", torch.rand(4, 3, 8, 8), torch.arange(4)
     classifier = small(loss=Learned())

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def _read(path: Path, *, resumable: bool) -> dict[str, Any]:
         purpose = "for a run to go on from" if resumable else "that a checkpoint has"
         raise ValueError(f"{path}: lacks parts {purpose}, or has others in their place: {', '.join(lacking)}")
     described = checkpoint[CHECKPOINT_KEY]
-    if wrong := [*_wrong_spec(described["images"]), *_wrong_loss(described.get("loss"), described["images"])]:
+    spec, loss = described["images"], described.get("loss")
+    if wrong := [*_wrong_spec(spec), *_wrong_loss(loss, spec), *_wrong_calibration(described.get("calibration"))]:
         raise ValueError(f"{path}: corrupt or made by another program: {'; '.join(wrong)}")
     described["settings"] = with_current_names(described["settings"])
     check_finite(str(path), checkpoint["state_dict"])
@@ -198,6 +200,12 @@ def _wrong_loss(loss: Any, images: Mapping[str, Any]) -> Iterator[str]:
     weights = loss.get("class_weights") if isinstance(loss, Mapping) else None
     if isinstance(weights, list) and len(weights) != len(images["classes"]):
         yield f"frostline.loss.class_weights has {len(weights)} values for {len(images['classes'])} classes"
+
+
+def _wrong_calibration(calibration: Any) -> Iterator[str]:
+    temperature = _part(calibration, "temperature")
+    if calibration is not None and not (isinstance(temperature, float) and 0 < temperature < math.inf):
+        yield "frostline.calibration must be a section with a temperature above 0"
 
 
 def _part(content: Any, path: str) -> Any:

@@ -23,7 +23,7 @@ from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.loading import description, from_checkpoint, module_state, network_state
 from frostline.losses import CrossEntropy, mean_over_images, total_weight
-from frostline.metrics import Evaluation
+from frostline.metrics import Evaluation, at_temperature
 from frostline.modes import eval_mode
 from frostline.numeric_checks import check_batches, check_finite, check_loss, check_state, one_value_explained
 from frostline.optimizer_step import StepMean, clip_in_mixed_precision
@@ -72,6 +72,7 @@ class ImageClassifier(lightning.LightningModule):
         self._step_mean = StepMean()
         self.evaluations = nn.ModuleDict({split: Evaluation(classes, training.metrics) for split in ("val", "test")})
         self.confusion: Tensor | None = None
+        self.calibration = checkpoint.calibration
         self.normalised = Normalisation(data_spec, channels_last=compute.channels_last)
         apply_phase(network, self.resolved.phases[0])
         if compute.channels_last:
@@ -138,6 +139,11 @@ class ImageClassifier(lightning.LightningModule):
         return dict(self.checkpoint_options.settings)
 
     @property
+    def temperature(self) -> float:
+        """By which logits are divided for probabilities; see `frostline calibrate`."""
+        return 1.0 if self.calibration is None else float(self.calibration["temperature"])
+
+    @property
     def engine(self) -> str:
         """What computes the frozen layers; `auto` before it is decided, at the start of a fit."""
         return self._engine.name
@@ -176,6 +182,7 @@ class ImageClassifier(lightning.LightningModule):
         Raises:
             ValueError: names the batch norms, and what to change.
         """
+        self.calibration = None  # it is of the weights before
         side, trainer = self.data_spec.image_size, self.trainer
         image = self.normalised(torch.zeros(1, 3, side, side, device=self.device))
         check_batches(trainer.train_dataloader, image, self.network, self.resolved, processes=trainer.world_size)
@@ -228,15 +235,14 @@ class ImageClassifier(lightning.LightningModule):
             batch: images (n, 3, height, width), uint8 or floats in [0, 1], or a sequence that begins with them.
         """
         images = batch if isinstance(batch, Tensor) else batch[0]
-        probabilities = self(images).float().softmax(dim=1)
+        probabilities = at_temperature(self(images), self.temperature)
         return {"probabilities": probabilities, "classes": probabilities.argmax(dim=1)}
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities (batch, classes), on the CPU, of images (batch, 3, height, width) on any device."""
         with eval_mode(self):
-            logits: Tensor = self(images.to(self.device))
-            return logits.float().softmax(dim=1).cpu()
+            return self.predict_step(images.to(self.device), 0)["probabilities"].cpu()
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val")
@@ -252,9 +258,13 @@ class ImageClassifier(lightning.LightningModule):
         """
         check_state(checkpoint, step=self.global_step, epoch=self.current_epoch)
         checkpoint["state_dict"] = network_state(checkpoint["state_dict"])
-        engine, options = self._engine.state(), self.checkpoint_options
         checkpoint[CHECKPOINT_KEY] = description(
-            spec=self.data_spec, policy=self.policy, loss=self.loss, options=options, engine=engine
+            spec=self.data_spec,
+            policy=self.policy,
+            loss=self.loss,
+            options=self.checkpoint_options,
+            engine=self._engine.state(),
+            calibration=self.calibration,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -266,7 +276,9 @@ class ImageClassifier(lightning.LightningModule):
         source = str(self.trainer.ckpt_path or "The checkpoint")
         check_finite(source, {key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")})
         self._engine.load(checkpoint[CHECKPOINT_KEY].get("engine", {}))
-        if self.trainer.state.fn == "fit":
+        if self.trainer.state.fn != "fit":
+            self.calibration = checkpoint[CHECKPOINT_KEY].get("calibration")
+        else:
             drop_frozen_group(checkpoint, groups_now=lambda: len(self.build_optimizer().param_groups))
         checkpoint["state_dict"] = module_state(checkpoint["state_dict"], self)
 
@@ -287,7 +299,8 @@ class ImageClassifier(lightning.LightningModule):
     def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> Tensor:
         logits, labels, loss = self._loss(split, batch, batch_idx)
         weight = total_weight(self.loss, labels)
-        self._evaluation(split).update(logits, labels, *mean_over_images(loss, weight, len(labels)))
+        mean = mean_over_images(loss, weight, len(labels))
+        self._evaluation(split).update(logits, labels, *mean, temperature=self.temperature)
         return logits
 
     def _evaluation(self, split: str) -> Evaluation:

@@ -26,7 +26,13 @@ def network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def description(
-    *, spec: DataSpec, policy: FreezePolicy, loss: nn.Module, options: CheckpointOptions, engine: Mapping[str, Any]
+    *,
+    spec: DataSpec,
+    policy: FreezePolicy,
+    loss: nn.Module,
+    options: CheckpointOptions,
+    engine: Mapping[str, Any],
+    calibration: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Values from which `from_checkpoint` builds the classifier again."""
     return {
@@ -37,6 +43,7 @@ def description(
         "policy": policy.to_dict(),
         "engine": dict(engine),
         "settings": dict(options.settings),
+        **({} if calibration is None else {"calibration": dict(calibration)}),
     }
 
 
@@ -98,6 +105,7 @@ def from_checkpoint(
                 options,
                 recipe=options.recipe or recipe,
                 settings=options.settings or described["settings"],
+                calibration=options.calibration or described.get("calibration"),
                 engine=options.engine or described.get("engine") or {"name": "torch"},
             ),
         }

@@ -21,6 +21,12 @@ MOST_CONFUSED = 1000
 BINS = 15
 
 
+def at_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities (batch, classes), float32, of logits: the softmax, exactly, where the temperature is 1."""
+    logits = logits.float()
+    return (logits if temperature == 1 else logits / temperature).softmax(dim=1)
+
+
 def confidence_bins(confidence: Tensor, right: Tensor) -> Tensor:
     """What a calibration is computed of, in 15 bins of equal width of the confidence.
 
@@ -105,11 +111,22 @@ class Evaluation(torch.nn.Module):
         self.loss = MeanMetric()
         self.count = SumMetric().set_dtype(torch.float64)  # exact far beyond any number of images
 
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, weight: Tensor | int | None = None) -> None:
+    def update(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        loss: Tensor,
+        weight: Tensor | int | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> None:
         """Add a batch: logits (batch, classes); labels (batch,) or soft (batch, classes); the batch's mean loss, and
-        what it was divided by: by default, the images."""
+        what it was divided by: by default, the images. Only the calibration error is that at the temperature."""
         hard = labels.argmax(dim=1) if labels.ndim == 2 else labels
-        self.metrics.update(logits.float().softmax(dim=1), hard)
+        probabilities = at_temperature(logits, 1.0)
+        calibrated = probabilities if temperature == 1 else at_temperature(logits, temperature)
+        for name, metric in self.metrics.items():
+            metric.update(calibrated if name == "calibration_error" else probabilities, hard)
         self.loss.update(loss.detach().float(), len(labels) if weight is None else weight)
         self.count.update(len(labels))
 

@@ -103,6 +103,8 @@ class CheckpointOptions:
             you can build, to be given again to `load_from_checkpoint`.
         settings: plain values of the run, such as its config; stored as they are.
         engine: what computed the frozen layers of the checkpoint that was loaded; see `ComputeOptions.engine`.
+        calibration: `temperature`, by which logits are divided for probabilities, and the results that `frostline
+            calibrate` measured with it; None: probabilities are the softmax of the logits.
         on_policy_change: `refuse` a checkpoint of another policy, or `restart` at the policy's first phase with the
             checkpoint's weights, step and epoch.
     """
@@ -110,4 +112,5 @@ class CheckpointOptions:
     recipe: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
     on_policy_change: Literal["refuse", "restart"] = "refuse"

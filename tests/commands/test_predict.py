@@ -18,6 +18,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     classifier = SimpleNamespace(
         classes=["cat", "dog"],
+        calibration=None,
         data_spec=DataSpec(classes=["cat", "dog"], mean=[0.5] * 3, std=[0.5] * 3, image_size=8),
         probabilities=lambda images: torch.tensor([[0.25, 0.75]]).expand(len(images), 2),
     )

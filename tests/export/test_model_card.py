@@ -49,6 +49,15 @@ def test_a_card_holds_the_runs_facts():
         assert line in text.splitlines()
 
 
+def test_a_calibrated_checkpoint_says_by_how_much_without_and_with_its_temperature():
+    found = {split: {"images": 40, "after": {"calibration_error": 0.012}} for split in ("val", "test")}
+    lines = card(FACTS, described={**DESCRIBED, "calibration": {"temperature": 1.52, "results": found}}).splitlines()
+    differ = "differ from the share that is right by"
+    assert f"- Its probabilities without its temperature {differ} 3.1 % on average." in lines
+    with_it = "- With its temperature 1.52, fitted on 40 val images, its probabilities"
+    assert f"{with_it} {differ} 1.2 % on average, test images." in lines
+
+
 def test_names_are_text_of_one_line_in_a_card():
     text = card(FACTS)
     assert "<script" not in text.replace(r"\<script", "")

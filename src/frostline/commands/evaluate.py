@@ -2,13 +2,14 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 
+from frostline.calibration import temperature_text
 from frostline.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.build import build_data, listed, own_metrics
@@ -17,7 +18,7 @@ from frostline.commands.own_classes import build_own
 from frostline.commands.phases import check_stored, unobeyed
 from frostline.commands.run_log import quiet_libraries
 from frostline.commands.trainer import device_options
-from frostline.config.commands import EvaluateConfig, stored_settings
+from frostline.config.commands import EvaluateConfig, EvaluationConfig, stored_settings
 from frostline.config.data import Decoded, Source
 from frostline.config.secret_values import refuse_hidden
 from frostline.config.training import Metrics, OwnLoss, TrainerSection
@@ -41,27 +42,15 @@ DIVISION = (*FRACTIONS, "rare_classes", "on_bad_image")
 def run(config: EvaluateConfig) -> None:
     """Print the metrics of a checkpoint on one split, and write them to `output` where one is given."""
     quiet_libraries()
-    classifier = _classifier(config)
-    stored, split = classifier.settings, config.split
-    whole = {} if config.data is None else _as_a_whole(config.data, stored.get("data") or {}, split)
-    source = config.data or trained_on(config.checkpoint, stored, trust_checkpoint=config.trust_checkpoint)
-    data = data_for(classifier, source, batch_size=config.batch_size, constructor=whole)
+    classifier, split = classifier_of(config), config.split
+    data = data_of(config, classifier, split)
     if data.images(split) is None:
         others = [other for other in SPLITS if other != split and data.source.dataset(other) is not None]
         raise ValueError(f"split: the data has no {split} images; type split={' or split='.join(others)}")
-    data.check_images([split])
-    for line in (_counts(data, split), *data.notes):
-        print(line)
-    trainer = lightning.Trainer(
-        logger=False,
-        callbacks=[RunProgress(), *_pictures(config, data)],
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        **device_options(config.device, precision=_precision(config, stored), image_size=data.image_size),
-    )
-    data.trainer = trainer  # by which it knows whether there is a GPU to pin memory for
-    [results] = trainer.test(classifier, dataloaders=data.evaluation_loader(split), verbose=False)
+    print(_counts(data, split))
+    if classifier.calibration is not None:
+        print(f"calibration error with {temperature_text(classifier.calibration)}; the other results without it")
+    results = evaluated(config, classifier, data, split, callbacks=_pictures(config, data))
     named = {f"{split}/{name.partition('/')[2]}": float(value) for name, value in results.items()}
     outcome = evaluation_facts(named, classifier.confusion, classifier.classes)
     print(evaluation_text(outcome))
@@ -71,6 +60,40 @@ def run(config: EvaluateConfig) -> None:
         facts = {"checkpoint": config.checkpoint, "split": split, **outcome}
         write_text(output, json.dumps(facts, indent=2) + "\n")
         print(f"written to {output.resolve()}")
+
+
+def evaluated(
+    config: EvaluationConfig,
+    classifier: ImageClassifier,
+    data: ImageDataModule,
+    split: str,
+    *,
+    callbacks: Sequence[lightning.Callback] = (),
+) -> Mapping[str, float]:
+    """The results on a split of the data, computed as the checkpoint's run computed."""
+    data.check_images([split])
+    for line in data.notes:
+        print(line)
+    precision = _precision(config, classifier.settings)
+    trainer = lightning.Trainer(
+        logger=False,
+        callbacks=[RunProgress(), *callbacks],
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        **device_options(config.device, precision=precision, image_size=data.image_size),
+    )
+    data.trainer = trainer  # by which it knows whether there is a GPU to pin memory for
+    [results] = trainer.test(classifier, dataloaders=data.evaluation_loader(split), verbose=False)
+    return results
+
+
+def data_of(config: EvaluationConfig, classifier: ImageClassifier, split: str) -> ImageDataModule:
+    """The data that was typed, as a whole where it lies in no split folders, or that of the training."""
+    stored = classifier.settings
+    whole = {} if config.data is None else _as_a_whole(config.data, stored.get("data") or {}, split)
+    source = config.data or trained_on(config.checkpoint, stored, trust_checkpoint=config.trust_checkpoint)
+    return data_for(classifier, source, batch_size=config.batch_size, constructor=whole)
 
 
 def data_for(
@@ -112,7 +135,7 @@ def _pictures(config: EvaluateConfig, data: ImageDataModule) -> list[ResultPictu
     return [ResultPictures(Path(config.pictures), data=data, split=config.split, metrics=metrics)]
 
 
-def _classifier(config: EvaluateConfig) -> ImageClassifier:
+def classifier_of(config: EvaluationConfig) -> ImageClassifier:
     """The checkpoint's classifier, with the loss and the metrics of the user's own that its run had; those of other
     packages only where the checkpoint is trusted.
 
@@ -148,7 +171,7 @@ def _trainer(stored: Mapping[str, Any]) -> TrainerSection:
     return TrainerSection.model_validate({key: section[key] for key in keys if key in section})
 
 
-def _precision(config: EvaluateConfig, stored: Mapping[str, Any]) -> str:
+def _precision(config: EvaluationConfig, stored: Mapping[str, Any]) -> str:
     """The run's own precision, so that the results are the same, unless one was typed."""
     own = config.precision if config.precision != "auto" else _trainer(stored).precision
     return "auto" if own == "16-mixed" and config.precision == "auto" and not torch.cuda.is_available() else own

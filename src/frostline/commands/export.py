@@ -44,11 +44,12 @@ def run(config: ExportConfig) -> None:
     )
     images, origin = _images(config, classifier)
     spec = classifier.data_spec
-    model = PreparedNetwork(classifier.network, spec).eval()
+    model = PreparedNetwork(classifier.network, spec, temperature=classifier.temperature).eval()
     with atomic_folder(output) as part:
         write(config.format, model, images[:1].repeat(2, 1, 1, 1), part / FILES[config.format])
         compared = compare(model, load(config.format, part / FILES[config.format], model), images)
-        described = describe(spec, name=config.format, recipe=classifier.checkpoint_options.recipe)
+        recipe = classifier.checkpoint_options.recipe
+        described = describe(spec, name=config.format, recipe=recipe, temperature=classifier.temperature)
         description = json.dumps(described, indent=2, ensure_ascii=False)
         write_text(part / DESCRIPTION, description + "\n")
         write_text(part / CARD, _card(checkpoint, classifier))

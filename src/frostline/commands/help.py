@@ -19,6 +19,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "python train.py -m freeze=backbone,to_layer3,none seed=0,1,2",
     ),
     "evaluate": ("frostline evaluate checkpoint=runs/RUN",),
+    "calibrate": ("frostline calibrate checkpoint=runs/RUN",),
     "predict": ("frostline predict checkpoint=runs/RUN inputs=photos output=predictions.csv",),
     "explain": ("frostline explain checkpoint=runs/RUN inputs=photos",),
     "export": ("frostline export checkpoint=runs/RUN format=onnx",),

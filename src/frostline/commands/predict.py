@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from frostline.calibration import temperature_text
 from frostline.classifier import ImageClassifier
 from frostline.commands.failures import explained
 from frostline.commands.trainer import torch_device
@@ -38,4 +39,6 @@ def run(config: PredictConfig) -> None:
     about = sys.stderr if output.exists() and not output.is_file() else sys.stdout  # /dev/stdout has the table
     for line in left_out.lines():
         print(line, file=about)
+    if classifier.calibration is not None:
+        print(f"probabilities with {temperature_text(classifier.calibration)}", file=about)
     print(f"{read} images predicted{unreadable}: {output}", file=about)

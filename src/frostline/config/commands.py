@@ -168,17 +168,24 @@ class TrainConfig(RunGroups):
     )
 
 
-class EvaluateConfig(CommandConfig):
-    """Evaluate a checkpoint on data."""
+class EvaluationConfig(CommandConfig):
+    """What the commands share that evaluate a checkpoint on data."""
 
     checkpoint: CheckpointText = Field(description=CHECKPOINT)
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
-    split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
     batch_size: Count | None = Field(default=None, description="images per batch; null: as in training")
     precision: Precision = Field(
         default="auto", description="number format; `auto` is that of the training, where the device has it"
     )
     engine: LoadedEngineName = Field(default="auto", description=ENGINE)
+    device: Annotated[Device, GROUP]
+    data: Annotated[Source | None, GROUP] = None
+
+
+class EvaluateConfig(EvaluationConfig):
+    """Evaluate a checkpoint on data."""
+
+    split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
     output: PathText | None = Field(
         default=None, json_schema_extra=FILE, description="JSON file for the results; null: the terminal only"
     )
@@ -188,8 +195,10 @@ class EvaluateConfig(CommandConfig):
         description="folder for pictures: confusion matrix, most confident mistakes, calibration and, of a run folder, "
         "training curves; null: none",
     )
-    device: Annotated[Device, GROUP]
-    data: Annotated[Source | None, GROUP] = None
+
+
+class CalibrateConfig(EvaluationConfig):
+    """Calibrate a checkpoint's probabilities by a temperature, fitted on validation data and stored in it."""
 
 
 class PredictConfig(CommandConfig):
@@ -368,6 +377,7 @@ RUN_GROUPS: Mapping[str, Group] = RunGroups.groups()
 COMMANDS: dict[str, type[CommandConfig]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "calibrate": CalibrateConfig,
     "predict": PredictConfig,
     "explain": ExplainConfig,
     "plan": PlanConfig,

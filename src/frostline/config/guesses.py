@@ -68,6 +68,7 @@ WITHOUT_KEY: Mapping[str, tuple[str, ...]] = {
     "train": ("data=image_folder data.path",),
     "plan": ("data=image_folder data.path",),
     "evaluate": ("checkpoint",),
+    "calibrate": ("checkpoint",),
     "predict": ("checkpoint", "inputs", "output"),
     "explain": ("checkpoint", "inputs"),
     "export": ("checkpoint", "output"),

@@ -10,13 +10,17 @@ from frostline.export.formats import INPUT, OUTPUT
 DESCRIPTION = "preprocessing.json"
 
 
-def describe(spec: DataSpec, *, name: FormatName, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+def describe(
+    spec: DataSpec, *, name: FormatName, recipe: Mapping[str, Any] | None, temperature: float = 1.0
+) -> dict[str, Any]:
     """The content of `DESCRIPTION`, as plain values.
 
     Args:
         recipe: of the network, as a checkpoint holds it: for a file of weights, what they are loaded into.
+        temperature: by which the logits are divided; see `frostline calibrate`.
     """
-    size = spec.image_size
+    size, weights_alone = spec.image_size, name == "safetensors"
+    outside = weights_alone and temperature != 1
     return {
         "file": FILES[name],
         "format": name,
@@ -32,7 +36,7 @@ def describe(spec: DataSpec, *, name: FormatName, recipe: Mapping[str, Any] | No
             "decode to RGB; divide 8-bit values by 255",
             f"resize the shorter side to {round(size * spec.resize)} pixels, {spec.interpolation}, antialiased",
             f"take the {size} x {size} pixels of the centre",
-            *(["subtract mean and divide by std, channel by channel"] if name == "safetensors" else []),
+            *(["subtract mean and divide by std, channel by channel"] if weights_alone else []),
         ],
         "resize": {
             "shorter_side": round(size * spec.resize),
@@ -43,8 +47,13 @@ def describe(spec: DataSpec, *, name: FormatName, recipe: Mapping[str, Any] | No
         "normalisation": {
             "mean": list(spec.mean),
             "std": list(spec.std),
-            "within_the_model": name != "safetensors",
+            "within_the_model": not weights_alone,
         },
-        "output": {"name": OUTPUT, "type": "float32", "meaning": "logits; their softmax are the probabilities"},
+        "output": {
+            "name": OUTPUT,
+            "type": "float32",
+            "meaning": f"logits; {'divided by the temperature, ' * outside}their softmax are the probabilities",
+        },
+        "temperature": {"value": temperature, "within_the_model": not weights_alone},
         "classes": list(spec.classes),
     }

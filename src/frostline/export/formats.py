@@ -20,16 +20,17 @@ Run = Callable[[Tensor], Tensor]
 
 class PreparedNetwork(nn.Module):
     """Maps images (batch, 3, image_size, image_size), float32 in [0, 1], to logits (batch, classes): the normalisation,
-    then the network."""
+    then the network, then the division by the temperature (see `frostline calibrate`) where it is not 1."""
 
-    def __init__(self, network: nn.Module, spec: DataSpec) -> None:
+    def __init__(self, network: nn.Module, spec: DataSpec, *, temperature: float = 1.0) -> None:
         super().__init__()
+        self.temperature = temperature
         self.normalised = Normalisation(spec)
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(self.normalised(images))
-        return logits
+        return logits if self.temperature == 1 else logits / self.temperature
 
 
 def write(name: FormatName, model: PreparedNetwork, example: Tensor, path: Path) -> None:

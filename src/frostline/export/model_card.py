@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from frostline.calibration import temperature_text
 from frostline.storage.names import printable_name
 from frostline.tracking.report import CLASS_COLUMNS, class_row, metric_rows
 
@@ -20,8 +21,13 @@ def model_card(described: Mapping[str, Any], facts: Mapping[str, Any], *, parame
         parameters: of the network.
         tested: whether the facts' results are those of this checkpoint.
     """
-    results = facts if tested else {}
-    parts = (_model(described, facts, parameters), _data(described, facts), _results(results), _limits(results, facts))
+    results, calibration = facts if tested else {}, described.get("calibration")
+    parts = (
+        _model(described, facts, parameters),
+        _data(described, facts),
+        _results(results),
+        _limits(results, facts, calibration),
+    )
     sections = zip(("Model", "Data", "Results", "Limits"), parts, strict=True)
     made = ("How it was made", _made(described, facts))
     title = f"# {_text(_architecture(described))}, {len(described['images']['classes'])} classes"
@@ -78,7 +84,9 @@ def _results(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n{len(rows) - MOST_CLASSES:,} more classes are in facts.json of the run."
 
 
-def _limits(results: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
+def _limits(
+    results: Mapping[str, Any], facts: Mapping[str, Any], calibration: Mapping[str, Any] | None
+) -> Iterator[str]:
     yield "- It gives every image one of the classes above, also an image of something else."
     if results.get("results"):
         yield "- The results hold for images of the same source; others were not tested."
@@ -89,7 +97,12 @@ def _limits(results: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[st
         yield f"- Fewer than {FEW} test images, so that their results are uncertain: {names}{more}."
     for name, value in (results.get("results") or {}).items():
         if name.endswith("/calibration_error"):
-            yield f"- Its probabilities differ from the share that is right by {100 * value:.1f} % on average."
+            without = " without its temperature" if calibration else ""
+            yield f"- Its probabilities{without} differ from the share that is right by {100 * value:.1f} % on average."
+    if calibration:
+        [*_, (split, found)] = calibration["results"].items()
+        by = f"differ from the share that is right by {100 * found['after']['calibration_error']:.1f} % on average"
+        yield f"- With its {temperature_text(calibration)}, its probabilities {by}, {split} images."
     if warning := (facts.get("weights") or {}).get("warning"):
         yield f"- Warning of the run: {_text(warning)}"
 
