@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.integration.conftest import FROSTLINE, Cli, facts
 from tests.preloaded import Started
@@ -29,7 +30,7 @@ WORDS = (
     ),
     *("trainer.limit_train_batches=12", "trainer.limit_val_batches=8", "trainer.log_every_n_steps=1"),
     *("callbacks.monitor=val/loss", "callbacks.early_stopping_patience=3", "callbacks.progress_bar=false"),
-    *("logger=[csv,tensorboard]",),
+    *("logger=[csv,tensorboard]", "callbacks.pictures=true"),
 )
 
 
@@ -41,15 +42,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [*FROSTLINE, "train", *WORDS]
     whole = run_preloaded(words, cwd=folder, output=folder, env={**env, "RUN_ID": "whole"})
     assert whole.returncode == 0, whole.stderr
-    cut, log = Started(words, cwd=folder, env={**env, "RUN_ID": "cut"}), folder / "runs/cut/train.log"
-    end = time.monotonic() + 120
-    while not (log.exists() and "epoch 3/4" in log.read_text()):
-        assert time.monotonic() < end, "the run did not start"
-        time.sleep(0.02)
+    cut = Started(words, cwd=folder, env={**env, "RUN_ID": "cut"})
+    log = wait_for_epoch(3, folder / "runs/cut")
     cut.send_signal(signal.SIGINT)
     assert cut.wait(120) == 130
     assert log.read_text().rstrip().endswith("-m frostline train resume_from=runs/cut")
     return folder
+
+
+def wait_for_epoch(number: int, run: Path) -> Path:
+    """Wait for an epoch's line in the log of a run; returns the log."""
+    end, log = time.monotonic() + 120, run / "train.log"
+    while not (log.exists() and f"epoch {number}/4" in log.read_text()):
+        assert time.monotonic() < end, "the run did not start"
+        time.sleep(0.02)
+    return log
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -93,6 +100,7 @@ def test_a_run_goes_on_in_its_folder_with_no_row_lost_or_doubled_and_the_same_be
     home: Path, copy: Path, cli: Cli, tmp_path: Path
 ) -> None:
     whole, before = home / "runs/whole", checkpoint(copy)["global_step"]
+    assert [path.name for path in (copy / "pictures").iterdir()] == ["curves.svg"]
     assert checkpoint(whole)["global_step"] == before, "the best epoch is to lie before the interruption"
     log = (copy / "train.log").read_text()
     done = cli(*FROSTLINE, "train", "resume_from=runs/cut")
@@ -102,6 +110,39 @@ def test_a_run_goes_on_in_its_folder_with_no_row_lost_or_doubled_and_the_same_be
     assert rows(copy) == rows(whole)
     assert (copy / "train.log").read_text().startswith(log)
     assert (copy / "overrides.yaml").read_text() == (whole / "overrides.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_its_rows_its_tensorboard_folder_and_its_wandb_run(
+    home: Path, cli: Cli, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of an epoch: the rows after the last checkpoint are logged again, none is there twice."""
+    loggers = ("logger=[csv,tensorboard,wandb]", "logger.wandb.offline=true")
+    run, env = tmp_path / "runs/killed", {**os.environ, "RUN_ID": "killed", "WANDB_MODE": "offline"}
+    killed = Started([*FROSTLINE, "train", *WORDS, *loggers], cwd=tmp_path, env=env)
+    wait_for_epoch(2, run)
+    end = time.monotonic() + 60
+    while int(rows(run)[-1]["step"]) <= 25:  # beyond the last checkpoint, of step 24
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(60) == -signal.SIGKILL
+    assert checkpoint(run, "last")["global_step"] == 24
+    done = cli(*FROSTLINE, "train", "resume_from=runs/killed")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["killed"]
+    assert_same_outcome(run, home / "runs/whole")
+    assert rows(run) == rows(home / "runs/whole")
+    assert scalars(run) == scalars(home / "runs/whole")
+    started = [path.name.rpartition("-")[2] for path in run.glob("wandb/offline-run-*")]
+    assert started == 2 * [(run / "wandb_id.txt").read_text().strip()]
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of each point of the losses, accuracies and rates in the TensorBoard folder."""
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    names = [name for name in events.Tags()["scalars"] if not name.startswith(("speed/", "freezing/", "epoch"))]
+    return {name: [(point.step, point.value) for point in events.Scalars(name)] for name in names}
 
 
 def test_a_run_goes_on_in_another_folder_with_the_best_of_the_first(

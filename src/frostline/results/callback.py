@@ -21,6 +21,7 @@ from frostline.metrics import at_temperature
 from frostline.results.curves import draw_curves, phase_begins, read_curves
 from frostline.results.diagrams import draw_calibration, draw_confusion
 from frostline.results.image_grids import SEEN, Mistake, draw_mistakes, draw_seen
+from frostline.tracking.checkpoints import Interrupted
 
 log = logging.getLogger("frostline")
 
@@ -38,7 +39,7 @@ class Evaluated(NamedTuple):
 
 
 class ResultPictures(Callback):
-    """Draws curves.svg and seen.png after a fit, and confusion.svg, mistakes.png and calibration.svg of an evaluation.
+    """Draws curves.svg after a fit or its interruption, seen.png after a fit, and confusion.svg, mistakes.png and calibration.svg of an evaluation.
 
     It only looks at the logits that were computed anyway, keeps four numbers for each image, and draws on rank 0 after
     the work. TensorBoard and W&B get the same pictures.
@@ -89,6 +90,13 @@ class ResultPictures(Callback):
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         figures = self._of_evaluation(trainer, trainer.test_dataloaders)
         self._write(trainer, {**(self._curves(pl_module) if figures else {}), **figures})
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """The curves up to here of a run that was interrupted, after its checkpoint was saved."""
+        if isinstance(exception, Interrupted) and trainer.is_global_zero:
+            self._write(trainer, self._curves(pl_module))
 
     def _curves(self, classifier: Any) -> dict[str, Figure]:
         """Of the whole run, also where it was interrupted: a resumed run goes on in the same file."""
