@@ -127,6 +127,11 @@ def test_the_page_on_your_photos_runs_from_beginning_to_end(tmp_path: Path) -> N
             timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr}"
+    for file in ("seen.png", "pictures/mistakes.png", "explanations/0.png", "exported/model.onnx", "my_policy.yaml"):
+        assert (tmp_path / file).stat().st_size > 0, file
+    photos = [path for path in (tmp_path / "photos").rglob("*") if path.is_file()]
+    assert {path.suffix for path in photos} == {".jpg", ".png", ".webp"}
+    assert len(photos) == 400
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 40
     # Ten classes: chance is 0.1.
     assert facts(tmp_path / "runs/first")["results"]["test/accuracy"] > 0.5  # type: ignore[index]

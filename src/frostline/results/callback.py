@@ -39,7 +39,8 @@ class Evaluated(NamedTuple):
 
 
 class ResultPictures(Callback):
-    """Draws curves.svg after a fit or its interruption, seen.png after a fit, and confusion.svg, mistakes.png and calibration.svg of an evaluation.
+    """Draws curves.svg after a fit or its interruption, seen.png after a fit, and confusion.svg, mistakes.png and
+    calibration.svg of an evaluation.
 
     It only looks at the logits that were computed anyway, keeps four numbers for each image, and draws on rank 0 after
     the work. TensorBoard and W&B get the same pictures.
