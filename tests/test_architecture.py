@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "autograd": {"figures", "freezing", "models", "modes", "numeric_checks", "storage", "tables"},
     "resume": {"data"},
     "export": {"calibration", "data", "prefix", "storage", "tracking"},
-    "results": {"data", "figures", "metrics"},
+    "results": {"data", "figures", "metrics", "tracking"},
     "fast_path": {"data", "feature_limits", "freezing", "options", "prefix", "storage"},
     "feature_limits": {"data", "freezing", "prefix"},
     "checkpoint": {"data", "models", "numeric_checks", "renamed"},
