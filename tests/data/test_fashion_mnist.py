@@ -56,6 +56,7 @@ def test_subsets_are_stratified_seeded_and_disjoint(tmp_path):
         return [int(images[index][0][0, 0, 0]) for index in range(len(images))]
 
     source = FashionMNIST(path=folder, train_length=100, val_length=20)
+    assert source.split_note == "20 training images for val (val_length=20, split_seed=0)"
     train, val = source.dataset("train"), source.dataset("val")
     assert Counter(train.labels) == dict.fromkeys(range(10), 10)
     assert Counter(val.labels) == dict.fromkeys(range(10), 2)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from frostline.config.commands import RUN_GROUPS
 from frostline.data.csv_table import CsvTable
+from frostline.data.datamodule import ImageDataModule
 from frostline.data.folders import AGAIN, BY_CONTENT, ELSEWHERE, HIDDEN, LOOSE, UNREADABLE, LeftOut, split_of
 from frostline.data.image_folder import ImageFolder
 from frostline.data.prediction_files import find_images
@@ -88,7 +89,11 @@ class TestSplitNames:
     def test_classes_that_val_lacks_are_reported(self, tmp_path):
         folder(tmp_path / "train", ("a", "b", "c"))
         folder(tmp_path / "val", ("a",))
-        assert ImageFolder(path=tmp_path).notes == ["WARNING: val has no images of b, c"]
+        data = ImageDataModule(source=ImageFolder(path=tmp_path))
+        data.images("train")
+        assert data.notes == []
+        data.images("val")
+        assert data.notes == ["WARNING: val has no images of b, c"]
 
     def test_all_classes_that_train_lacks_are_named(self, tmp_path):
         folder(tmp_path / "train", ("a", "b"))
@@ -293,7 +298,7 @@ class TestRareClasses:
         source = ImageFolder(path=tmp_path, rare_classes="train")
         assert source.dataset("train").labels.count(2) == 2
         assert source.dataset("val").labels.count(2) == 0
-        assert source.notes == ["WARNING: too few images to split, all kept in train: x"]
+        assert source.notes == []
 
     def test_every_source_that_splits_files_has_the_key(self):
         sources = RUN_GROUPS["data"].by_name

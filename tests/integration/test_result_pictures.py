@@ -40,7 +40,7 @@ def test_a_run_of_two_processes_draws_its_results_also_for_the_loggers_and_over_
     seen = [*words[:3], "data.image_size=32", "output=before.png"]
     done = cli(*FROSTLINE, "show", *seen)
     assert done.returncode == 0, done.stderr
-    assert "of 48 training images: " in done.stdout
+    assert "\n8 training images: " in done.stdout
     assert (tmp_path / "before.png").read_bytes() == (run / "pictures/seen.png").read_bytes()
     first = _points(run)
     done = cli(*FROSTLINE, "train", f"resume_from={run}", "trainer.max_epochs=2", "logger=csv")

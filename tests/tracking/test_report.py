@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from frostline.data.datamodule import ImageDataModule
-from frostline.data.synthetic import Synthetic
 from frostline.tracking.report import (
     MOST_CLASSES,
     class_table,
@@ -15,18 +13,9 @@ from frostline.tracking.report import (
     evaluation_text,
     metrics_table,
     places_text,
-    plan_text,
 )
 
 CONFUSION = torch.tensor([[1500, 500], [0, 0]])
-
-
-def test_the_plan_names_data_weights_and_device() -> None:
-    source = Synthetic(length=1200, val_length=30, test_length=0, classes=4, image_size=16)
-    data = ImageDataModule(source=source, image_size=16)
-    assert plan_text(data=data, weights="weights: none", device="device: CPU") == (
-        "data: 1,200 train, 30 val images of 4 classes, 16 px\nweights: none\ndevice: CPU"
-    )
 
 
 def test_an_evaluation_is_plain_values() -> None:

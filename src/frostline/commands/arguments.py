@@ -13,6 +13,7 @@ KEYS: Mapping[str, str] = {
     "interpolation": "data.interpolation",
     # sources
     **{name: f"data.{name}" for name in ("path", "root", "dataset", "download", "on_bad_image", "rare_classes")},
+    **{name: f"data.{name}" for name in ("val_fraction", "test_fraction", "split_seed")},
     **{name: f"data.{name}" for name in ("options", "decoded_cache", "decoded_cache_limit", "val_length")},
     **{name: f"data.{name}" for name in ("cache_dir", "cache_limit", "window", "timeout", "mean", "std")},
     "Loading.timeout": "data.loader_timeout",

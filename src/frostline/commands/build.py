@@ -38,6 +38,7 @@ from frostline.models.network import build_network
 from frostline.models.saved_file import read_plain
 from frostline.models.weights import LoadedWeights
 from frostline.options import CheckpointOptions, ComputeOptions, FeatureCache, TrainingOptions
+from frostline.storage.names import first_of
 
 
 def build_data(
@@ -176,7 +177,7 @@ def _classes(checkpoint: Mapping[str, Any]) -> list[str]:
 
 def listed(names: Sequence[str]) -> str:
     """How many names, and up to 20 of them."""
-    return f"{len(names)} ({', '.join(names[:20])}{', …' if len(names) > 20 else ''})"
+    return f"{len(names)} ({first_of(names, most=20)})"
 
 
 def feature_cache(cache: Cache) -> FeatureCache:

@@ -9,12 +9,15 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from frostline.classifier import ImageClassifier
+from frostline.commands.arguments import with_keys
 from frostline.commands.resuming import Change
 from frostline.commands.run_folder import write_facts
 from frostline.data.datamodule import ImageDataModule
+from frostline.data.report import DataReport, counts_line
 from frostline.freezing.callback import FreezingSchedule
 from frostline.models.weights import LoadedWeights
-from frostline.tracking.report import evaluation_facts, evaluation_text, places_text, plan_text
+from frostline.storage.run_files import DATA
+from frostline.tracking.report import evaluation_facts, evaluation_text, places_text
 from frostline.tracking.throughput import Throughput, data_advice_for, speed_text
 
 log = logging.getLogger("frostline")
@@ -49,13 +52,22 @@ class RunRecord(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         device = f"device: {trainer.accelerator.name()} × {trainer.world_size}, precision {trainer.precision}"
-        log.info("%s", plan_text(data=data, weights=self.weights.summary(), device=device))
+        log.info("%s", "\n".join([*self._data_lines(data), self.weights.summary(), device]))
         if self.weights.warning:
             log.warning("WARNING: %s\n", self.weights.warning)
         weights = {"source": self.weights.source, "warning": self.weights.warning}
         write_facts(self.folder, {"data": data.facts(), "weights": weights})
         for change in self.changes:
             log.info("resume_from: from here on another value: %s", change)
+
+    def _data_lines(self, data: ImageDataModule) -> list[str]:
+        """The report on the data, written into the run folder; a resumed run has it there already."""
+        path = self.folder / DATA
+        if path.is_file():
+            return [counts_line(data)]
+        report = DataReport(data)
+        report.write(path)
+        return with_keys("\n".join([*report.lines, f"complete report on the data: {path}"])).splitlines()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Its teardown is the last one: the freezing schedule's compares the frozen tensors once more.

@@ -297,7 +297,10 @@ class ShowConfig(CommandConfig):
 
     seed: Seed = Field(default=0, description="seed of order and augmentation")
     output: PathText = Field(
-        default="seen.png", json_schema_extra=FILE, description="picture (.png or .svg); one that is there is replaced"
+        default="seen.png",
+        json_schema_extra=FILE,
+        description="picture (.png or .svg); beside it, as .json, the complete report on the data; files that are "
+        "there are replaced",
     )
     model: Annotated[Model, GROUP]
     data: Annotated[Source, GROUP]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from frostline.data.source import ArrayImages, LabelledImages
-from frostline.data.splitting import stratified_split
+from frostline.data.splitting import split_note, stratified_split
 
 
 class Digits:
@@ -21,6 +21,7 @@ class Digits:
         pixels = torch.from_numpy(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().to(torch.uint8)
         whole = ArrayImages(images=pixels, labels=rows[:, -1].tolist())
         fractions = {"val": val_fraction, "test": test_fraction}
+        self.split_note = split_note(fractions, seed=split_seed)
         parts = stratified_split(whole.labels, fractions=fractions, seed=split_seed, classes=self.classes)
         self._splits = {split: whole.subset(indices) for split, indices in parts.items() if indices}
 

@@ -56,6 +56,7 @@ class FashionMNIST:
         self._splits = {"train": given.subset(train), "test": read_pair(folder, "t10k")}
         if val:
             self._splits["val"] = given.subset(val)
+        self.split_note = f"{len(val):,} training images for val (val_length={val_length}, split_seed={split_seed})"
 
     @property
     def classes(self) -> Sequence[str]:

@@ -120,7 +120,7 @@ class FileSource:
             split: FileImages(of_split, max_pixels=max_pixels, scaled_decoding=scaled_decoding, cache=self.cache)
             for split, of_split in files.items()
         }
-        self._splits, notes = divide(
+        self._splits, self.split_note, notes = divide(
             splits,
             val_fraction=val_fraction,
             test_fraction=test_fraction,

@@ -44,29 +44,30 @@ BEGINNINGS = (
 
 
 class LeftOut:
-    """Counts of files and folders that are not used, by reason, with the first few of each."""
+    """Files and folders that are not used, by reason."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.examples: dict[str, list[str]] = {}
+        self.paths: dict[str, list[str]] = {}
 
     def add(self, reason: str, path: str | os.PathLike[str]) -> None:
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < EXAMPLES:
-            examples.append(str(path))
+        self.paths.setdefault(reason, []).append(str(path))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many, by reason."""
+        return {reason: len(paths) for reason, paths in self.paths.items()}
 
     def lines(self) -> list[str]:
         """What is left out, and what is used under other endings: up to one line each. Broken images have notes of
         their own."""
-        parts = [self._shown(reason) for reason in self.counts if reason not in (BY_CONTENT, BROKEN)]
+        parts = [self._shown(reason) for reason in self.paths if reason not in (BY_CONTENT, BROKEN)]
         lines = [f"left out: {'; '.join(parts)}"] if parts else []
-        return [*lines, f"used by their content: {self._shown(BY_CONTENT)}"] if BY_CONTENT in self.counts else lines
+        return [*lines, f"used by their content: {self._shown(BY_CONTENT)}"] if BY_CONTENT in self.paths else lines
 
     def _shown(self, reason: str) -> str:
-        examples = self.examples[reason]
-        more = ", …" if self.counts[reason] > len(examples) else ""
-        return f"{self.counts[reason]:,} {reason} ({', '.join(examples)}{more})"
+        paths = self.paths[reason]
+        more = ", …" if len(paths) > EXAMPLES else ""
+        return f"{len(paths):,} {reason} ({', '.join(paths[:EXAMPLES])}{more})"
 
 
 class Walk:

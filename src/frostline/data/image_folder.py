@@ -52,8 +52,8 @@ class ImageFolder(FileSource):
         classes = sorted(found[named])
         if len(classes) == 1 and whole_as is None:
             _refuse_one_class(root, wanted[named], found[named])
-        notes = [*_notes_on_folders_inside(found[named]), *_refuse_other_classes(found, classes, named)]
-        return FoundFiles(classes, self._files(found, classes, above), notes)
+        _refuse_other_classes(found, classes, named)
+        return FoundFiles(classes, self._files(found, classes, above), _notes_on_folders_inside(found[named]))
 
     def _class_folders(self, folder: Path, above: Sequence[tuple[int, int]]) -> dict[str, list[Path]]:
         """Class name, composed -> its folders: several where the forms of a name are mixed."""
@@ -141,8 +141,8 @@ def _notes_on_folders_inside(found: Mapping[str, Sequence[Path]]) -> list[str]:
 
 def _refuse_other_classes(
     found: Mapping[str, Mapping[str, Sequence[Path]]], classes: Sequence[str], named: str
-) -> list[str]:
-    """Raises ValueError for the classes that `named` lacks; sentences about those that other splits lack."""
+) -> None:
+    """Raises ValueError for the classes that `named` lacks."""
     unknown = [
         f"{folders[0]}: class {name!r} of {split}"
         for split, of_split in found.items()
@@ -152,5 +152,3 @@ def _refuse_other_classes(
     if unknown:
         verb = "is" if len(unknown) == 1 else "are"
         raise ValueError(f"{'; '.join(unknown)} {verb} not among the classes of {named} ({', '.join(classes)}).")
-    lacking = {split: [name for name in classes if name not in of_split] for split, of_split in found.items()}
-    return [f"WARNING: {split} has no images of {', '.join(names)}" for split, names in lacking.items() if names]

@@ -1,12 +1,13 @@
 """The labelled splits of a source: classes and their order, images, counts, facts, and the check before a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from frostline.data.folders import BROKEN, MOST_BROKEN, composed, listed
 from frostline.data.source import SPLITS, CheckableImages, ImageSource, LabelledImages, RelabelledImages
+from frostline.storage.names import first_of
 
 
 class SourceSplits:
@@ -70,9 +71,23 @@ class SourceSplits:
 
     @property
     def notes(self) -> list[str]:
-        """Notes of the source about images left out and labels that may be meant otherwise."""
+        """Notes of the source about images left out and labels that may be meant otherwise, and the classes that a
+        split, of those read so far, has no images of."""
         left_out = getattr(self.source, "left_out", None)
-        return [*getattr(self.source, "notes", ()), *([] if left_out is None else left_out.lines())]
+        own = [*getattr(self.source, "notes", ()), *([] if left_out is None else left_out.lines())]
+        return [*own, *self._absent_classes()]
+
+    def _absent_classes(self) -> Iterator[str]:
+        absent: dict[tuple[str, ...], list[str]] = {}
+        for split, images in self._splits.items():
+            if images is not None and images.labels is not None:
+                labels = set(images.labels)
+                names = tuple(name for place, name in enumerate(self.classes) if place not in labels)
+                absent.setdefault(names, []).append(split)
+        for names, splits in absent.items():
+            if names:
+                verb = "have" if len(splits) > 1 else "has"
+                yield f"WARNING: {' and '.join(splits)} {verb} no images of {first_of(names)}"
 
     def facts(self) -> dict[str, Any]:
         """Images of each split, and how many files the source leaves out, by reason."""

@@ -68,6 +68,13 @@ def stratified_split(
     return {part: sorted(indices) for part, indices in parts.items()}
 
 
+def split_note(fractions: Mapping[str, float], *, seed: int) -> str:
+    """How `stratified_split` divides, with the arguments of a source that change it."""
+    parts = ", ".join(f"{100 * fraction:g} % for {part}" for part, fraction in fractions.items())
+    arguments = ", ".join(f"{part}_fraction={fraction:g}" for part, fraction in fractions.items())
+    return f"of each class {parts} ({arguments}, split_seed={seed})"
+
+
 def rare_among(labels: Sequence[int], *, fractions: Mapping[str, float]) -> dict[int, int]:
     """Class index -> number of items, of the classes that have fewer items than there are parts."""
     parts = 1 + sum(fraction > 0 for fraction in fractions.values())
@@ -148,8 +155,8 @@ def divide(
     classes: Sequence[str],
     rare_classes: str = "raise",
     left_out: LeftOut | None = None,
-) -> tuple[dict[str, Images], list[str]]:
-    """Complete the splits that a source has, and say in sentences what was left out, and which classes were too small.
+) -> tuple[dict[str, Images], str, list[str]]:
+    """Complete the splits that a source has, and say how, and in sentences what was left out.
 
     Args:
         given: split -> images. `all` alone is divided into train, val and test; `train` without `val` gives up
@@ -166,10 +173,9 @@ def divide(
     if "all" in splits:
         whole, fractions = splits.pop("all"), {"val": val_fraction, "test": test_fraction}
     elif "val" in splits or "train" not in splits:
-        return splits, notes
+        return splits, f"as given: {', '.join(splits)}", notes
     else:
         whole, fractions = splits["train"], {"val": val_fraction}
     parts = stratified_split(whole.labels, fractions=fractions, seed=seed, classes=classes, rare_classes=rare_classes)
-    rare = [classes[label] for label in rare_among(whole.labels, fractions=fractions)]
-    notes += [f"WARNING: too few images to split, all kept in train: {', '.join(rare)}"] if rare else []
-    return splits | {part: whole.subset(indices) for part, indices in parts.items() if indices}, notes
+    how = split_note(fractions, seed=seed) + (f"; as given: {', '.join(splits)}" if splits else "")
+    return splits | {part: whole.subset(indices) for part, indices in parts.items() if indices}, how, notes

@@ -78,7 +78,7 @@ class TorchvisionSource:
             for split, choice in DATASETS[dataset].items()
         }
         self._classes = _class_names(splits.get("train") or splits["all"])
-        self._splits, self.notes = divide(
+        self._splits, self.split_note, self.notes = divide(
             splits,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
@@ -112,7 +112,7 @@ class TorchvisionImages(LabelledImages):
         return self._labels
 
     @property
-    def files(self) -> list[str] | None:
+    def paths(self) -> list[str] | None:
         """The images' files, where the dataset keeps a list of them."""
         for name in ("samples", "_samples", "_image_files", "_images", "imgs"):
             found = getattr(self.images, name, None)
@@ -124,7 +124,7 @@ class TorchvisionImages(LabelledImages):
 
     def broken(self, *, thorough: bool = False) -> dict[int, UnreadableImage]:
         """Position -> reason, of the files that cannot be read; none of a dataset that keeps no list of files."""
-        return broken_among(self.files or [], max_pixels=PILLOWS_LIMIT, thorough=thorough)
+        return broken_among(self.paths or [], max_pixels=PILLOWS_LIMIT, thorough=thorough)
 
     def subset(self, indices: Sequence[int]) -> "TorchvisionImages":
         labels = self.labels
@@ -137,7 +137,7 @@ class TorchvisionImages(LabelledImages):
         try:
             image, label = self.images[self.indices[index]]
         except (OSError, SyntaxError) as error:  # what Pillow raises of broken files
-            name = self.files[index] if self.files else f"{type(self.images).__name__}, image {self.indices[index]}"
+            name = self.paths[index] if self.paths else f"{type(self.images).__name__}, image {self.indices[index]}"
             raise UnreadableImage(name, f"cannot be decoded ({error})") from error
         return (image.convert("RGB") if isinstance(image, Image.Image) else image), int(label)
 

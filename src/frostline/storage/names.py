@@ -1,6 +1,7 @@
 """Names from outside (files, classes) as a terminal, a log, a UTF-8 file or a CSV cell can hold them."""
 
 import re
+from collections.abc import Sequence
 
 # Control characters (C0 without tab and newline, DEL, C1), direction overrides, line separators, lone surrogates.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -18,6 +19,11 @@ def printable(text: str) -> str:
 def printable_name(name: object) -> str:
     """`printable`, for a name within a line: a tab and a newline in it are escaped as well."""
     return printable(str(name)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def first_of(names: Sequence[str], *, most: int = 10) -> str:
+    """Some names in a line: up to `most` of them, and `…` for the others."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
 
 
 def utf8_name(name: str) -> str:

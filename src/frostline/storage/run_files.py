@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CONFIG, OVERRIDES, FACTS, METRICS = "config.yaml", "overrides.yaml", "facts.json", "metrics.csv"
+DATA = "data.json"  # the complete report on the images
 PICTURES = "pictures"
 CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"  # two .ckpt files
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep

@@ -1,4 +1,4 @@
-"""The texts of a run: before the first step its data and weights, at the end its results."""
+"""The texts of a run's results."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from frostline.data.datamodule import ImageDataModule
 from frostline.metrics import per_class
 from frostline.storage.names import printable_name
-from frostline.storage.run_files import last_checkpoint
+from frostline.storage.run_files import DATA, last_checkpoint
 from frostline.tables import as_text, new_table
 
 # Names of the evaluation metrics as a table shows them, and whether they are shares.
@@ -23,14 +22,6 @@ METRICS: Mapping[str, tuple[str, bool]] = {
 CLASS_COLUMNS = ("class", "images", "precision", "recall", "F1")
 # Rows of the table of classes at most; with more classes they are in facts.json alone.
 MOST_CLASSES = 20
-
-
-def plan_text(*, data: ImageDataModule, weights: str, device: str) -> str:
-    """The data of a run, what it leaves out, its weights and its device; the freezing schedule logs what trains."""
-    splits = {split: data.images(split) for split in ("train", "val", "test")}
-    counts = ", ".join(f"{len(images):,} {split}" for split, images in splits.items() if images is not None)
-    lines = [f"data: {counts} images of {len(data.classes)} classes, {data.image_size} px", *data.notes]
-    return "\n".join([*lines, weights, device])
 
 
 def evaluation_facts(results: Mapping[str, float], confusion: Tensor | None, classes: Sequence[str]) -> dict[str, Any]:
@@ -68,7 +59,7 @@ def comparison(facts: Mapping[str, Any]) -> str:
 def places_text(folder: Path, best: str) -> str:
     """The paths of a run's files."""
     places = [("run folder", folder), ("best checkpoint", Path(best) if best else last_checkpoint(folder))]
-    places += [(name, folder / name) for name in ("metrics.csv", "facts.json", "config.yaml", "train.log")]
+    places += [(name, folder / name) for name in ("metrics.csv", "facts.json", DATA, "config.yaml", "train.log")]
     return "\n".join(f"{name:<16} {path}" for name, path in places if path.exists())
 
 
