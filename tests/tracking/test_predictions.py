@@ -71,7 +71,7 @@ def written(output: Path) -> list[list[str]]:
 def test_the_csv_has_a_row_for_each_image_and_the_reason_for_a_broken_one(paths: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "new" / "predictions.csv"
     predictions = predict_files(by_brightness, paths, spec=SPEC, top_k=2)
-    assert write_predictions(predictions, output, top_k=2) == (3, 2)
+    assert write_predictions(predictions, output, top_k=2) == {"dark": 2, "bright": 1, "": 2}
     header, *rows = written(output)
     assert header == ["path", "class", "probability", "class_2", "probability_2", "error"]
     assert rows[0] == [str(paths[0]), "dark", "0.750000", "grey", "0.250000", ""]
@@ -103,7 +103,7 @@ def test_names_are_no_formulas_and_are_utf8_that_can_be_read_back(tmp_path: Path
         Prediction(path=Path(names[1]), top=(("@SUM(1)", 0.5),)),
         Prediction(path=Path(names[2]), error="-broken"),
     ]
-    assert write_predictions(predictions, tmp_path / "out.csv", top_k=1) == (2, 1)
+    assert write_predictions(predictions, tmp_path / "out.csv", top_k=1) == {"=1+1": 1, "@SUM(1)": 1, "": 1}
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         _, *rows = csv.reader(file)
     assert rows == [

@@ -1,7 +1,8 @@
 """Predictions for image files: the most probable classes, or why an image could not be read."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from torch.utils.data import DataLoader
 from frostline.data.prediction_files import ImageFiles
 from frostline.data.spec import DataSpec
 from frostline.storage.atomic import atomically
-from frostline.storage.names import cell, utf8_name
+from frostline.storage.names import cell, printable_name, utf8_name
+from frostline.tables import as_text, new_table
+from frostline.tracking.report import MOST_CLASSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,10 @@ class Prediction:
     path: Path
     top: tuple[tuple[str, float], ...] = ()
     error: str = ""
+
+    def __str__(self) -> str:
+        top = ", ".join(f"{printable_name(name)} {100 * share:.1f} %" for name, share in self.top)
+        return f"{self.path}: {self.error or top}"
 
 
 @torch.inference_mode()
@@ -58,14 +65,14 @@ def predict_files(
             yield Prediction(path=Path(path), top=top)
 
 
-def write_predictions(predictions: Iterable[Prediction], output: Path, *, top_k: int) -> tuple[int, int]:
-    """Write the CSV atomically, in UTF-8; how many images were predicted, and how many could not be read.
+def write_predictions(predictions: Iterable[Prediction], output: Path, *, top_k: int) -> Counter[str]:
+    """Write the CSV atomically, in UTF-8; how many images were taken for each class, under "" those without one.
 
     Columns: path, class, probability, then class_2, probability_2, … up to `top_k`, and error. Names are written by
     `frostline.storage.names.utf8_name` and `cell`.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    read = broken = 0
+    counts: Counter[str] = Counter()
     with atomically(output) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         places = ["", *(f"_{place}" for place in range(2, top_k + 1))]
@@ -75,6 +82,16 @@ def write_predictions(predictions: Iterable[Prediction], output: Path, *, top_k:
             texts += [""] * (2 * top_k - len(texts))
             row = [str(prediction.path), *texts, prediction.error]
             writer.writerow([cell(utf8_name(text)) for text in row])
-            broken += bool(prediction.error)
-            read += not prediction.error
-    return read, broken
+            counts[prediction.top[0][0] if prediction.top else ""] += 1
+    return counts
+
+
+def counts_table(counts: Mapping[str, int]) -> str:
+    """How many images were taken for each class, the `MOST_CLASSES` most frequent ones."""
+    table = new_table("predicted class", "images")
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    for name, count in ordered[:MOST_CLASSES]:
+        table.add_row(printable_name(name), f"{count:,}")
+    if rest := ordered[MOST_CLASSES:]:
+        table.add_row(f"{len(rest):,} other classes", f"{sum(count for _, count in rest):,}")
+    return as_text(table)
