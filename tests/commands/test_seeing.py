@@ -153,7 +153,7 @@ def test_the_phase_of_a_checkpoint_is_the_one_it_was_written_in():
         (("graph", "vews=[stages]"), "vews: unknown key. Did you mean views?"),
         (("gradients", "batches=0"), "batches"),
         (("gradients", "checkpoint=nowhere.ckpt"), "checkpoint: there is no file `{here}/nowhere.ckpt`"),
-        (("tour", "weights=nowhere.pth"), "There are no weights at {here}/nowhere.pth"),
+        (("tour", "weights=nowhere.pth"), "weights: there is no file `{here}/nowhere.pth`"),
         (("tour", "width=10"), "width: must be"),
     ],
 )

@@ -98,13 +98,6 @@ def test_a_missing_path(name, tmp_path):
     assert "is required: type data.path=" in message
 
 
-@pytest.mark.parametrize("name", ["image_folder", "csv", "fashion_mnist", "streaming"])
-def test_a_path_that_does_not_exist(name, tmp_path):
-    where, message = problem(name, tmp_path, path=str(tmp_path / "nowhere"))
-    assert where == "path"
-    assert f"{tmp_path}/nowhere" in message
-
-
 def test_shards_in_a_store_are_named_by_their_address(tmp_path):
     store = {"path": "s3://bucket/sets", "endpoint_url": "https://here.example:9000", "cache_dir": str(tmp_path)}
     assert DATA["streaming"].model_validate(valid("streaming", tmp_path) | store).path == "s3://bucket/sets"

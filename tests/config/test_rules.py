@@ -39,29 +39,6 @@ def test_malformed_sections_are_left_out() -> None:
     assert broken_rules({}) == []
 
 
-# Files
-
-
-def test_missing_files_are_named(composed: dict[str, Any], tmp_path: Path) -> None:
-    gone = str(tmp_path / "gone")
-    assert broken(composed, resume_from=gone) == [f"resume_from: there is no file `{gone}`."]
-    assert broken_rules({"checkpoint": gone}) == [f"checkpoint: there is no file `{gone}`."]
-    assert broken(settings("freeze=file", f"freeze.path={gone}")) == [f"freeze.path: There is no policy file `{gone}`."]
-    assert broken_rules({"inputs": [str(tmp_path), gone]}) == [f"inputs: there is no file or folder `{gone}`."]
-    assert broken_rules({"inputs": gone}) == [f"inputs: there is no file or folder `{gone}`."]
-
-
-def test_weights_are_a_word_a_url_or_a_file(composed: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "weights.pth"
-    file.touch()
-    for weights in ("auto", "imagenet", "none", "https://example.org/weights.pth", str(file)):
-        assert broken(composed, model={"weights": weights}) == []
-    [problem] = broken(composed, model={"weights": "imagnet"})
-    assert problem.startswith(
-        f"model.weights: there is no file `{Path.cwd()}/imagnet`. The choices are: auto, imagenet, none, or"
-    )
-
-
 # Devices
 
 

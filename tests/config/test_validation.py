@@ -12,7 +12,7 @@ from frostline.config.commands import COMMANDS
 from frostline.config.section import Section
 from frostline.config.validation import (
     ConfigError,
-    output_problems,
+    path_problems,
     stored_problems,
     unknown_choice,
     unknown_key,
@@ -159,19 +159,6 @@ def test_unknown_choice_without_a_near_one_lists_all() -> None:
     assert unknown_choice("a", "xyz", ["one", "two"]) == "a=xyz: unknown option. The choices are: one, two."
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_output_is_checked_before_the_work(command: str, tmp_path: Path) -> None:
-    """A key that names an output says whether it is a file or a folder; the check names key, path and reason."""
-    (tmp_path / "file").write_text("")
-    blocked = str(tmp_path / "file" / "out.svg")
-    kind = COMMANDS[command]
-    outputs = [name for name in kind.top_keys() if name in ("output", "export", "output_dir")]
-    given = dict.fromkeys(outputs, blocked)
-    assert output_problems(kind, given, typed=given) == [
-        f"{name}: `{blocked}` cannot be written (Not a directory)." for name in outputs
-    ]
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -192,5 +179,11 @@ def test_a_stored_config_is_checked_for_types_and_not_for_versions(
 
 
 def test_an_output_that_ends_in_a_slash_is_no_file(tmp_path: Path) -> None:
-    problems = output_problems(COMMANDS["predict"], {"output": f"{tmp_path}/new"}, typed={"output": f"{tmp_path}/new/"})
-    assert problems == [f"output: `{tmp_path}/new/` names a folder; name a file in it."]
+    fields, given, typed = (
+        COMMANDS["predict"].model_fields,
+        {"output": f"{tmp_path}/new"},
+        {"output": f"{tmp_path}/new/"},
+    )
+    assert list(path_problems(fields, given, typed=typed)) == [
+        f"output: `{tmp_path}/new/` names a folder; name a file in it."
+    ]

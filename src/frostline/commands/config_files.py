@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.commands import run_folder
 from frostline.commands.stored_config import StoredConfig
 from frostline.config.commands import COMMANDS, RUN_GROUPS
-from frostline.config.key_text import Fields, fields_of, has_choices, nested_section
+from frostline.config.key_text import Fields, choices_in, fields_of, nested_section
 from frostline.config.section import MISSING
 
 PACKAGED = Path(str(files("frostline.conf")))
@@ -80,7 +80,7 @@ def _filled(fields: Fields, node: Mapping[str, Any]) -> dict[str, Any]:
     filled: dict[str, Any] = {"name": node["name"]} if "name" in node else {}
     for key, field in fields.items():
         nested = nested_section(field.annotation)
-        if nested is not None and get_origin(field.annotation) is not list and not has_choices(field.annotation):
+        if nested is not None and get_origin(field.annotation) is not list and not choices_in(field.annotation):
             if key in node:  # a part that is chosen, as a logger
                 filled[key] = _filled(fields_of(nested), node[key] or {})
         elif key in node:

@@ -14,8 +14,8 @@ from frostline.config.data import Source
 from frostline.config.freeze import Freeze
 from frostline.config.model import Head, Model
 from frostline.config.optimizer import Optimizer, Scheduler
-from frostline.config.paths import CheckpointText, PathText, ResumeText
-from frostline.config.section import FILE, FOLDER, OwnClass, Section
+from frostline.config.paths import CheckpointText, InputFile, InputPath, OutputFile, OutputFolder, ResumeText
+from frostline.config.section import OwnClass, Section
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
 from frostline.export.format_names import FormatName
@@ -163,9 +163,7 @@ class TrainConfig(RunGroups):
         description="let resume_from import the classes, contact the addresses and write the files that its checkpoint "
         "names: its author can run code",
     )
-    output_dir: PathText = Field(
-        default="runs", json_schema_extra=FOLDER, description="folder in which each run gets a folder of its own"
-    )
+    output_dir: OutputFolder = Field(default="runs", description="folder in which each run gets a folder of its own")
 
 
 class EvaluationConfig(CommandConfig):
@@ -186,12 +184,9 @@ class EvaluateConfig(EvaluationConfig):
     """Evaluate a checkpoint on data."""
 
     split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
-    output: PathText | None = Field(
-        default=None, json_schema_extra=FILE, description="JSON file for the results; null: the terminal only"
-    )
-    pictures: PathText | None = Field(
+    output: OutputFile | None = Field(default=None, description="JSON file for the results; null: the terminal only")
+    pictures: OutputFolder | None = Field(
         default=None,
-        json_schema_extra=FOLDER,
         description="folder for pictures: confusion matrix, most confident mistakes, calibration and, of a run folder, "
         "training curves; null: none",
     )
@@ -206,12 +201,11 @@ class PredictConfig(CommandConfig):
 
     checkpoint: CheckpointText = Field(description=CHECKPOINT)
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
-    inputs: PathText | Annotated[list[PathText], Field(min_length=1)] = Field(
+    inputs: InputPath | Annotated[list[InputPath], Field(min_length=1)] = Field(
         description="an image, a folder of images (with its subfolders), or a list of these"
     )
-    output: PathText = Field(
+    output: OutputFile = Field(
         default="predictions.csv",
-        json_schema_extra=FILE,
         description="CSV file for the predictions, in UTF-8; a file that is there is replaced. A name that a "
         "spreadsheet would take for a formula begins with `'`; a byte of a name that is not UTF-8 is written `\\xNN`",
     )
@@ -226,15 +220,13 @@ class ExplainConfig(CommandConfig):
 
     checkpoint: CheckpointText = Field(description=CHECKPOINT)
     trust_checkpoint: bool = Field(default=False, description=TRUST_CHECKPOINT)
-    inputs: PathText | Annotated[list[PathText], Field(min_length=1)] = Field(
+    inputs: InputPath | Annotated[list[InputPath], Field(min_length=1)] = Field(
         description="an image, a folder of images (with its subfolders), or a list of these"
     )
     of_class: Annotated[str, Field(min_length=1)] | int | None = Field(
         default=None, description="name of the class to look for; null: each image's most probable one"
     )
-    output: PathText = Field(
-        default="explanations", json_schema_extra=FOLDER, description="folder for a picture of each image"
-    )
+    output: OutputFolder = Field(default="explanations", description="folder for a picture of each image")
     device: Annotated[Device, GROUP]
 
 
@@ -247,13 +239,12 @@ class ExportConfig(CommandConfig):
         default="onnx",
         description="format of the file: all but safetensors, which has the weights alone, hold the normalisation",
     )
-    output: PathText | None = Field(
+    output: OutputFolder | None = Field(
         default=None,
-        json_schema_extra=FOLDER,
         description="folder for the files, which must not be there yet, or be empty; null: `export/FORMAT` in the run "
         "folder, or beside a checkpoint without one",
     )
-    inputs: PathText | Annotated[list[PathText], Field(min_length=1)] | None = Field(
+    inputs: InputPath | Annotated[list[InputPath], Field(min_length=1)] | None = Field(
         default=None,
         description="images on which the exported network is compared with the original: a file, a folder, or a list "
         "of these; null: images of the data that it was trained on",
@@ -263,12 +254,11 @@ class ExportConfig(CommandConfig):
 class PlanConfig(RunGroups):
     """Show which stage a run would train when, and what that saves; train nothing."""
 
-    output: PathText | None = Field(
-        default=None, json_schema_extra=FILE, description="picture of the phases (.svg, .png or .pdf); null: none"
+    output: OutputFile | None = Field(
+        default=None, description="picture of the phases (.svg, .png or .pdf); null: none"
     )
-    export: PathText | None = Field(
+    export: OutputFile | None = Field(
         default=None,
-        json_schema_extra=FILE,
         description="YAML file for the policy, to be edited and given back as freeze=file freeze.path=…; null: none",
     )
 
@@ -285,9 +275,8 @@ class LrFindConfig(RunGroups):
         default=10.0, gt=0, description="learning rate of the last step, if the loss has not diverged"
     )
     steps: Annotated[int, Field(ge=40)] = Field(default=100, description="optimizer steps from min_lr to max_lr")
-    output: PathText | None = Field(
+    output: OutputFile | None = Field(
         default="lr_find.svg",
-        json_schema_extra=FILE,
         description="picture of the loss over the learning rate (.svg, .png or .pdf); null: none",
     )
 
@@ -296,9 +285,8 @@ class ShowConfig(CommandConfig):
     """Draw training images after augmentation, as the network will see them; train nothing."""
 
     seed: Seed = Field(default=0, description="seed of order and augmentation")
-    output: PathText = Field(
+    output: OutputFile = Field(
         default="seen.png",
-        json_schema_extra=FILE,
         description="picture (.png or .svg); beside it, as .json, the complete report on the data; files that are "
         "there are replaced",
     )
@@ -310,9 +298,7 @@ class ShowConfig(CommandConfig):
 class PackConfig(CommandConfig):
     """Pack images into a few large files, for data=streaming from a disk or a store."""
 
-    output: PathText = Field(
-        json_schema_extra=FOLDER, description="the folder of shards; it must not be there yet, or be empty"
-    )
+    output: OutputFolder = Field(description="the folder of shards; it must not be there yet, or be empty")
     chunk_size: float = Field(default=64.0, gt=0, le=2048, description="MiB of the files that images are written into")
     seed: Seed = Field(default=0, description="seed of the order in which training images are written")
     skip_broken: bool = Field(
@@ -346,7 +332,7 @@ class GraphConfig(PhaseConfig):
     formats: Annotated[list[Literal["svg", "dot", "png"]], Field(min_length=1)] = Field(
         default=["svg"], description="the files of each picture; dot is for Graphviz"
     )
-    output: PathText = Field(default="graph", json_schema_extra=FOLDER, description="folder for the files")
+    output: OutputFolder = Field(default="graph", description="folder for the files")
 
 
 class GradientsConfig(PhaseConfig):
@@ -355,9 +341,8 @@ class GradientsConfig(PhaseConfig):
     batches: Count = Field(
         default=8, description="training batches over which the gradient is averaged; the noise needs two"
     )
-    output: PathText | None = Field(
+    output: OutputFolder | None = Field(
         default=None,
-        json_schema_extra=FOLDER,
         description="folder for gradients.csv, gradients.png and gradients.svg; null: the terminal only",
     )
 
@@ -365,7 +350,7 @@ class GradientsConfig(PhaseConfig):
 class TourConfig(CommandConfig):
     """Explain autograd by statements that run, in the terminal."""
 
-    weights: PathText | None = Field(
+    weights: InputFile | None = Field(
         default=None,
         description="state dict of a ResNet-18 with 1,000 classes; null: ImageNet's if torchvision has them in its "
         "cache, else random ones",

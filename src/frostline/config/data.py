@@ -6,7 +6,7 @@ from urllib.parse import urlparse
 
 from pydantic import Field, field_validator, model_validator
 
-from frostline.config.paths import PathText
+from frostline.config.paths import FilledFolder, InputFile, InputFolder, OutputFolder
 from frostline.config.recommended import AUTO, Auto
 from frostline.config.section import OwnClass, Section
 
@@ -129,7 +129,7 @@ class Decoded(Data):
 class ImageFiles(Decoded, Files):
     """A source of image files."""
 
-    decoded_cache: PathText | None = Field(
+    decoded_cache: OutputFolder | None = Field(
         default=None,
         description="folder that caches decoded images for later epochs, runs and processes; null: none",
     )
@@ -178,7 +178,7 @@ class FashionMNIST(Data):
     """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28 x 28 pixels."""
 
     name: Literal["fashion_mnist"] = Field(description="the source's name")
-    path: PathText | None = Field(
+    path: FilledFolder | None = Field(
         default=None,
         description="folder with the four idx files; null for those of Debian's package dataset-fashion-mnist",
     )
@@ -188,8 +188,6 @@ class FashionMNIST(Data):
     )
     val_length: int = Field(default=5000, ge=0, lt=60_000, description="training images kept for validation")
     split_seed: int = Field(default=0, ge=0, description="seed of the choice of validation and training images")
-
-    _exists = field_validator("path")(lambda path: None if path is None else existing(path, folder=True))
 
     @model_validator(mode="after")
     def _enough(self) -> "FashionMNIST":
@@ -205,31 +203,33 @@ class ImageFolder(ImageFiles):
     """Images in folders named like their classes, with or without train, val and test folders above them."""
 
     name: Literal["image_folder"] = Field(description="the source's name")
-    path: PathText | None = Field(
+    path: InputFolder | None = Field(
         default=None,
         validate_default=True,
         description="the folder: path/class/image, or path/train|val|test/class/image",
     )
 
-    _exists = field_validator("path")(lambda path: existing(path, folder=True))
+    _is_given = field_validator("path")(lambda path: given(path, "FOLDER"))
 
 
 class Csv(ImageFiles):
     """Images listed in a CSV file with the columns path, label and, if wanted, split."""
 
     name: Literal["csv"] = Field(description="the source's name")
-    path: PathText | None = Field(default=None, description="the CSV file; paths in it start at its folder")
+    path: InputFile | None = Field(default=None, description="the CSV file; paths in it start at its folder")
 
-    _exists = field_validator("path")(lambda path: existing(path, folder=False))
+    _is_given = field_validator("path")(lambda path: given(path, "FILE"))
 
 
 class Streaming(Decoded):
     """Images that `frostline pack` wrote: in a folder, or in an S3-compatible store from which they are streamed."""
 
     name: Literal["streaming"] = Field(description="the source's name")
-    path: PathText | None = Field(default=None, description="the folder of shards, or its address s3://bucket/folder")
+    path: InputFolder | None = Field(
+        default=None, description="the folder of shards, or its address s3://bucket/folder"
+    )
     endpoint_url: str | None = Field(default=None, description="address of an S3-compatible store; null for Amazon's")
-    cache_dir: PathText | None = Field(
+    cache_dir: OutputFolder | None = Field(
         default=None, description="local folder for chunks from a store; null for ~/.cache/frostline/chunks"
     )
     cache_limit: float = Field(
@@ -246,8 +246,7 @@ class Streaming(Decoded):
     @field_validator("path")
     @classmethod
     def _shards(cls, path: str | None) -> str:
-        if path is None:
-            raise ValueError("is required: type data.path=FOLDER, or data.path=s3://BUCKET/FOLDER")
+        path = given(path, "FOLDER, or data.path=s3://BUCKET/FOLDER")
         if "://" in path:
             address = urlparse(path)
             if address.scheme != "s3" or not address.netloc:
@@ -256,7 +255,7 @@ class Streaming(Decoded):
                     "into data.endpoint_url"
                 )
             return path
-        if not (Path(existing(path, folder=True)) / MANIFEST).is_file():
+        if Path(path).is_dir() and not (Path(path) / MANIFEST).is_file():
             raise ValueError(
                 f"no shards in {path} (it has no {MANIFEST}): write them with `frostline pack data=image_folder "
                 f"data.path={path} output=SHARDS`, or use data=image_folder"
@@ -291,7 +290,7 @@ class Torchvision(Files):
 
     name: Literal["torchvision"] = Field(description="the source's name")
     dataset: TorchvisionName = Field(default="CIFAR10", description="the class in torchvision.datasets")
-    root: PathText = Field(default="data", description="folder with its files, as torchvision lays them out")
+    root: FilledFolder = Field(default="data", description="folder with its files, as torchvision lays them out")
     download: bool = Field(default=False, description="fetch the files where they are missing")
     options: dict[str, Any] = Field(
         default={}, description="further keys of the class's constructor, checked against it"
@@ -305,16 +304,8 @@ class OwnSource(Data, OwnClass):
 Source = Random | Synthetic | Digits | FashionMNIST | ImageFolder | Csv | Streaming | Torchvision | OwnSource
 
 
-def existing(path: str | None, *, folder: bool) -> str:
-    """The path, if it is there.
-
-    Raises:
-        ValueError: it is not given, or there is no such file or folder.
-    """
-    kind = "folder" if folder else "file"
+def given(path: str | None, what: str) -> str:
+    """The path; ValueError where there is none."""
     if path is None:
-        raise ValueError(f"is required: type data.path={kind.upper()}")
-    place = Path(path)
-    if not (place.is_dir() if folder else place.is_file()):
-        raise ValueError(f"no such {kind}: {place}")
+        raise ValueError(f"is required: type data.path={what}")
     return path

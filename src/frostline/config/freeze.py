@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from frostline.config.paths import PathText
+from frostline.config.paths import InputFile
 from frostline.config.recommended import Auto
 from frostline.config.section import Section
 from frostline.freezing.keys import keys_of
@@ -113,7 +113,7 @@ class PolicyFile(PolicySection):
     """A policy read from a YAML file."""
 
     name: Literal["file"] = Field(description="the policy's name")
-    path: PathText = Field(description="YAML file with `phases` (or `train`), `batch_norm` and `dropout`")
+    path: InputFile = Field(description="YAML file with `phases` (or `train`), `batch_norm` and `dropout`")
 
 
 Freeze = RecommendedPolicy | StaticPolicy | PhasedPolicy | PolicyFile

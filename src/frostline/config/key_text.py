@@ -51,9 +51,9 @@ def nested_section(annotation: Any) -> type[Section] | None:
     return None
 
 
-def has_choices(annotation: Any) -> bool:
-    """Whether a key takes names as well as a section: `OwnProfiler | Literal["simple", …] | None`."""
-    return any(get_origin(part) is Literal for part in get_args(annotation))
+def choices_in(annotation: Any) -> list[Any]:
+    """The names that a key takes beside something else: `OwnProfiler | Literal["simple", …] | None`."""
+    return [name for part in get_args(annotation) if get_origin(part) is Literal for name in get_args(part)]
 
 
 def _text(annotation: Any, metadata: Iterable[Any] = ()) -> str:

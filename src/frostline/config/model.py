@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from frostline.config.paths import PathText
+from frostline.config.paths import InputFile
 from frostline.config.section import OwnClass, Section
 
 # torchvision's networks for classification.
@@ -23,7 +23,7 @@ TorchvisionName = Literal[
     "vgg19_bn", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32", "wide_resnet101_2", "wide_resnet50_2",
 ]  # fmt: skip
 
-Weights = Literal["auto", "imagenet", "none"] | PathText
+Weights = Literal["auto", "imagenet", "none"] | InputFile
 
 
 class Backbone(Section):

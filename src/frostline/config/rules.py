@@ -4,14 +4,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from frostline.config.augment import Augment, OwnAugment
 from frostline.config.data import Data, Random
 from frostline.config.freeze import PolicyFile
 from frostline.config.model import Model
 from frostline.config.optimizer import SGD, Optimizer, Rprop, Step
-from frostline.config.paths import CHECKPOINT_KEYS
 from frostline.config.recommended import AUTO
 from frostline.config.speed import Cache, Speed
 from frostline.config.training import MONITORED, Callbacks, CrossEntropy, Device, Loggers, Metrics, TrainerSection
@@ -48,23 +46,11 @@ def processes_of(device: Device) -> int:
 
 
 def _files(sound: Mapping[str, Any]) -> Iterator[str]:
-    for key in CHECKPOINT_KEYS:
-        path = sound.get(key)
-        if path is not None and not Path(path).exists():
-            yield f"{key}: there is no file `{path}`."
-    model: Model | None = sound.get("model")
-    weights = model.weights if model is not None else "none"
-    named = weights in ("auto", "imagenet", "none") or urlparse(weights).scheme in ("http", "https")
-    if not named and not Path(weights).is_file():
-        yield (
-            f"model.weights: there is no file `{weights}`. The choices are: auto, imagenet, none, or the path or "
-            "URL of a state dict, a safetensors file or a frostline checkpoint."
-        )
     policy = sound.get("freeze")
-    if isinstance(policy, PolicyFile):
+    if isinstance(policy, PolicyFile) and Path(policy.path).is_file():
         try:
             policy.policy()
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             yield f"freeze.path: {error}"
     picture = sound.get("output") if {"export", "max_lr"} & sound.keys() else None
     if picture is not None and Path(picture).suffix not in (".svg", ".png", ".pdf"):
@@ -75,9 +61,6 @@ def _files(sound: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: `{sound[key]}` is an input of this command, which it would replace. Name another file."
     if "skip_broken" in sound and "output" in sound:
         yield from _shards_folder(Path(sound["output"]))
-    for path in _listed(sound.get("inputs")):
-        if not Path(path).exists():
-            yield f"inputs: there is no file or folder `{path}`."
 
 
 def _shards_folder(output: Path) -> Iterator[str]:
@@ -91,12 +74,6 @@ def _listed(value: str | list[str] | None) -> list[str]:
 
 def _is_file_of(path: str, named: Iterable[str | None]) -> bool:
     return Path(path).is_file() and any(file and Path(file).is_file() and Path(path).samefile(file) for file in named)
-
-
-def _writable(folder: Path) -> bool:
-    """Whether a folder can be made, or written to where it exists."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _devices(sound: Mapping[str, Any]) -> Iterator[str]:
@@ -237,5 +214,3 @@ def _speed(sound: Mapping[str, Any]) -> Iterator[str]:
             yield "cache.views: augment=none makes one view of each image. Leave cache.views out, or choose an augment."
         elif augment.mixup or augment.cutmix:
             yield "cache.views: mixup and cutmix make new images in each batch, which cannot be kept. Leave one out."
-    if cache.folder is not None and speed.feature_cache and not _writable(Path(cache.folder)):
-        yield f"cache.folder: `{cache.folder}` cannot be written to."

@@ -7,12 +7,7 @@ The classes hold each key's type, range, default and help text, which feed the Y
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
-
-# What an output key names; checked before the work.
-FILE: dict[str, JsonValue] = {"output": "file"}
-FOLDER: dict[str, JsonValue] = {"output": "folder"}
-
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MISSING = "???"  # what a composed config holds where the user must give a value
 

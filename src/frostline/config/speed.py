@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from frostline.config.paths import PathText
+from frostline.config.paths import OutputFolder
 from frostline.config.section import Section
 from frostline.prefix.engine_names import DEFAULT_ENGINE, EngineName
 
@@ -40,7 +40,7 @@ class Cache(Section):
         description="fixed augmented views kept of each training image, one of which is drawn at each draw (not the "
         "same as fresh augmentation); 0: training images that are augmented are not kept",
     )
-    folder: PathText | None = Field(
+    folder: OutputFolder | None = Field(
         default=None,
         description="folder of the features, which runs and processes may share; null: $FROSTLINE_CACHE, or else "
         "~/.cache/frostline/features",

@@ -1,7 +1,7 @@
 """Check a composed config against the schema: every problem at once, each with what was meant."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
@@ -9,13 +9,13 @@ from pydantic.fields import FieldInfo
 
 from frostline.config.commands import GROUP, CommandConfig, Group, TrainConfig
 from frostline.config.guesses import REFUSED, guessed
-from frostline.config.key_text import fields_of, nested_section, type_text, value_text
+from frostline.config.key_text import choices_in, fields_of, nested_section, type_text, value_text
+from frostline.config.paths import place_of
 from frostline.config.rules import broken_rules
 from frostline.config.secret_values import marked
-from frostline.config.section import FOLDER, OpenSection, OwnClass, Section
+from frostline.config.section import OpenSection, OwnClass, Section
 from frostline.nearest import nearest
 from frostline.renamed import KEYS, OPTIONS, REMOVED
-from frostline.storage.atomic import output_problem
 
 Config = TypeVar("Config", bound=CommandConfig)
 
@@ -52,9 +52,10 @@ def validate(kind: type[Config], settings: Mapping[str, Any], *, defaults: Mappi
         sound = dict(config)
     except ValidationError as error:
         problems += _messages(error, kind, own, defaults or {})
-    problems += output_problems(kind, sound, typed=own)
+    problems += (misplaced := list(path_problems(kind.model_fields, sound, typed=own)))
     problems += [f"{key}: *** stands for a password or token; type the value itself." for key in marked(settings)]
-    problems += broken_rules(sound)
+    keys = {problem.partition(":")[0] for problem in misplaced}
+    problems += [problem for problem in broken_rules(sound) if problem.partition(":")[0] not in keys]
     if problems:
         raise ConfigError(problems)
     return config
@@ -71,16 +72,21 @@ def stored_problems(settings: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def output_problems(kind: type[CommandConfig], settings: Mapping[str, Any], *, typed: Mapping[str, Any]) -> list[str]:
-    """The outputs among a command's own keys that cannot be written."""
-    problems = []
-    for name, field in kind.top_keys().items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and "output" in extra and settings.get(name) is not None:
-            slash = os.sep if str(typed.get(name)).endswith(os.sep) else ""  # which an absolute path has lost
-            problem = output_problem(f"{settings[name]}{slash}", folder=extra == FOLDER)
-            problems += [] if problem is None else [f"{name}: {problem}"]
-    return problems
+def path_problems(
+    fields: Mapping[str, FieldInfo], sound: Mapping[str, Any], *, typed: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """The keys at whose paths lies something else than their type says, or nothing."""
+    for name, field in fields.items():
+        value, node = sound.get(name), typed.get(name)
+        if isinstance(value, Section):
+            inner = node if isinstance(node, Mapping) else {}
+            yield from path_problems(fields_of(type(value)), dict(value), typed=inner, prefix=f"{prefix}{name}.")
+        elif (place := place_of(field.annotation, field.metadata)) is not None:
+            slash = os.sep if str(node).endswith(os.sep) else ""  # which an absolute path has lost
+            choices = choices_in(field.annotation)
+            for path in value if isinstance(value, list) else [value]:
+                if path not in (None, *choices) and (problem := place.problem(f"{path}{slash}")):
+                    yield f"{prefix}{name}: {problem}{f' It may be {type_text(field)}.' if choices else ''}"
 
 
 def _messages(
