@@ -84,7 +84,7 @@ def test_the_runs_of_a_sweep_compute_each_image_once(cli: Cli, tmp_path: Path) -
         (("speed=plain", "cache.views=4"), "cache.views: nothing is kept with speed.feature_cache=false"),
         (("augment=none", "cache.views=4"), "cache.views: augment=none makes one view"),
         (("augment.mixup=0.2", "cache.views=4"), "cache.views: mixup and cutmix"),
-        (("cache.folder=file/features",), "/file/features` cannot be written to"),
+        (("cache.folder=file/features",), "/file/features` cannot be written (Not a directory)."),
         (("cache.limit_gb=0",), "cache.limit_gb"),
         (("cache.vews=4",), "Did you mean cache.views"),
         (("speed=slow",), "fast, plain"),
