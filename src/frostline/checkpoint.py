@@ -46,6 +46,7 @@ PARTS_OF_A_RUN: Mapping[str, type | tuple[type, ...]] = {
     "lr_schedulers": list,
 }
 # And where frostline.resume wrote it, which a Trainer without it does not.
+TENSORS = ("state_dict", "optimizer_states", "current_model_state")  # the last one beside an average of the weights
 RESUME_KEY = "frostline_resume"
 PARTS_OF_A_RESUME: Mapping[str, type | tuple[type, ...]] = {
     f"{RESUME_KEY}.random_states": list,
@@ -97,7 +98,7 @@ def read_description(path: str | Path, *, key: str) -> Mapping[str, Any]:
 @functools.lru_cache(maxsize=1)
 def _description(path: str, key: str, _: object) -> Mapping[str, Any]:
     checkpoint = read_checkpoint(path, key=key, resumable=True)
-    return {name: part for name, part in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
+    return {name: part for name, part in checkpoint.items() if name not in TENSORS}
 
 
 def newest_good(path: Path, *, resumable: bool = False) -> Path | None:

@@ -58,7 +58,7 @@ APPLIED = (
 )
 # What the weights, the optimizer's state, the order of images or the best value so far belong to.
 REFUSED = (
-    *_keys("", "seed head loss"),
+    *_keys("", "seed head loss averaging"),
     *_keys("model", "name _target_"),
     *_keys(
         "optimizer",

@@ -30,6 +30,7 @@ from frostline.config.secret_values import hidden
 from frostline.config.training import Device, OwnProfiler, OwnStrategy, TrainerSection
 from frostline.data.datamodule import ImageDataModule
 from frostline.models.weights import LoadedWeights
+from frostline.moving_average import MovingAverage
 from frostline.results.callback import ResultPictures
 from frostline.resume import ChangedOptimizer, ExactResume, TimeLimit
 from frostline.storage.run_files import BEST, CHECKPOINTS, METRICS, PICTURES, last_checkpoint
@@ -213,7 +214,8 @@ def _callbacks(config: TrainConfig, *, folder: Path, data: ImageDataModule, logs
         every_n_steps=options.checkpoint_every_n_steps,
         within_epochs=config.trainer.val_check_interval is not None,
     )
-    callbacks: list[Callback] = [ExactResume(), SaveOnInterrupt(last_checkpoint(folder))]
+    averaging = [MovingAverage()] if config.averaging == "ema" else []  # first: what saves a step has its average
+    callbacks: list[Callback] = [*averaging, ExactResume(), SaveOnInterrupt(last_checkpoint(folder))]
     if config.trainer.enable_checkpointing:
         callbacks += kept.values()
     callbacks.append(Throughput())

@@ -141,6 +141,11 @@ ENGINE = "what computes the frozen layers; auto: what computed them in training"
 class TrainConfig(RunGroups):
     """Train a classifier and test it."""
 
+    averaging: Literal["none", "ema"] = Field(
+        default="none",
+        description="`ema`: validate, test and store an exponential moving average of the weights over the optimizer "
+        "steps n, each time min(0.999, (1 + n) / (10 + n)) of the average before",
+    )
     fit: bool = Field(default=True, description="train; false only tests")
     test: bool = Field(default=True, description="evaluate the best checkpoint on the test images at the end")
     resume_from: ResumeText | None = Field(

@@ -130,6 +130,8 @@ def _training(sound: Mapping[str, Any]) -> Iterator[str]:
             yield "init_from, model.weights: both say where the weights come from. Leave one out."
     if sound.get("on_policy_change") == "restart" and resume_from is None:
         yield "on_policy_change: restart is about the checkpoint in resume_from; name one."
+    if sound.get("on_policy_change") == "restart" and sound.get("averaging") == "ema":
+        yield "on_policy_change, averaging: restart goes on without the average. Use init_from in place of resume_from."
     if "resume_from" in sound and sound.get("trust_checkpoint") and resume_from is None:
         yield "trust_checkpoint: is about the checkpoint in resume_from; name one."
     optimizer: Optimizer | None = sound.get("optimizer")
@@ -204,6 +206,11 @@ def _speed(sound: Mapping[str, Any]) -> Iterator[str]:
         yield "speed.feature_cache: needs speed.frozen_prefix=true; to keep nothing, set speed.feature_cache=false too."
     if converts(speed.engine) and not speed.frozen_prefix:
         yield f"speed.engine: {speed.engine} needs speed.frozen_prefix=true. Or choose speed.engine=torch."
+    if converts(speed.engine) and sound.get("averaging") == "ema":
+        yield (
+            f"speed.engine, averaging: {speed.engine} converts frozen layers once, but those that trained before are "
+            "validated as their average. Use speed.engine=torch."
+        )
     if cache.views and not speed.feature_cache:
         yield "cache.views: nothing is kept with speed.feature_cache=false. Leave one out."
     augment: Augment | None = sound.get("augment")

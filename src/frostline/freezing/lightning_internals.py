@@ -221,7 +221,7 @@ def averages_weights(trainer: "pl.Trainer") -> bool:
 
 
 class ExactAverage:
-    """An averaging function for `AveragedModel` that leaves equal numbers unchanged.
+    """An averaging function for `AveragedModel` that leaves equal numbers unchanged, and takes counters as they are.
 
     0.999 * w + 0.001 * w rounds, so that Lightning's EMAWeightAveraging changes even weights that never train
     (measured: after 24 steps every frozen convolution differs).
@@ -231,6 +231,8 @@ class ExactAverage:
         self.average = average
 
     def __call__(self, averaged: Tensor, current: Tensor, count: Any) -> Tensor:
+        if not current.is_floating_point():  # the batches that a batch norm has seen
+            return current
         blended = self.average(averaged, current, count).to(averaged.dtype)
         return torch.where(averaged == current, averaged, blended)
 
