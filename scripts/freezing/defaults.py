@@ -5,7 +5,7 @@ Usage: OMP_NUM_THREADS=1 python scripts/freezing/defaults.py [--seeds 5] [--fold
 Two transfers at 32 pixels: a ResNet-18 trained on 6,000 images of Fashion-MNIST, to scikit-learn's digits; and one
 trained on the digits, to Fashion-MNIST. A row is a policy, an optimizer and its rate. A seed chooses the labelled
 images, the head and the order of the batches, the same for every row. Runs already in OUT are not repeated. The table
-in docs/defaults.md is rewritten from the seeds that every row has.
+in docs/defaults.md is rewritten from what is whole; --write-only trains nothing.
 """
 
 import argparse
@@ -56,7 +56,7 @@ ROWS = (
 DOCS = ROOT / "docs" / "defaults.md"
 BEGIN, END = "<!-- study: written by scripts/freezing/defaults.py -->", "<!-- study ends -->"
 STEPS = 150
-LABELS = (5, 20, 80)  # per class
+LABELS = (20, 5, 80)  # per class
 TESTED = 100  # per class
 TRANSFERS = ("fashion to digits", "digits to fashion")
 TITLES = {"fashion": "Fashion-MNIST", "digits": "digits"}
@@ -127,25 +127,27 @@ def transfer(row: dict[str, Any], *, seed: int, folder: Path, sources: dict[str,
 
 
 def markdown(runs: list[dict[str, Any]]) -> str:
-    """A table of each transfer: mean ± standard deviation over the seeds that every row has."""
-    cells = list(itertools.product(TRANSFERS, LABELS, ROWS))
-    of_cell = {cell: {run["seed"]: 100 * run["accuracy"] for run in runs if _cell(run) == cell} for cell in cells}
-    seeds = set.intersection(*(set(found) for found in of_cell.values()))
-    if len(seeds) < 2:
-        raise SystemExit("Not two seeds are complete yet.")
-    lines = [f"Test accuracy in %, mean ± standard deviation of {len(seeds)} seeds:", ""]
+    """A table of each transfer: mean ± standard deviation over the seeds, for the numbers of labels that are whole."""
+    found: dict[Any, list[float]] = {}
+    for run in runs:
+        found.setdefault(_cell(run), []).append(100 * run["accuracy"])
+    parts = []
     for name in TRANSFERS:
         before, _, after = name.partition(" to ")
-        lines += [f"| {TITLES[after]}, weights of {TITLES[before]} | rate | 5 labels a class | 20 | 80 |"]
-        lines += ["|---|---|--:|--:|--:|"]
-        for policy, optimizer in ROWS:
-            found = [[of_cell[name, labels, (policy, optimizer)][seed] for seed in seeds] for labels in LABELS]
-            numbers = " | ".join(f"{statistics.mean(own):.1f} ± {statistics.stdev(own):.1f}" for own in found)
-            lines.append(
-                f"| `{policy.partition(',')[0]}`{policy[4:] if policy == RANDOM else ''} | {optimizer} | {numbers} |"
-            )
-        lines.append("")
-    return "\n".join(lines[:-1])
+        cells = {labels: [found.get((name, labels, row), []) for row in ROWS] for labels in LABELS}
+        whole = {labels: own for labels, own in cells.items() if min(map(len, own)) > 1}
+        if not whole:
+            continue
+        heads = (f"{labels} labels a class, {min(map(len, own))} seeds" for labels, own in whole.items())
+        lines = [f"| {TITLES[after]}, weights of {TITLES[before]} | rate | {' | '.join(heads)} |"]
+        lines += ["|---|---|" + "--:|" * len(whole)]
+        for place, (policy, optimizer) in enumerate(ROWS):
+            columns = (own[place] for own in whole.values())
+            numbers = " | ".join(f"{statistics.mean(own):.1f} ± {statistics.stdev(own):.1f} %" for own in columns)
+            preset, _, weights = policy.partition(",")
+            lines.append(f"| `{preset}`{weights and ',' + weights} | {optimizer} | {numbers} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def _cell(run: dict[str, Any]) -> tuple[str, int, tuple[str, str]]:
@@ -157,6 +159,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("runs/defaults_study"))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "figures" / "defaults_study.json")
+    parser.add_argument("--write-only", action="store_true", help="write the table of the runs in OUT")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "frostline"):
@@ -164,13 +167,14 @@ def main() -> None:
     torch.set_num_threads(1)
     given.folder.mkdir(parents=True, exist_ok=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    pretrain(given.folder / "fashion.pt", images=6000, epochs=4, batch=64)
-    pretrain_on_digits(given.folder / "digits.pt")
+    if not given.write_only:
+        pretrain(given.folder / "fashion.pt", images=6000, epochs=4, batch=64)
+        pretrain_on_digits(given.folder / "digits.pt")
     sources = {name: images_of(name) for name in TITLES}
     runs = json.loads(given.out.read_text()) if given.out.is_file() else []
     known = {(run["seed"], *_cell(run)) for run in runs}
-    for seed, transfer_name, labels, row in itertools.product(range(given.seeds), TRANSFERS, LABELS, ROWS):
-        if (seed, transfer_name, labels, row) in known:
+    for transfer_name, labels, seed, row in itertools.product(TRANSFERS, LABELS, range(given.seeds), ROWS):
+        if given.write_only or (seed, transfer_name, labels, row) in known:
             continue
         run = {"transfer": transfer_name, "labels": labels, "policy": row[0], "optimizer": row[1]}
         start = time.time()
