@@ -1,6 +1,7 @@
 """README.md and docs/: generated parts are current, links lead somewhere, every command is one that a test runs."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def test_contributing_names_every_package_and_module_and_no_other() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_the_readmes_tree_names_every_package() -> None:
-    tree = README.read_text().partition("src/frostline/\n")[2].partition("scripts/ ")[0]
-    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == {
-        path.parent.name for path in (ROOT / "src/frostline").glob("*/__init__.py")
-    }
+def test_the_readmes_tree_names_every_folder_at_the_top() -> None:
+    tree = README.read_text().partition("## Where is what\n")[2].partition("## ")[0]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {line.partition("/")[0] + "/" for line in tracked.splitlines() if "/" in line and line[0] != "."}
+    assert {name.removesuffix("frostline/") for name in re.findall(r"^(\w\S*/)", tree, re.MULTILINE)} == folders
