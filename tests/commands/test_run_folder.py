@@ -15,6 +15,7 @@ from frostline.commands.run_folder import (
     continued,
     prepare,
     read_config,
+    removed_where_refused,
     run_key,
     write_facts,
 )
@@ -169,3 +170,18 @@ def test_a_new_run_in_the_folder_of_a_finished_one_moves_what_that_left(trained:
         (trained / "checkpoints/last.ckpt").write_bytes(b"another run's")
     assert (trained / "earlier-1/checkpoints/last.ckpt").read_bytes() == content
     assert (trained / "earlier-2/checkpoints/last.ckpt").read_bytes() == b"another run's"
+
+
+def test_a_run_refused_before_its_config_leaves_no_folder_but_a_sweeps_job_its_log(tmp_path: Path) -> None:
+    for folder, config_written in ((tmp_path / "a", False), (tmp_path / "b", True)):
+        with pytest.raises(ValueError, match="refused"), claimed(folder), removed_where_refused(folder):  # noqa: PT012
+            (folder / "train.log").touch()
+            if config_written:
+                (folder / "config.yaml").touch()
+            raise ValueError("refused")
+        assert folder.exists() == config_written
+    (tmp_path / "sweep/0").mkdir(parents=True)
+    (tmp_path / "sweep/multirun.yaml").touch()
+    with claimed(tmp_path / "sweep/0"), removed_where_refused(tmp_path / "sweep/0"):
+        (tmp_path / "sweep/0/train.log").touch()
+    assert (tmp_path / "sweep/0/train.log").exists()

@@ -10,7 +10,7 @@ from typing import Any
 from frostline.commands.run_folder import claimed, read_facts, write_facts
 from frostline.config.secret_values import hide
 from frostline.storage.atomic import write_text
-from frostline.storage.run_files import FACTS
+from frostline.storage.run_files import FACTS, LOG
 
 WORDS = "sweep.yaml"  # the words of the sweep's command
 
@@ -93,7 +93,7 @@ def reason_of(end: SystemExit, folder: Path) -> str:
     """Why a job failed: the message that it printed, or the last line of its log."""
     if message := getattr(end, "message", None):
         return str(message)
-    log = folder / "train.log"
+    log = folder / LOG
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
     last = next((line for line in reversed(lines) if line.strip()), f"exit code {end.code}")
     return last.strip().removeprefix("frostline: ")

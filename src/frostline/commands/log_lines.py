@@ -8,6 +8,7 @@ from typing import TextIO
 from frostline.commands.arguments import with_keys
 from frostline.commands.command_line import sweep_folder
 from frostline.commands.terminal import shown
+from frostline.storage.run_files import LOG
 
 
 class PrintableFormatter(logging.Formatter):
@@ -35,7 +36,7 @@ class NewWarnings(logging.Filter):
         if record.levelno < logging.WARNING:
             return False
         line = PrintableFormatter("%(message)s").format(record).strip()
-        logs = self.folder.glob("*/train.log")
+        logs = self.folder.glob(f"*/{LOG}")
         return not any(line in log.read_text(encoding="utf-8", errors="replace") for log in logs)
 
 

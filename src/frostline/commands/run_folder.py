@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -23,6 +24,7 @@ from frostline.storage.run_files import (
     CHECKPOINTS,
     CONFIG,
     FACTS,
+    LOG,
     METRICS,
     OVERRIDES,
     PICTURES,
@@ -91,6 +93,17 @@ def claimed(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
         yield
+
+
+@contextmanager
+def removed_where_refused(folder: Path) -> Iterator[None]:
+    """Remove a claimed run folder in which a run was refused before its config was written; a sweep keeps its jobs'."""
+    try:
+        yield
+    finally:
+        found = {path.name for path in folder.iterdir()} if folder.is_dir() else {CONFIG}
+        if found <= {LOG, LOCK} and not (folder.parent / SWEEP).is_file():
+            shutil.rmtree(folder)
 
 
 def continued(folder: Path, config: TrainConfig) -> TrainConfig:

@@ -11,6 +11,7 @@ from pathlib import Path
 from frostline.commands.failures import message_of
 from frostline.commands.log_lines import PrintableFormatter, TerminalHandler
 from frostline.commands.terminal import shown
+from frostline.storage.run_files import LOG
 
 FRESH_SECONDS = 30.0  # a log of another rank older than this is of another run in the folder
 
@@ -84,7 +85,7 @@ def explained_elsewhere(folder: Path, rank: int) -> bool:
 
 
 def _log_name(rank: int) -> str:
-    return f"train.rank{rank}.log" if rank else "train.log"
+    return f"train.rank{rank}.log" if rank else LOG
 
 
 def end_loggers(code: int) -> None:

@@ -19,6 +19,7 @@ from frostline.config.commands import CommandConfig, TrainConfig
 from frostline.config.recommended import AUTO, keys_left
 from frostline.config.rules import processes_of
 from frostline.config.validation import ConfigError
+from frostline.storage.run_files import LOG
 from frostline.tracking.wandb_access import wandb_problem
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def run(config: TrainConfig) -> None:
     if not outside and config.device.num_nodes > 1:
         fail(["device.num_nodes: several nodes need a launcher: srun (scripts/slurm/train.sbatch) or torchrun."])
     try:
-        with run_folder.claimed(folder):
+        with run_folder.claimed(folder), run_folder.removed_where_refused(folder):
             resumed = run_folder.continued(folder, config)
             if resumed.resume_from != config.resume_from:
                 resumed = checked_resume(resumed, hydra.overrides.task)
@@ -155,9 +156,7 @@ def train_in(folder: Path, config: TrainConfig, *, source: "ImageSource | None" 
             raise SystemExit(USER_ERROR) from None
         if explained_elsewhere(folder, rank):
             raise SystemExit(USER_ERROR) from None
-        log.exception(
-            "frostline stopped by an error of its own or of a library's; this log is %s", folder / "train.log"
-        )
+        log.exception("frostline stopped by an error of its own or of a library's; this log is %s", folder / LOG)
         end_loggers(1)
         raise SystemExit(1) from None
     end_loggers(0)

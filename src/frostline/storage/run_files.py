@@ -5,6 +5,7 @@ from pathlib import Path
 
 CONFIG, OVERRIDES, FACTS, METRICS = "config.yaml", "overrides.yaml", "facts.json", "metrics.csv"
 DATA = "data.json"  # the complete report on the images
+LOG = "train.log"  # of rank 0
 PICTURES = "pictures"
 CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"  # two .ckpt files
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from frostline.metrics import per_class
+from frostline.storage import run_files
 from frostline.storage.names import printable_name
-from frostline.storage.run_files import DATA, last_checkpoint
 from frostline.tables import as_text, new_table
 
 # Names of the evaluation metrics as a table shows them, and whether they are shares.
@@ -58,8 +58,9 @@ def comparison(facts: Mapping[str, Any]) -> str:
 
 def places_text(folder: Path, best: str) -> str:
     """The paths of a run's files."""
-    places = [("run folder", folder), ("best checkpoint", Path(best) if best else last_checkpoint(folder))]
-    places += [(name, folder / name) for name in ("metrics.csv", "facts.json", DATA, "config.yaml", "train.log")]
+    places = [("run folder", folder), ("best checkpoint", Path(best) if best else run_files.last_checkpoint(folder))]
+    names = (run_files.METRICS, run_files.FACTS, run_files.DATA, run_files.CONFIG, run_files.LOG)
+    places += [(name, folder / name) for name in names]
     return "\n".join(f"{name:<16} {path}" for name, path in places if path.exists())
 
 
