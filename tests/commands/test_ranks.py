@@ -12,7 +12,7 @@ import pytest
 from frostline.commands import ranks
 from frostline.commands.launcher import global_rank, launched_outside, outside_world
 from frostline.commands.main import main
-from frostline.commands.ranks import announce, await_config
+from frostline.commands.ranks import announce, await_config, refusal_announced
 from frostline.config.commands import TrainConfig
 from frostline.config.training import Device
 
@@ -66,10 +66,22 @@ def test_the_others_wait_until_the_first_rank_has_announced(monkeypatch: pytest.
     timer = threading.Timer(0.2, announce, [tmp_path])
     began = time.monotonic()
     timer.start()
-    await_config(tmp_path, seconds=10)
+    assert await_config(tmp_path, seconds=10)
     assert 0.15 < time.monotonic() - began < 5
     timer.join()
     await_config(tmp_path, seconds=0)  # a later rank does not wait
+
+
+def test_the_others_end_where_the_first_rank_refuses_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given(monkeypatch, TORCHRUN)
+    with pytest.raises(SystemExit), refusal_announced(tmp_path / "run"):
+        raise SystemExit(2)
+    assert not await_config(tmp_path / "run", seconds=0)
+    with pytest.raises(ValueError, match="later"), refusal_announced(tmp_path / "other"):  # noqa: PT012
+        (tmp_path / "other").mkdir()
+        announce(tmp_path / "other")
+        raise ValueError("later")
+    assert await_config(tmp_path / "other", seconds=0)
 
 
 def test_waiting_has_an_end_that_names_the_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -69,6 +69,14 @@ def test_a_mistake_found_by_the_processes_is_reported_once_without_a_traceback(t
     assert stderr.count("frostline:") == 1, stderr
 
 
+def test_what_the_first_rank_refuses_ends_the_others_within_seconds(tmp_path: Path) -> None:
+    words = [*FROSTLINE, "train", "device=cpu_ddp", "device.devices=3"]
+    ranks = run_ranks(words, cwd=tmp_path, output=tmp_path, env={**os.environ, "RUN_ID": "run"})
+    stderr = "".join(rank.stderr for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [2, 2], stderr
+    assert stderr.count("frostline:") == 1, stderr
+
+
 @pytest.mark.parametrize(
     ("device", "signum"),
     [

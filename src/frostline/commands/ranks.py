@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,8 +22,10 @@ from frostline.commands.launcher import global_rank
 from frostline.config import secret_values
 from frostline.config.commands import TrainConfig
 from frostline.data.cores import usable_cores
+from frostline.storage.atomic import write_text
 
 READY_SECONDS = 300.0
+REFUSED = "refused"
 # How long the others get to end by themselves after one process has failed.
 GRACE_SECONDS = 10.0
 
@@ -32,8 +35,20 @@ def announce(folder: Path) -> None:
     (folder / _signal_name()).touch()
 
 
-def await_config(folder: Path, *, seconds: float = READY_SECONDS) -> None:
-    """Wait until rank 0 of this very launch has written the config.
+@contextmanager
+def refusal_announced(folder: Path) -> Iterator[None]:
+    """Let the other ranks know where rank 0 ends before it has announced the config."""
+    try:
+        yield
+    except BaseException:
+        if not (folder / _signal_name()).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / _signal_name(), REFUSED)
+        raise
+
+
+def await_config(folder: Path, *, seconds: float = READY_SECONDS) -> bool:
+    """Wait until rank 0 of this very launch has written the config; False: it has refused the run.
 
     Raises:
         TimeoutError: it has not, within that time.
@@ -43,6 +58,7 @@ def await_config(folder: Path, *, seconds: float = READY_SECONDS) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"Rank {global_rank()} waited {seconds:.0f} s for rank 0 to write {folder}/config.yaml")
         time.sleep(0.05)
+    return (folder / _signal_name()).read_text() != REFUSED
 
 
 def _signal_name() -> str:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +34,16 @@ def run(config: TrainConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir).resolve()
-    outside = launched_outside()
+    folder, outside = Path(hydra.runtime.output_dir).resolve(), launched_outside()
+    with ranks.refusal_announced(folder) if outside else nullcontext():
+        _run(folder, config, list(hydra.overrides.task), outside=outside)
+
+
+def _run(folder: Path, config: TrainConfig, overrides: list[str], *, outside: bool) -> None:
     if outside:
         config = on_outside_world(config)
     if config.resume_from is not None:
-        config = checked_resume(config, hydra.overrides.task)
+        config = checked_resume(config, overrides)
     wandb = config.logger.wandb
     if wandb is not None and (problem := wandb_problem(offline=wandb.offline)):
         fail([problem])
@@ -48,8 +53,8 @@ def run(config: TrainConfig) -> None:
         with run_folder.claimed(folder), run_folder.removed_where_refused(folder):
             resumed = run_folder.continued(folder, config)
             if resumed.resume_from != config.resume_from:
-                resumed = checked_resume(resumed, hydra.overrides.task)
-            _run_in(folder, _chosen(resumed), list(hydra.overrides.task), outside=outside)
+                resumed = checked_resume(resumed, overrides)
+            _run_in(folder, _chosen(resumed), overrides, outside=outside)
     except ConfigError as error:
         fail(error.problems)
     except USER_MISTAKES as error:
@@ -62,12 +67,7 @@ def _chosen(config: TrainConfig) -> "tuple[TrainConfig, str, ImageSource | None]
         return config, "", None
     from frostline.commands.defaults import without_auto
 
-    try:
-        chosen = without_auto(config)
-    except USER_MISTAKES:
-        if launched_outside():  # the other ranks wait for this config; each meets the mistake in its data again
-            return config, "", None
-        raise
+    chosen = without_auto(config)
     return chosen.config, chosen.text, chosen.source
 
 
@@ -110,7 +110,8 @@ def join(folder: Path, own: CommandConfig) -> None:
         own: the config as this process composed it, for the secrets that the run folder does not hold.
     """
     folder = folder.resolve()
-    ranks.await_config(folder)
+    if not ranks.await_config(folder):
+        raise SystemExit(USER_ERROR)  # rank 0 says why
     settings = run_folder.read_config(folder)
     if secret_values.marked(settings):
         settings = secret_values.with_secrets(settings, own.as_dict())
