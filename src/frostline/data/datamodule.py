@@ -35,7 +35,7 @@ from frostline.data.order import (
 )
 from frostline.data.source import ImageSource, LabelledImages, ScalableImages
 from frostline.data.spec import DataSpec
-from frostline.data.splits import SourceSplits
+from frostline.data.splits import NAMES_AND_LABELS, SourceSplits
 from frostline.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -147,6 +147,7 @@ class ImageDataModule(SourceSplits, lightning.LightningDataModule):
             "batch_size": self.batch_size,
             "sampling": self.sampling,
             "training images": 0 if images is None else len(images),
+            **({NAMES_AND_LABELS: self.names_and_labels} if self.names_and_labels else {}),
             **({"same_batches": True} if self.same_batches else {}),
             **({} if chunks is None else chunks.order_key),
         }

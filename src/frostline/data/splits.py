@@ -1,13 +1,20 @@
 """The labelled splits of a source: classes and their order, images, counts, facts, and the check before a run."""
 
+import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from frostline.data.folders import BROKEN, MOST_BROKEN, composed, listed
 from frostline.data.source import SPLITS, CheckableImages, ImageSource, LabelledImages, RelabelledImages
+from frostline.storage.checksums import fingerprint
 from frostline.storage.names import first_of
+
+NAMES_AND_LABELS = "checksum of the training images' names and labels"
 
 
 class SourceSplits:
@@ -98,6 +105,15 @@ class SourceSplits:
             "left_out": {} if left_out is None else dict(left_out.counts),
             "notes": self.notes,
         }
+
+    @cached_property
+    def names_and_labels(self) -> str | None:
+        """`NAMES_AND_LABELS`: file names are taken without their folders; None where labels are soft."""
+        images: Any = self.images("train")
+        if images is None or images.labels is None:
+            return None
+        names = (os.fsencode(Path(path).name) + b"\0" for path in getattr(images, "paths", None) or ())
+        return fingerprint([*names, np.asarray(images.labels, dtype=np.int64).tobytes()])[:8]
 
     @property
     def class_counts(self) -> list[int] | None:

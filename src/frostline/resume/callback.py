@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from frostline.data.seeding import stable_seed
+from frostline.data.splits import NAMES_AND_LABELS
 from frostline.resume.counters import check_position, datamodule_of, rewrite_counters
 from frostline.resume.state import (
     metric_states,
@@ -214,7 +215,7 @@ class ExactResume(Callback):
 
     @staticmethod
     def _check_order(trainer: lightning.Trainer, kept: Mapping[str, Any]) -> None:
-        now = {
+        now: dict[str, Any] = {
             **datamodule_of(trainer).order_key,
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "batches per epoch": datamodule_of(trainer).batches_per_epoch,
@@ -224,11 +225,12 @@ class ExactResume(Callback):
             "accumulate_grad_batches": kept["accumulate_grad_batches"],
             "batches per epoch": kept["batches_per_epoch"],
         }
+        now[NAMES_AND_LABELS] = now.get(NAMES_AND_LABELS) if NAMES_AND_LABELS in then else None  # older checkpoints
         changed = [f"{key} {then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value]
         if changed:
             raise ValueError(
-                f"The run cannot be resumed with another order of samples ({'; '.join(changed)}). Keep these as they "
-                "were, or start a new run from the checkpoint's weights."
+                f"The run cannot be resumed with other training images or in another order ({'; '.join(changed)}). "
+                "Keep these, or start a new run from the checkpoint's weights (init_from)."
             )
 
     @staticmethod
