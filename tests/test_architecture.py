@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "calibration": {"metrics"},
     "metrics": {"numeric_checks"},
     "moving_average": set(),
+    "test_time_augmentation": set(),
     "schedulers": set(),
     "prefix": {"data", "modes", "progress_line", "storage"},
     "data": {"nearest", "signatures", "storage"},
@@ -57,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
         "optimizer_step",
         "options",
         "prefix",
+        "test_time_augmentation",
     },
     "lr_range_test": {"classifier", "figures"},
     "tracking": {
@@ -71,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
         "storage",
         "tables",
     },
-    "config": {"export", "freezing", "nearest", "prefix", "renamed", "storage"},
+    "config": {"export", "freezing", "nearest", "prefix", "renamed", "storage", "test_time_augmentation"},
     "commands": {
         "figures",
         "config",
@@ -101,6 +103,7 @@ ALLOWED: dict[str, set[str]] = {
         "signatures",
         "storage",
         "tables",
+        "test_time_augmentation",
         "tracking",
     },
     "__main__": {"commands"},

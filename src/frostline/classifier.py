@@ -30,6 +30,7 @@ from frostline.optimizer_step import StepMean, clip_in_mixed_precision
 from frostline.options import CheckpointOptions, ComputeOptions, TrainingOptions
 from frostline.prefix.dataset import Batch, StoredBatch
 from frostline.prefix.engine import Engine
+from frostline.test_time_augmentation import TestTimeAugmentation, mean_logits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,6 +48,10 @@ class ImageClassifier(lightning.LightningModule):
         training: optimizer, schedule, loss, metrics.
         compute: how the network is run: memory format, torch.compile, frozen layers without a graph, feature cache.
         checkpoint: what checkpoints record, and what becomes of one with another policy.
+        test_time_augmentation: views of each image whose mean probabilities are evaluated and predicted.
+
+    Raises:
+        ValueError: test-time augmentation with a feature cache, which has the features of one view.
     """
 
     def __init__(
@@ -58,8 +63,12 @@ class ImageClassifier(lightning.LightningModule):
         training: TrainingOptions = TrainingOptions(),  # noqa: B008 - frozen
         compute: ComputeOptions = ComputeOptions(),  # noqa: B008
         checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008
+        test_time_augmentation: TestTimeAugmentation = "none",
     ) -> None:
         super().__init__()
+        if test_time_augmentation != "none" and compute.feature_cache is not None:
+            raise ValueError("test_time_augmentation: needs ComputeOptions(feature_cache=None)")
+        self.test_time_augmentation: TestTimeAugmentation = test_time_augmentation
         self.network = network
         self.data_spec = data_spec
         policy = policy or FreezePolicy.static("all")
@@ -235,7 +244,7 @@ class ImageClassifier(lightning.LightningModule):
             batch: images (n, 3, height, width), uint8 or floats in [0, 1], or a sequence that begins with them.
         """
         images = batch if isinstance(batch, Tensor) else batch[0]
-        probabilities = at_temperature(self(images), self.temperature)
+        probabilities = at_temperature(mean_logits(self, images, self.test_time_augmentation), self.temperature)
         return {"probabilities": probabilities, "classes": probabilities.argmax(dim=1)}
 
     @torch.inference_mode()
@@ -289,7 +298,7 @@ class ImageClassifier(lightning.LightningModule):
             logits = self._fast_path.logits(split, batch, self)
         else:
             images, targets = batch
-            logits = self(images)
+            logits = self(images) if split == "train" else mean_logits(self, images, self.test_time_augmentation)
         loss: Tensor = self.loss(logits, targets)
         name = "The loss" if split == "train" else f"The {split} loss"
         step, epoch = self.global_step, self.current_epoch

@@ -46,8 +46,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def evaluated(path: Path, output: Path) -> dict[str, float]:
-    main("evaluate", [f"checkpoint={path}", f"output={output}", "device=cpu"])
+def evaluated(path: Path, output: Path, *words: str) -> dict[str, float]:
+    main("evaluate", [f"checkpoint={path}", f"output={output}", "device=cpu", *words])
     results: dict[str, float] = json.loads(output.read_text())["results"]
     return results
 
@@ -101,6 +101,9 @@ def test_a_temperature_is_stored_in_the_checkpoint_and_predict_evaluate_and_expo
     assert calibrated == results
     assert f"calibration error with temperature {temperature:.4g}, fitted on 269 val images" in capsys.readouterr().out
 
+    views = evaluated(path, tmp_path / "views.json", "test_time_augmentation=flip")
+    assert views != {**calibrated, "test/calibration_error": error}
+    assert "test-time augmentation flip: the mean of the probabilities of 2 views" in capsys.readouterr().out
     Image.new("RGB", (50, 40), (200, 90, 10)).save(tmp_path / "photo.png")
     plain, divided = (predicted(source, tmp_path) for source in (made, path))
     assert f"probabilities with temperature {temperature:.4g}" in capsys.readouterr().out

@@ -119,7 +119,7 @@ def test_which_keys_hold_paths() -> None:
         "evaluate: pictures", "show: output", "export: checkpoint", "export: output", "export: inputs",
         "predict: checkpoint", "predict: inputs", "predict: output", "plan: output", "plan: export", "pack: output",
         "graph: checkpoint", "graph: output", "gradients: checkpoint", "gradients: output", "tour: weights",
-        "lr_find: output", "explain: checkpoint", "explain: inputs", "explain: output",
+        "lr_find: output", "calibrate: checkpoint", "explain: checkpoint", "explain: inputs", "explain: output",
         "data.path", "data.root", "data.decoded_cache", "data.cache_dir", "model.weights", "freeze.path",
         "cache.folder",
     }  # fmt: skip

@@ -29,6 +29,7 @@ from frostline.options import ComputeOptions, TrainingOptions
 from frostline.results.callback import ResultPictures
 from frostline.storage.atomic import write_text
 from frostline.storage.run_files import METRICS, run_folder_of
+from frostline.test_time_augmentation import TestTimeAugmentation, views_text
 from frostline.tracking.progress_bar import RunProgress
 from frostline.tracking.report import evaluation_facts, evaluation_text
 from frostline.trust import classes_named, without_keys
@@ -42,12 +43,15 @@ DIVISION = (*FRACTIONS, "rare_classes", "on_bad_image")
 def run(config: EvaluateConfig) -> None:
     """Print the metrics of a checkpoint on one split, and write them to `output` where one is given."""
     quiet_libraries()
-    classifier, split = classifier_of(config), config.split
+    views, split = config.test_time_augmentation, config.split
+    classifier = classifier_of(config, test_time_augmentation=views)
     data = data_of(config, classifier, split)
     if data.images(split) is None:
         others = [other for other in SPLITS if other != split and data.source.dataset(other) is not None]
         raise ValueError(f"split: the data has no {split} images; type split={' or split='.join(others)}")
     print(_counts(data, split))
+    if views != "none":
+        print(views_text(views))
     if classifier.calibration is not None:
         print(f"calibration error with {temperature_text(classifier.calibration)}; the other results without it")
     results = evaluated(config, classifier, data, split, callbacks=_pictures(config, data))
@@ -57,7 +61,7 @@ def run(config: EvaluateConfig) -> None:
     if config.output is not None:
         output = Path(config.output)
         output.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"checkpoint": config.checkpoint, "split": split, **outcome}
+        facts = {"checkpoint": config.checkpoint, "split": split, "test_time_augmentation": views, **outcome}
         write_text(output, json.dumps(facts, indent=2) + "\n")
         print(f"written to {output.resolve()}")
 
@@ -135,7 +139,9 @@ def _pictures(config: EvaluateConfig, data: ImageDataModule) -> list[ResultPictu
     return [ResultPictures(Path(config.pictures), data=data, split=config.split, metrics=metrics)]
 
 
-def classifier_of(config: EvaluationConfig) -> ImageClassifier:
+def classifier_of(
+    config: EvaluationConfig, *, test_time_augmentation: TestTimeAugmentation = "none"
+) -> ImageClassifier:
     """The checkpoint's classifier, with the loss and the metrics of the user's own that its run had; those of other
     packages only where the checkpoint is trusted.
 
@@ -161,6 +167,7 @@ def classifier_of(config: EvaluationConfig) -> ImageClassifier:
         config.checkpoint,
         trust_checkpoint=config.trust_checkpoint,
         training=training,
+        test_time_augmentation=test_time_augmentation,
         compute=ComputeOptions(engine=config.engine, channels_last=_trainer(described["settings"]).channels_last),
     )
 

@@ -13,6 +13,7 @@ from frostline.config.commands import PredictConfig
 from frostline.data.folders import LeftOut
 from frostline.data.prediction_files import find_images
 from frostline.options import ComputeOptions
+from frostline.test_time_augmentation import views_text
 from frostline.tracking.predictions import Prediction, counts_table, predict_files, write_predictions
 
 
@@ -28,6 +29,7 @@ def run(config: PredictConfig) -> None:
         device,
         trust_checkpoint=config.trust_checkpoint,
         compute=ComputeOptions(engine=config.engine),
+        test_time_augmentation=config.test_time_augmentation,
     )
     inputs = config.inputs
     left_out = LeftOut()
@@ -47,6 +49,8 @@ def run(config: PredictConfig) -> None:
     about = sys.stderr if output.exists() and not output.is_file() else sys.stdout  # /dev/stdout has the table
     for line in left_out.lines():
         print(line, file=about)
+    if config.test_time_augmentation != "none":
+        print(views_text(config.test_time_augmentation), file=about)
     if classifier.calibration is not None:
         print(f"probabilities with {temperature_text(classifier.calibration)}", file=about)
     if one or read:

@@ -20,6 +20,8 @@ from frostline.config.speed import Cache, Speed
 from frostline.config.training import Callbacks, Device, Loggers, Loss, Metrics, Precision, TrainerSection
 from frostline.export.format_names import FormatName
 from frostline.prefix.engine_names import LoadedEngineName
+from frostline.test_time_augmentation import DESCRIPTION as VIEWS_OF_EACH
+from frostline.test_time_augmentation import TestTimeAugmentation
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -189,6 +191,7 @@ class EvaluateConfig(EvaluationConfig):
     """Evaluate a checkpoint on data."""
 
     split: Literal["train", "val", "test"] = Field(default="test", description="which images of the data")
+    test_time_augmentation: TestTimeAugmentation = Field(default="none", description=VIEWS_OF_EACH)
     output: OutputFile | None = Field(default=None, description="JSON file for the results; null: the terminal only")
     pictures: OutputFolder | None = Field(
         default=None,
@@ -216,6 +219,7 @@ class PredictConfig(CommandConfig):
     )
     top_k: Count = Field(default=5, description="classes written per image, most probable first")
     batch_size: Count = Field(default=32, description="images per batch")
+    test_time_augmentation: TestTimeAugmentation = Field(default="none", description=VIEWS_OF_EACH)
     engine: LoadedEngineName = Field(default="auto", description=ENGINE)
     device: Annotated[Device, GROUP]
 
