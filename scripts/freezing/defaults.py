@@ -3,7 +3,8 @@
 Usage: OMP_NUM_THREADS=1 python scripts/freezing/defaults.py [--seeds 5] [--folder FOLDER] [--out FILE]
 
 Two transfers at 32 pixels: a ResNet-18 trained on 6,000 images of Fashion-MNIST, to scikit-learn's digits; and one
-trained on the digits, to Fashion-MNIST. A row is a policy, an optimizer and its rate. A seed chooses the labelled
+trained on the digits, to Fashion-MNIST. A row is a policy, an optimizer and its rate; steps and batch size are those
+of the rule. A seed chooses the labelled
 images, the head and the order of the batches, the same for every row. Runs already in OUT are not repeated. The table
 in docs/defaults.md is rewritten from what is whole; --write-only trains nothing.
 """
@@ -34,6 +35,7 @@ from frostline import (
     TrainingOptions,
     build_network,
 )
+from frostline.config.recommended import batch_size_for
 from frostline.data.fashion_mnist import DEBIAN_FOLDER, read_pair
 from frostline.data.source import ArrayImages
 from frostline.schedulers import onecycle
@@ -56,7 +58,7 @@ ROWS = (
 DOCS = ROOT / "docs" / "defaults.md"
 BEGIN, END = "<!-- study: written by scripts/freezing/defaults.py -->", "<!-- study ends -->"
 STEPS = 150
-LABELS = (20, 5, 80)  # per class
+LABELS = (5, 20, 80)  # per class
 TESTED = 100  # per class
 TRANSFERS = ("fashion to digits", "digits to fashion")
 TITLES = {"fashion": "Fashion-MNIST", "digits": "digits"}
@@ -111,7 +113,7 @@ def transfer(row: dict[str, Any], *, seed: int, folder: Path, sources: dict[str,
     before, _, after = row["transfer"].partition(" to ")
     source = FewImages(sources[after], labels=row["labels"], tested=TESTED, seed=seed)
     count = row["labels"] * 10
-    batch = min(32, count // 2)
+    batch = batch_size_for(count, processes=1)
     data = ImageDataModule(source=source, image_size=SIDE, batch_size=batch, seed=seed)
     weights = "none" if row["policy"] == RANDOM else str(folder / f"{before}.pt")
     network, _ = build_network(model={"name": "resnet18"}, head={"name": "linear"}, classes=10, weights=weights)
