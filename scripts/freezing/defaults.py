@@ -4,9 +4,9 @@ Usage: OMP_NUM_THREADS=1 python scripts/freezing/defaults.py [--seeds 5] [--fold
 
 Two transfers at 32 pixels: a ResNet-18 trained on 6,000 images of Fashion-MNIST, to scikit-learn's digits; and one
 trained on the digits, to Fashion-MNIST. A row is a policy, an optimizer and its rate; steps and batch size are those
-of the rule. A seed chooses the labelled
-images, the head and the order of the batches, the same for every row. Runs already in OUT are not repeated. The table
-in docs/defaults.md is rewritten from what is whole; --write-only trains nothing.
+of the rule. A seed chooses the labelled images, the head and the order of the batches, the same for every row. Runs
+already in OUT are not repeated. The table in docs/defaults.md is rewritten from what is whole; --write-only trains
+nothing.
 """
 
 import argparse
