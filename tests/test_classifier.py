@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from frostline.checkpoint import read_checkpoint
 from frostline.classifier import ImageClassifier
 from frostline.commands.optimizers import optimizer_builder
-from frostline.config.commands import RUN_GROUPS
+from frostline.config.groups import RUN_GROUPS
 from frostline.config.optimizer import OwnOptimizer
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.random_noise import RandomNoise

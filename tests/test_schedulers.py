@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from frostline.config.commands import RUN_GROUPS
+from frostline.config.groups import RUN_GROUPS
 from frostline.schedulers import SCHEDULERS, WARMUP_START, SchedulerBuilder, constant, cosine, onecycle, step
 
 # The rise from WARMUP_START over five steps, in tenths of the full rate of 0.1.

@@ -18,8 +18,9 @@ from torch import nn
 from frostline.commands.build import build_classifier, build_data, wants_fused
 from frostline.commands.optimizers import TORCH_OPTIMIZERS, optimizer_builder
 from frostline.commands.trainer import device_options, native_precision
-from frostline.config.commands import RUN_GROUPS, TrainConfig
+from frostline.config.commands import TrainConfig
 from frostline.config.data import OwnSource
+from frostline.config.groups import RUN_GROUPS
 from frostline.config.optimizer import OwnOptimizer
 from frostline.config.training import Device
 from frostline.data.datamodule import ImageDataModule

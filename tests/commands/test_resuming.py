@@ -7,7 +7,8 @@ import pytest
 from tests.configs import settings, typed
 
 from frostline.commands.resuming import applied, changes, problems, restored, treatment, with_interpolation
-from frostline.config.commands import RUN_GROUPS, TrainConfig
+from frostline.config.commands import TrainConfig
+from frostline.config.groups import RUN_GROUPS
 from frostline.config.key_text import fields_of
 from frostline.freezing.policy import FreezePolicy
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from tests.configs import settings
 
 from frostline.config.augment import NamedAugment, OwnAugment
-from frostline.config.commands import RUN_GROUPS
 from frostline.config.data import PILLOWS_LIMIT, Data, OwnSource, TorchvisionName
+from frostline.config.groups import RUN_GROUPS
 from frostline.data import decoding
 from frostline.data.build import SOURCES, source_class
 from frostline.data.torchvision_source import DATASETS

@@ -9,7 +9,7 @@ import pytest
 from tests.configs import config
 
 from frostline.commands.optimizers import TORCH_OPTIMIZERS
-from frostline.config.commands import RUN_GROUPS
+from frostline.config.groups import RUN_GROUPS
 from frostline.config.training import CrossEntropy
 from frostline.data.build import SOURCES, source_class
 from frostline.losses import LOSSES

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from pydantic import Field
 
-from frostline.config.commands import COMMANDS, GROUP
+from frostline.config.commands import COMMANDS
+from frostline.config.groups import GROUP
 from frostline.config.key_text import fields_of, nested_section, type_text, value_text
 from frostline.config.section import OpenSection, OwnClass, Section
 

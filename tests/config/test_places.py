@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 
 from frostline.commands.main import main
-from frostline.config.commands import COMMANDS, RUN_GROUPS
+from frostline.config.commands import COMMANDS
+from frostline.config.groups import RUN_GROUPS
 from frostline.config.key_text import Fields, fields_of, nested_section, type_text
 from frostline.config.paths import Place, place_of
 from frostline.config.validation import path_problems

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from frostline.config.commands import RUN_GROUPS
+from frostline.config.groups import RUN_GROUPS
 from frostline.data.csv_table import CsvTable
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.folders import AGAIN, BY_CONTENT, ELSEWHERE, HIDDEN, LOOSE, UNREADABLE, LeftOut, split_of

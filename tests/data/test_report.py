@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from frostline.commands.main import main
-from frostline.config.commands import RUN_GROUPS
+from frostline.config.groups import RUN_GROUPS
 from frostline.data.datamodule import ImageDataModule
 from frostline.data.digits import Digits
 from frostline.data.image_folder import ImageFolder

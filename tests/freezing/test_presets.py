@@ -6,7 +6,8 @@ import pytest
 import torchvision
 import yaml
 
-from frostline.config.commands import COMMANDS, RUN_GROUPS
+from frostline.config.commands import COMMANDS
+from frostline.config.groups import RUN_GROUPS
 from frostline.config.validation import ConfigError, validate
 from frostline.freezing import FreezePolicy, Phase, Until, write_policy
 from frostline.freezing.keys import keys_of

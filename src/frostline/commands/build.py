@@ -16,9 +16,10 @@ from frostline.commands.arguments import with_keys
 from frostline.commands.optimizers import optimizer_builder, scheduler_builder
 from frostline.commands.own_classes import build_own
 from frostline.config.augment import Augment, OwnAugment
-from frostline.config.commands import RunGroups, TrainConfig
+from frostline.config.commands import TrainConfig
 from frostline.config.data import Data, Source
 from frostline.config.freeze import Freeze
+from frostline.config.groups import RunGroups
 from frostline.config.model import Model, OwnBackbone
 from frostline.config.paths import absolute
 from frostline.config.recommended import AUTO, LARGEST_BATCH

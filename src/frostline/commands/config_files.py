@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.commands import run_folder
 from frostline.commands.stored_config import StoredConfig
-from frostline.config.commands import COMMANDS, RUN_GROUPS
+from frostline.config.commands import COMMANDS
+from frostline.config.groups import RUN_GROUPS
 from frostline.config.key_text import Fields, choices_in, fields_of, nested_section
 from frostline.config.section import MISSING
 

@@ -12,8 +12,9 @@ from frostline.commands.build import build_data
 from frostline.commands.config_files import PACKAGED
 from frostline.commands.config_files import with_defaults as filled
 from frostline.commands.run_length import steps_per_epoch, total_steps
-from frostline.config.commands import RUN_GROUPS, RunGroups, TrainConfig
+from frostline.config.commands import TrainConfig
 from frostline.config.freeze import Freeze, RecommendedPolicy
+from frostline.config.groups import RUN_GROUPS, RunGroups
 from frostline.config.model import Model, OwnBackbone
 from frostline.config.optimizer import SGD
 from frostline.config.recommended import (

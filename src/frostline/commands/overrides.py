@@ -22,7 +22,8 @@ from frostline.commands.config_files import ConfigFiles, composing, group_option
 from frostline.commands.quoting import override_text, parsed, shell_text, unreadable
 from frostline.commands.words import apart, key_of, option_problem, typed_keys, without_keys
 from frostline.config import secret_values
-from frostline.config.commands import COMMANDS, CommandConfig
+from frostline.config.commands import COMMANDS
+from frostline.config.groups import CommandConfig
 from frostline.config.key_text import fields_of
 from frostline.config.validation import ConfigError, unknown_choice, unknown_key, validate, with_type
 from frostline.storage.yaml_file import alias_problem, read_mapping

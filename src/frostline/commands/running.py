@@ -29,7 +29,7 @@ from frostline.commands.stored_config import stored_config
 from frostline.commands.terminal import shown
 from frostline.commands.words import adapted, unswept
 from frostline.config import secret_values
-from frostline.config.commands import CommandConfig
+from frostline.config.groups import CommandConfig
 from frostline.config.guesses import GUESSES
 from frostline.config.paths import CHECKPOINT_KEYS, absolute
 from frostline.config.validation import ConfigError, validate

@@ -10,7 +10,8 @@ from hydra.core.override_parser.types import ValueType
 
 from frostline.commands.failures import fail
 from frostline.commands.quoting import parsed
-from frostline.config.commands import CommandConfig, TrainConfig
+from frostline.config.commands import TrainConfig
+from frostline.config.groups import CommandConfig
 from frostline.config.section import Section
 from frostline.storage.run_files import OVERRIDES, last_checkpoint
 

@@ -16,7 +16,8 @@ from frostline.commands.launcher import launched_outside, outside_world
 from frostline.commands.run_log import end_loggers, explain, explained_elsewhere, log_into, quiet_libraries
 from frostline.commands.words import typed_keys
 from frostline.config import secret_values
-from frostline.config.commands import CommandConfig, TrainConfig
+from frostline.config.commands import TrainConfig
+from frostline.config.groups import CommandConfig
 from frostline.config.recommended import AUTO, keys_left
 from frostline.config.rules import processes_of
 from frostline.config.validation import ConfigError

@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from frostline.commands.quoting import override_text, parsed, shell_text
-from frostline.config.commands import CommandConfig
+from frostline.config.groups import CommandConfig
 from frostline.config.guesses import WITHOUT_KEY
 from frostline.config.key_text import value_text
 from frostline.config.validation import unknown_choice

@@ -7,7 +7,8 @@ from typing import Any, TypeVar, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from frostline.config.commands import GROUP, CommandConfig, Group, TrainConfig
+from frostline.config.commands import TrainConfig
+from frostline.config.groups import GROUP, CommandConfig, Group
 from frostline.config.guesses import REFUSED, guessed
 from frostline.config.key_text import choices_in, fields_of, nested_section, type_text, value_text
 from frostline.config.paths import place_of
