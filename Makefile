@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt --group dev -e .
 	@touch $@
 
-train: $(INSTALLED) ## train on handwritten digits: no download, no GPU, about a minute (ARGS="key=value …")
+train: $(INSTALLED) ## train on handwritten digits: no download, no GPU, a few minutes (ARGS="key=value …")
 	$(BIN)/python train.py $(ARGS)
 
 test: $(INSTALLED) ## run the tests (ARGS="-k name")
