@@ -25,6 +25,7 @@ from frostline.export.model_card import model_card
 from frostline.options import ComputeOptions
 from frostline.storage.atomic import atomic_folder, write_text
 from frostline.storage.run_files import LAST, run_folder_of
+from frostline.tables import size
 
 COMPARED = 16  # images
 CARD = "MODEL_CARD.md"
@@ -107,7 +108,7 @@ def _card(checkpoint: Path, classifier: ImageClassifier) -> str:
 
 
 def _text(compared: Comparison, origin: str, sizes: Mapping[str, int], output: Path) -> str:
-    files = ", ".join(f"{name} ({_size(size)})" for name, size in sizes.items())
+    files = ", ".join(f"{name} ({size(count)})" for name, count in sizes.items())
     return "\n".join(
         [
             f"compared on {origin}: the same class on all, largest difference of a logit "
@@ -117,7 +118,3 @@ def _text(compared: Comparison, origin: str, sizes: Mapping[str, int], output: P
             f"{output.resolve()}: {files}",
         ]
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
