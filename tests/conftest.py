@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,9 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path_factory.mktemp("features")))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch_home"))
+    absl: Any = sys.modules.get("absl.logging")  # TensorBoard's
+    if absl is not None:  # its handler closes a stream that is no longer `sys.stderr`, as another test's capture
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True)

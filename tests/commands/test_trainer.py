@@ -318,7 +318,7 @@ def test_fast_dev_run_tries_all_and_writes_no_logs_or_checkpoints(tmp_path: Path
     assert (tried["steps"], tried["best_checkpoint"]) == (2, None)
     assert tried["freezing"]["held"] is True
     assert 0 <= tried["results"]["test/accuracy"] <= 1
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"facts.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data.json", "facts.json"}
 
 
 def test_overfitting_takes_the_same_batches_in_every_epoch(tmp_path: Path) -> None:
