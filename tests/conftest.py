@@ -38,6 +38,9 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     absl: Any = sys.modules.get("absl.logging")  # TensorBoard's
     if absl is not None:  # its handler closes a stream that is no longer `sys.stderr`, as another test's capture
         absl.get_absl_handler().python_handler.stream = sys.__stderr__
+    config_files: Any = sys.modules.get("frostline.commands.config_files")
+    if config_files is not None:  # what another test resumed in this process
+        monkeypatch.setattr(config_files.ConfigFiles, "stored", None)
 
 
 @pytest.fixture(autouse=True)

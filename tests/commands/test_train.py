@@ -12,7 +12,6 @@ from PIL import Image
 from tests.configs import config
 
 from frostline.commands import train
-from frostline.commands.config_files import ConfigFiles
 from frostline.commands.main import main
 from frostline.commands.run_log import explained_elsewhere
 from frostline.freezing.checks import FrozenTensorChanged, GradientCheckFailed
@@ -90,7 +89,6 @@ def test_a_resume_with_other_data_is_one_message_and_the_run_can_go_on_with_its_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ConfigFiles, "stored", None)  # and again after the resume
     draw, photos = np.random.default_rng(0), tmp_path / "photos"
     for split, count in (("train", 4), ("val", 2)):
         for name in ("cup", "lamp"):
