@@ -33,8 +33,8 @@ def expectations(config: TrainConfig, data: ImageDataModule, weights: LoadedWeig
     images = len(data.images("train") or ())
     if not weights.loaded and images <= FEW_IMAGES and not isinstance(config.model, OwnBackbone):
         yield (
-            f"{images:,} training images and random weights: enough for simple images (88 % of test digits from 200), "
-            "hardly for photos, which need pretrained weights (model.weights=FILE)"
+            f"{images:,} training images and random weights: enough for simple images such as digits, hardly for "
+            "photos, which need pretrained weights (model.weights=FILE)"
         )
     steps, _ = run_length(config.trainer, data)
     if steps < FEW_STEPS and not config.trainer.fast_dev_run:
