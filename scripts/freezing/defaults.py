@@ -129,26 +129,32 @@ def transfer(row: dict[str, Any], *, seed: int, folder: Path, sources: dict[str,
 
 
 def markdown(runs: list[dict[str, Any]]) -> str:
-    """A table of each transfer: mean ± standard deviation over the seeds, for the numbers of labels that are whole."""
+    """A table of each transfer: mean ± standard deviation over the seeds, of what has run with two seeds or more."""
     found: dict[Any, list[float]] = {}
     for run in runs:
         found.setdefault(_cell(run), []).append(100 * run["accuracy"])
+    shown = {
+        cell: f"{statistics.mean(own):.1f} ± {statistics.stdev(own):.1f} % ({len(own)})"
+        for cell, own in found.items()
+        if len(own) > 1
+    }
     parts = []
     for name in TRANSFERS:
         before, _, after = name.partition(" to ")
-        cells = {labels: [found.get((name, labels, row), []) for row in ROWS] for labels in LABELS}
-        whole = {labels: own for labels, own in cells.items() if min(map(len, own)) > 1}
-        if not whole:
-            continue
-        heads = (f"{labels} labels a class, {min(map(len, own))} seeds" for labels, own in whole.items())
-        lines = [f"| {TITLES[after]}, weights of {TITLES[before]} | rate | {' | '.join(heads)} |"]
-        lines += ["|---|---|" + "--:|" * len(whole)]
-        for place, (policy, optimizer) in enumerate(ROWS):
-            columns = (own[place] for own in whole.values())
-            numbers = " | ".join(f"{statistics.mean(own):.1f} ± {statistics.stdev(own):.1f} %" for own in columns)
-            preset, _, weights = policy.partition(",")
-            lines.append(f"| `{preset}`{weights and ',' + weights} | {optimizer} | {numbers} |")
-        parts.append("\n".join(lines))
+        columns = [labels for labels in LABELS if any(cell[:2] == (name, labels) for cell in shown)]
+        heads = [
+            f"{TITLES[after]}, weights of {TITLES[before]}",
+            "rate",
+            *(f"{number} labels a class" for number in columns),
+        ]
+        lines = [f"| {' | '.join(heads)} |", "|---|---|" + "--:|" * len(columns)]
+        for row in ROWS:
+            cells = [shown.get((name, labels, row), "") for labels in columns]
+            preset, _, weights = row[0].partition(",")
+            if any(cells):
+                title = f"`{preset}`, {weights.strip()}" if weights else f"`{preset}`"
+                lines.append(f"| {' | '.join([title, row[1], *cells])} |")
+        parts += ["\n".join(lines)] if columns else []
     return "\n\n".join(parts)
 
 
