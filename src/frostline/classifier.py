@@ -23,7 +23,7 @@ from frostline.freezing.policy import FreezePolicy
 from frostline.freezing.resolved import ResolvedPolicy
 from frostline.loading import description, from_checkpoint, module_state, network_state
 from frostline.losses import CrossEntropy, mean_over_images, total_weight
-from frostline.metrics import Evaluation, at_temperature
+from frostline.metrics import Evaluation, at_temperature, hard_labels
 from frostline.modes import eval_mode
 from frostline.numeric_checks import check_batches, check_finite, check_loss, check_state, one_value_explained
 from frostline.optimizer_step import StepMean, clip_in_mixed_precision
@@ -204,7 +204,7 @@ class ImageClassifier(lightning.LightningModule):
         scaled = self._step_mean.scaled(loss, weight, trainer=self.trainer, batch_idx=batch_idx)
         self.log("train/loss", self._step_mean.logged(self.trainer))
         self.train_loss.update(*mean_over_images(loss, weight, len(labels)))
-        self.train_accuracy.update(logits.detach(), labels.argmax(dim=1) if labels.ndim == 2 else labels)
+        self.train_accuracy.update(logits.detach(), hard_labels(labels))
         return scaled
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

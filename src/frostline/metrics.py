@@ -27,6 +27,11 @@ def at_temperature(logits: Tensor, temperature: float) -> Tensor:
     return (logits if temperature == 1 else logits / temperature).softmax(dim=1)
 
 
+def hard_labels(labels: Tensor) -> Tensor:
+    """The classes (batch,) of labels, or the most probable ones of soft labels (batch, classes)."""
+    return labels.argmax(dim=1) if labels.ndim == 2 else labels
+
+
 def confidence_bins(confidence: Tensor, right: Tensor) -> Tensor:
     """What a calibration is computed of, in 15 bins of equal width of the confidence.
 
@@ -122,7 +127,7 @@ class Evaluation(torch.nn.Module):
     ) -> None:
         """Add a batch: logits (batch, classes); labels (batch,) or soft (batch, classes); the batch's mean loss, and
         what it was divided by: by default, the images. Only the calibration error is that at the temperature."""
-        hard = labels.argmax(dim=1) if labels.ndim == 2 else labels
+        hard = hard_labels(labels)
         probabilities = at_temperature(logits, 1.0)
         calibrated = probabilities if temperature == 1 else at_temperature(logits, temperature)
         for name, metric in self.metrics.items():

@@ -31,10 +31,13 @@ def mean_logits(logits: "Callable[[Tensor], Tensor]", images: "Tensor", name: Te
     """
     if name == "none":
         return logits(images)
-    turned = (images.rot90(turns, (-2, -1)) for turns, _ in VIEWS[name])
-    views = (view.flip(-1) if mirrored else view for view, (_, mirrored) in zip(turned, VIEWS[name], strict=True))
-    logs = [logits(view).float().log_softmax(dim=1) for view in views]
+    logs = [logits(_view(images, *view)).float().log_softmax(dim=1) for view in VIEWS[name]]
     return functools.reduce(lambda one, other: one.logaddexp(other), logs) - math.log(len(logs))
+
+
+def _view(images: "Tensor", turns: int, mirrored: bool) -> "Tensor":
+    turned = images.rot90(turns, (-2, -1))
+    return turned.flip(-1) if mirrored else turned
 
 
 def views_text(name: TestTimeAugmentation) -> str:

@@ -14,6 +14,7 @@ from frostline.commands.failures import explained
 from frostline.commands.run_log import quiet_libraries
 from frostline.config.commands import CalibrateConfig
 from frostline.data.datamodule import ImageDataModule
+from frostline.metrics import hard_labels
 from frostline.storage.atomic import output_problem
 from frostline.tables import as_text, new_table
 from frostline.tracking.checkpoints import AtomicCheckpointIO
@@ -28,8 +29,7 @@ class KeptLogits(lightning.Callback):
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        labels = batch[-1].argmax(dim=1) if batch[-1].ndim == 2 else batch[-1]
-        self._batches.append((outputs.float().cpu(), labels.cpu()))
+        self._batches.append((outputs.float().cpu(), hard_labels(batch[-1]).cpu()))
 
     def all(self) -> tuple[Tensor, Tensor]:
         """Of all batches."""
@@ -49,9 +49,13 @@ def run(config: CalibrateConfig) -> None:
         raise ValueError(
             "data: it has no val images, on which a temperature is fitted; name others, as data=image_folder"
         )
+    splits = [split for split in ("val", "test") if data.images(split) is not None]
+    data.check_images(splits)
+    for line in data.notes:
+        print(line)
     found = {"val": _logits(config, classifier, data, "val")}
     temperature, error = fit_temperature(*found["val"])
-    if data.images("test") is not None:
+    if "test" in splits:
         found["test"] = _logits(config, classifier, data, "test")
     calibration = {
         "temperature": temperature,

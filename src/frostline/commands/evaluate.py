@@ -49,7 +49,9 @@ def run(config: EvaluateConfig) -> None:
     if data.images(split) is None:
         others = [other for other in SPLITS if other != split and data.source.dataset(other) is not None]
         raise ValueError(f"split: the data has no {split} images; type split={' or split='.join(others)}")
-    print(_counts(data, split))
+    data.check_images([split])
+    for line in (_counts(data, split), *data.notes):
+        print(line)
     if views != "none":
         print(views_text(views))
     if classifier.calibration is not None:
@@ -74,10 +76,7 @@ def evaluated(
     *,
     callbacks: Sequence[lightning.Callback] = (),
 ) -> Mapping[str, float]:
-    """The results on a split of the data, computed as the checkpoint's run computed."""
-    data.check_images([split])
-    for line in data.notes:
-        print(line)
+    """The results on a split of the data, whose images have been checked, computed as the checkpoint's run computed."""
     precision = _precision(config, classifier.settings)
     trainer = lightning.Trainer(
         logger=False,

@@ -16,7 +16,7 @@ from frostline.data.prediction_files import ImageFiles, find_images
 from frostline.figures import save_figure
 from frostline.grad_cam import draw_heat_map, heat_map, last_feature_map
 from frostline.nearest import suggest
-from frostline.storage.names import utf8_name
+from frostline.storage.names import first_of, utf8_name
 
 
 @explained
@@ -32,8 +32,8 @@ def run(config: ExplainConfig) -> None:
     of_class = None if config.of_class is None else str(config.of_class)
     if of_class is not None and of_class not in classes:
         raise ValueError(
-            f"of_class={of_class}: the checkpoint has no such class. It has: {', '.join(classes[:20])}"
-            f"{', …' if len(classes) > 20 else ''}.{suggest(of_class, classes)}"
+            f"of_class={of_class}: the checkpoint has no such class. It has: {first_of(classes, most=20)}."
+            f"{suggest(of_class, classes)}"
         )
     inputs, left_out = config.inputs, LeftOut()
     paths = find_images([inputs] if isinstance(inputs, str) else inputs, left_out=left_out)

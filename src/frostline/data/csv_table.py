@@ -12,6 +12,7 @@ from frostline.data.file_source import FileSource, FoundFiles, OneCopy
 from frostline.data.files import LabelledFile
 from frostline.data.folders import Identity, composed, identity, listed, split_of
 from frostline.data.source import SPLITS
+from frostline.storage.names import first_of
 
 COLUMNS = ("path", "label")
 SEPARATORS = (",", ";", "\t", "|")
@@ -200,7 +201,7 @@ def _spellings(name: str, folder: Path) -> Iterator[Path]:
 
 def label_notes(classes: Sequence[str]) -> list[str]:
     """A sentence about labels that are numbers or lists, which may be meant for another kind of task."""
-    shown = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
+    shown = first_of(classes, most=3)
     if all(_is_number(label) for label in classes):
         return [f"labels are numbers: each of the {len(classes):,} different values ({shown}) is a class of its own"]
     lists = [label for label in classes if label[0] in "[{(" or any(mark in label for mark in ",;|")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from frostline.data.image_file import EXTENSIONS, FORMATS
+from frostline.storage.names import first_of
 
 Identity = tuple[int, int]  # device and inode: one for all names of a file
 
@@ -66,8 +67,7 @@ class LeftOut:
 
     def _shown(self, reason: str) -> str:
         paths = self.paths[reason]
-        more = ", …" if len(paths) > EXAMPLES else ""
-        return f"{len(paths):,} {reason} ({', '.join(paths[:EXAMPLES])}{more})"
+        return f"{len(paths):,} {reason} ({first_of(paths, most=EXAMPLES)})"
 
 
 class Walk:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from frostline.models.download import download, fetch, hub_cache, reach
 from frostline.models.saved_file import of_this_version, prefix_of, read_plain, unwrapped
 from frostline.numeric_checks import check_finite
+from frostline.storage.names import first_of
 
 # How long `auto` waits for an answer before it uses random weights.
 REACH_SECONDS = 3.0
@@ -37,9 +38,9 @@ class LoadedWeights:
         """One line for the log."""
         text = f"weights: {self.source}; {len(self.loaded)} tensors loaded"
         if self.skipped:
-            text += f", {len(self.skipped)} skipped ({_listed(self.skipped)})"
+            text += f", {len(self.skipped)} skipped ({first_of(self.skipped, most=4)})"
         if self.initialised:
-            text += f", {len(self.initialised)} newly initialised ({_listed(self.initialised)})"
+            text += f", {len(self.initialised)} newly initialised ({first_of(self.initialised, most=4)})"
         return text
 
 
@@ -243,7 +244,7 @@ def read_state(source: str) -> dict[str, Tensor]:
         raise ValueError(f"weights: `{source}` cannot be read as a state dict: {error}") from error
     found = unwrapped(content)
     if found is None:
-        keys = f"; its keys are: {_listed(tuple(map(str, content)))}" if isinstance(content, Mapping) else ""
+        keys = f"; its keys are: {first_of(tuple(map(str, content)), most=4)}" if isinstance(content, Mapping) else ""
         raise ValueError(f"weights: `{source}` holds no state dict (names of tensors){keys}")
     return found[0]
 
@@ -275,7 +276,3 @@ def _difference(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
     if state[key].shape == own[key].shape:
         return f"  {key}: {state[key].dtype} in the file, {own[key].dtype} in the network"
     return f"  {key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from frostline.data.datamodule import ImageDataModule
 from frostline.figures import png_of, save_figure
-from frostline.metrics import at_temperature
+from frostline.metrics import at_temperature, hard_labels
 from frostline.results.curves import draw_curves, phase_begins, read_curves
 from frostline.results.diagrams import draw_calibration, draw_confusion
 from frostline.results.image_grids import SEEN, Mistake, draw_mistakes, draw_seen
@@ -74,8 +74,7 @@ class ResultPictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         sure, predicted = at_temperature(outputs, getattr(pl_module, "temperature", 1.0)).max(dim=1)
-        true = batch[-1]
-        self._batches.append((true.argmax(dim=1) if true.ndim == 2 else true, predicted, sure))
+        self._batches.append((hard_labels(batch[-1]), predicted, sure))
 
     on_test_batch_end = on_validation_batch_end
 
